@@ -1,0 +1,51 @@
+# Two commands matter: `make demo` and `make test`. Each builds .venv from the pinned lock first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := torch==2.13.0
+
+.PHONY: demo test lint types unit lock clean benchmarks
+
+demo: $(VENV)/.base
+	$(BIN)/fedhealth demo
+
+test: lint types unit
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+benchmarks: $(VENV)/.dev
+	$(BIN)/python benchmarks/heart.py
+	$(BIN)/python benchmarks/rounds.py
+
+# The lock holds everything except torch, with hashes. torch comes second, pinned by version only: its build
+# differs from machine to machine (CPU or CUDA), and its own requirements are in the lock already.
+$(VENV)/.base: requirements/base.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"FedHealth needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}. Try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements/base.lock
+	$(PIP) install --quiet $(TORCH)
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base requirements/dev.lock
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements/dev.lock
+	@touch $@
+
+# Resolve the lock again (needs uv); review the difference before you commit it.
+lock: $(VENV)/.dev
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-package torch --no-annotate pyproject.toml requirements/build.in -o requirements/base.lock
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-package torch --no-annotate --extra dev -c requirements/base.lock pyproject.toml requirements/build.in -o requirements/dev.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

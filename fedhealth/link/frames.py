@@ -1,0 +1,178 @@
+"""The four frames of the gate, and its answers: the whole interface between a gate and the world.
+
+`put_study`, `answer`, `witnessed` and `head` go in; `Accepted`, `NeedWitness`, `ReleaseReply`, `Refused` and `Head`
+come out. Nothing else is understood, and a gate has no other ear for the node. A frame is a four-byte length, that
+many bytes of canonical JSON, and a body of bytes; its size is limited before it is read. No field holds anything
+that depends on patients, but the body of a `ReleaseReply`, which is noised and charged.
+
+Coordinator and gate both live by this file; the node and the link carry the bytes unread.
+"""
+
+import struct
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from fedhealth.canonical import canonical_bytes
+from fedhealth.errors import FedHealthError, RefusalCode
+from fedhealth.privacy.checkpoint import SignedReceipt
+from fedhealth.privacy.release import Digest, StepName
+
+MAX_HEADER_BYTES = 64 * 1024
+MAX_BODY_BYTES = 3 * 1024 * 1024
+MAX_FRAME_BYTES = 4 + MAX_HEADER_BYTES + MAX_BODY_BYTES
+
+Note = Annotated[str, StringConstraints(max_length=1000)]
+Proof = Annotated[tuple[Digest, ...], Field(max_length=128)]
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PutStudy(_Header):
+    """Is this study approved here? The body is the signed study."""
+
+    kind: Literal["put-study"] = "put-study"
+
+
+class Answer(_Header):
+    """Ask for a release; the body is the step's input."""
+
+    kind: Literal["answer"] = "answer"
+    study: Digest
+    step: StepName
+    round: Annotated[int, Field(ge=1, le=2**31)]
+
+
+class Witnessed(_Header):
+    """The coordinator has seen a head.
+
+    Attributes:
+        study: the study whose release waits for it; None to acknowledge only.
+        receipt: its signature, which also names the releases it holds durably.
+    """
+
+    kind: Literal["witnessed"] = "witnessed"
+    study: Digest | None
+    receipt: SignedReceipt
+
+
+class AskHead(_Header):
+    """Ask for the signed head and the proof that it extends a tree of `since` entries."""
+
+    kind: Literal["head"] = "head"
+    since: Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+
+Request = PutStudy | Answer | Witnessed | AskHead
+
+
+class Accepted(_Header):
+    """The study is approved here; both figures are public and signed into the approval."""
+
+    kind: Literal["accepted"] = "accepted"
+    study: Digest
+    declared_patients: Annotated[int, Field(ge=1, le=10**9)]
+    reply_after_ms: dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
+
+
+class NeedWitness(_Header):
+    """The release is charged; it is computed once the coordinator has countersigned this head.
+
+    Attributes:
+        note: the signed head.
+        proof: that it extends the head of the last receipt.
+    """
+
+    kind: Literal["need-witness"] = "need-witness"
+    note: Note
+    proof: Proof
+
+
+class ReleaseReply(_Header):
+    """A release; the body is its payload."""
+
+    kind: Literal["release"] = "release"
+    release: Digest
+
+
+class Refused(_Header):
+    """One code of the closed list; nothing more is ever said."""
+
+    kind: Literal["refused"] = "refused"
+    code: RefusalCode
+
+
+class Head(_Header):
+    """The signed head and the proof that was asked for."""
+
+    kind: Literal["head"] = "head"
+    note: Note
+    proof: Proof
+
+
+Reply = Accepted | NeedWitness | ReleaseReply | Refused | Head
+
+_REQUEST = TypeAdapter[Request](Annotated[Request, Field(discriminator="kind")])
+_REPLY = TypeAdapter[Reply](Annotated[Reply, Field(discriminator="kind")])
+
+
+class FrameInvalid(FedHealthError):
+    """The bytes are not a frame of this protocol."""
+
+    exit_code = 9
+
+
+def pack(header: BaseModel, body: bytes = b"") -> bytes:
+    """Return a frame.
+
+    Raises:
+        FrameInvalid: the header or the body is larger than a frame may hold.
+    """
+    head = canonical_bytes(header)
+    if len(head) > MAX_HEADER_BYTES or len(body) > MAX_BODY_BYTES:
+        raise FrameInvalid(
+            "a frame is too large", got=f"{len(body)} bytes", wanted=f"at most {MAX_BODY_BYTES}"
+        )
+    return struct.pack("!I", len(head)) + head + body
+
+
+def split_frame(frame: bytes) -> tuple[bytes, bytes]:
+    """Return the header's bytes and the body of a frame.
+
+    Raises:
+        FrameInvalid: too short, too long, or a length that does not fit.
+    """
+    if not 4 <= len(frame) <= MAX_FRAME_BYTES:
+        raise FrameInvalid("a frame has an impossible size", got=f"{len(frame)} bytes")
+    (length,) = struct.unpack_from("!I", frame)
+    if length > MAX_HEADER_BYTES or 4 + length > len(frame) or len(frame) - 4 - length > MAX_BODY_BYTES:
+        raise FrameInvalid("a frame's header has an impossible length", got=str(length))
+    return frame[4 : 4 + length], frame[4 + length :]
+
+
+def unpack_request(frame: bytes) -> tuple[Request, bytes]:
+    """Return a request and its body.
+
+    Raises:
+        FrameInvalid: anything but one of the four frames.
+    """
+    head, body = split_frame(frame)
+    try:
+        return _REQUEST.validate_json(head), body
+    except ValidationError as error:
+        raise FrameInvalid("a frame is not one of the four of the gate") from error
+
+
+def unpack_reply(frame: bytes) -> tuple[Reply, bytes]:
+    """Return a reply and its body.
+
+    Raises:
+        FrameInvalid: anything but a reply of a gate.
+    """
+    head, body = split_frame(frame)
+    try:
+        return _REPLY.validate_json(head), body
+    except ValidationError as error:
+        raise FrameInvalid("a frame is not a reply of a gate") from error

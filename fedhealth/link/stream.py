@@ -1,0 +1,90 @@
+"""Moves the frames of one session over one gRPC stream; the same for both ends.
+
+Invariants: frames are sealed by one task only, in the order they were given to `send`, so counters never have
+gaps; the stream ends at the first thing that goes wrong in either direction; nothing is left running after
+`run` returned.
+
+Leaves to others: the rules of frames (`session`), who is at the other end (`server`, `client`), the limit on
+frames in the queue (both ends limit asks in flight).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fedhealth.errors import LinkUnavailable
+from fedhealth.link.session import FrameKind, SessionEnd, SessionFrame
+from fedhealth.link.tls import HELLO_SECONDS, aio
+
+
+class FrameStream:
+    """One session on one stream; `run` drives it until it ends.
+
+    Args:
+        end: this end of the session, used by nobody else.
+        read: returns the next message or `grpc.aio.EOF`.
+        write: sends one message.
+    """
+
+    def __init__(
+        self, end: SessionEnd, read: Callable[[], Awaitable[Any]], write: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        self._end, self._read, self._write = end, read, write
+        self._outgoing: asyncio.Queue[tuple[FrameKind, int, str, bytes]] = asyncio.Queue()
+        self._closed = asyncio.Event()
+
+    def send(self, kind: FrameKind, request_id: int, service: str, body: bytes) -> None:
+        """Put a frame in line; it is dropped without a word if the stream ends before it is sent."""
+        self._outgoing.put_nowait((kind, request_id, service, body))
+
+    def close(self) -> None:
+        """Make `run` return; to be called from the same event loop."""
+        self._closed.set()
+
+    async def run(self, on_frame: Callable[[SessionFrame], None]) -> None:
+        """Send and receive until the stream ends.
+
+        Args:
+            on_frame: called with each frame that passed; must not block. What it raises ends the stream.
+
+        Raises:
+            LinkUnavailable: a frame was refused, or the other end did not say HELLO in time.
+            grpc.aio.AioRpcError: the other end or the network ended the stream (client only).
+            asyncio.CancelledError: this task was cancelled, or the peer went away (server only).
+        """
+        tasks = [
+            asyncio.create_task(self._receive(on_frame)),
+            asyncio.create_task(self._transmit()),
+            asyncio.create_task(self._closed.wait()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            if task in done:
+                task.result()
+
+    async def _receive(self, on_frame: Callable[[SessionFrame], None]) -> None:
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                data = await self._read()
+        except TimeoutError:
+            raise LinkUnavailable(
+                "the other end of the link did not speak",
+                got=f"silence for {HELLO_SECONDS:g} s",
+                wanted="its HELLO",
+                next_step="The link is set up again by itself; if this recurs, look at the network between.",
+            ) from None
+        while data is not aio.EOF:
+            on_frame(self._end.open(data))
+            data = await self._read()
+
+    async def _transmit(self) -> None:
+        # A write fails only where the stream is over; the reader then knows why, and better.
+        with contextlib.suppress(aio.AioRpcError, aio.BaseError, asyncio.InvalidStateError):
+            while True:
+                await self._write(self._end.seal(*await self._outgoing.get()))

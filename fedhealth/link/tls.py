@@ -1,0 +1,87 @@
+"""gRPC with TLS 1.3 only: the one place of the link where grpc is imported, and the settings both ends share.
+
+Source: gRPC offers Python no minimum TLS version. Its environment variable `GRPC_SSL_CIPHER_SUITES` names
+the cipher suites of TLS 1.2 and before (TLS 1.3 has its own): naming one that needs an RSA key leaves nothing
+that an ECDSA certificate could use, so a handshake below 1.3 fails at either end.
+
+Invariants: import grpc in this package from here, never directly. grpc reads the variable when it is loaded;
+where another package (Flower, say) loaded it first, it is told to read its variables again. The server checks
+`ssl_tls_version` of every peer as a second line, in case neither works.
+
+Leaves to others: whose certificates are good (`fedhealth.pki.identity`).
+"""
+
+import logging
+import os
+
+os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES256-GCM-SHA384"  # before grpc is loaded; see above
+
+import grpc as grpc
+from grpc import aio as aio
+from grpc._cython import cygrpc  # private: the only way to have the variable read again
+
+from fedhealth.link.session import MAX_FRAME_BYTES, MAX_HEADER_BYTES
+from fedhealth.pki.identity import TlsIdentity, coordinator_dns_name
+
+logger = logging.getLogger(__name__)
+
+try:
+    cygrpc.reset_grpc_config_vars()
+except AttributeError:  # another version of grpc
+    logger.warning("cannot make sure that TLS 1.2 fails in the handshake; it is refused right after it")
+
+SERVICE = "fedhealth.Link"
+METHOD = "Stream"
+HELLO_SECONDS = 30.0
+"""How long an end waits for the other's HELLO, connecting included."""
+MAX_ASKS_IN_FLIGHT = 256
+"""Per site: far above what studies need, and a bound on the memory that one end can take at the other."""
+
+_SHARED_OPTIONS: list[tuple[str, int | str]] = [
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES + MAX_HEADER_BYTES),
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES + MAX_HEADER_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),  # a peer that vanished is noticed within 15 s
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),  # no limit: an idle link is normal between rounds
+]
+
+
+def server_options() -> list[tuple[str, int | str]]:
+    """Return the options of a link server's `grpc.aio.server`."""
+    return [
+        *_SHARED_OPTIONS,
+        ("grpc.so_reuseport", 0),  # or a second coordinator would silently share the port
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # accept the clients' keep-alive
+    ]
+
+
+def server_credentials(identity: TlsIdentity) -> grpc.ServerCredentials:
+    """Return credentials that ask every peer for a certificate of the federation's root."""
+    return grpc.ssl_server_credentials(
+        [(identity.key_pem, identity.certificate_pem)],
+        root_certificates=identity.root_pem,
+        require_client_auth=True,
+    )
+
+
+def open_channel(identity: TlsIdentity, address: str, federation: str) -> aio.Channel:
+    """Return a channel, not yet connected, that accepts only the federation's coordinator at the other end.
+
+    Args:
+        identity: the site's.
+        address: `host:port` of the coordinator.
+        federation: whose coordinator it must be: the server's certificate needs
+            `identity.coordinator_dns_name(federation)`, whatever the address.
+    """
+    credentials = grpc.ssl_channel_credentials(
+        identity.root_pem, private_key=identity.key_pem, certificate_chain=identity.certificate_pem
+    )
+    options = [
+        *_SHARED_OPTIONS,
+        ("grpc.ssl_target_name_override", coordinator_dns_name(federation)),
+        ("grpc.use_local_subchannel_pool", 1),  # a new channel means a new connection, without old back-off
+        ("grpc.enable_retries", 0),  # the link has its own
+        ("grpc.enable_http_proxy", 0),  # a proxy would be a decision of the site, not of the environment
+    ]
+    return aio.secure_channel(address, credentials, options)

@@ -1,0 +1,1 @@
+"""What noisy counts say: estimates with intervals that include the noise, or nothing."""

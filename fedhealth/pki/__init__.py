@@ -1,0 +1,1 @@
+"""Who is who: the federation's own certificate authority, TLS identities and Ed25519 signing keys."""

@@ -1,0 +1,84 @@
+"""Files that hold a private key: created once, readable by their owner only.
+
+Invariants: a secret is never written over an existing file (`O_EXCL`), its mode is 0600 from the first byte,
+and a key that others on the machine may read is refused rather than used.
+
+Leaves to others: what the bytes mean (`authority`, `identity`, `signing`), encryption at rest, and backups.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from fedhealth.errors import IdentityInvalid
+
+SECRET_MODE = 0o600
+PUBLIC_MODE = 0o644
+
+
+def create_file(path: Path, data: bytes, mode: int = SECRET_MODE) -> None:
+    """Write a new file and wait until it is on disk; an existing file is an error.
+
+    Args:
+        path: where; its folder must exist.
+        data: the whole content.
+        mode: `SECRET_MODE` (0600) for a private key, `PUBLIC_MODE` (0644) for a certificate.
+
+    Raises:
+        IdentityInvalid: the file exists already (also as a dangling link), or cannot be created.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except FileExistsError:
+        raise IdentityInvalid(
+            f"will not overwrite '{path}'",
+            got="a file that exists",
+            wanted="a new name",
+            next_step="Move the old file away first, if it is no longer needed.",
+        ) from None
+    except OSError as error:
+        raise IdentityInvalid(
+            f"cannot create '{path}'",
+            got=error.strerror or type(error).__name__,
+            next_step="Create its folder, or correct who may write there.",
+        ) from error
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(file.fileno(), mode)  # whatever the umask says
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file that must exist.
+
+    Raises:
+        IdentityInvalid: it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise IdentityInvalid(
+            f"cannot read '{path}'",
+            got=error.strerror or type(error).__name__,
+            wanted="a PEM file",
+            next_step="Correct the path or the file's owner, or create the file again.",
+        ) from error
+
+
+def read_secret(path: Path) -> bytes:
+    """Return the content of a private key file, unless others on this machine could read it as well.
+
+    Raises:
+        IdentityInvalid: it is missing, cannot be read, or its mode lets the group or everybody in.
+    """
+    data = read_file(path)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise IdentityInvalid(
+            f"private key '{path}' is open to other users",
+            got=f"mode {mode:04o}",
+            wanted=f"mode {SECRET_MODE:04o}",
+            next_step=f"Find out who read it; then: chmod 600 {path}",
+        )
+    return data

@@ -1,0 +1,91 @@
+"""`policy.toml`: what a hospital allows, as typed rules. An empty list allows nothing.
+
+The policy is looked at when a study is approved and again at every request; a study it does not allow is refused
+with the code `policy`, which says nothing about patients.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from fedhealth.config import read_toml
+from fedhealth.errors import PolicyForbids
+from fedhealth.policy.site_file import Name
+from fedhealth.study.signature import SignedStudy
+
+
+class DataSetBudget(BaseModel):
+    """The most that all studies together may ever cost a patient of the data set; nothing refills it.
+
+    Read once, at `site init`, into the ledger; changing it later changes nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epsilon: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)]
+    delta: Annotated[float, Field(ge=1e-12, le=0.01)]
+
+
+class Policy(BaseModel):
+    """The whole of `policy.toml`.
+
+    Attributes:
+        tasks: kinds of study that may be asked.
+        researchers: names of the pinned researchers' keys that may ask; see `site init --trust`.
+        min_patients_a_side: a study for which fewer patients than this stand on either side of the split cannot
+            be approved. Looked at once, at approval, because it depends on patients.
+        max_epsilon_a_study: the most one study may ask, training and evaluation each.
+        budget: the cap of each data set, by its name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tasks: tuple[Literal["diagnosis"], ...]
+    researchers: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], ...]
+    min_patients_a_side: Annotated[int, Field(ge=1, le=10**6)]
+    max_epsilon_a_study: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
+    budget: dict[Name, DataSetBudget]
+
+
+def load_policy(folder: Path) -> Policy:
+    """Read `policy.toml` in a site's folder."""
+    return read_toml(folder / "policy.toml", Policy, "policy file")
+
+
+def check_policy(policy: Policy, signed: SignedStudy, pinned: dict[str, str]) -> None:
+    """Check a study against the policy.
+
+    Args:
+        policy: the site's rules.
+        signed: a study whose signature holds.
+        pinned: researchers' public keys that the site trusts, by name.
+
+    Raises:
+        PolicyForbids: names the rule, for the administrator.
+    """
+    study = signed.study
+    allowed = {pinned[name] for name in policy.researchers if name in pinned}
+    most = max(study.privacy.training_epsilon, study.privacy.evaluation_epsilon)
+    rules = (
+        (study.task in policy.tasks, "tasks", f"task '{study.task}'", f"one of {list(policy.tasks)}"),
+        (
+            signed.researcher in allowed,
+            "researchers",
+            f"a study signed by key {signed.researcher[:12]}",
+            f"a key pinned here as one of {list(policy.researchers)}",
+        ),
+        (
+            most <= policy.max_epsilon_a_study,
+            "max_epsilon_a_study",
+            f"epsilon {most}",
+            f"at most {policy.max_epsilon_a_study}",
+        ),
+        (study.data_set in policy.budget, "budget", f"data set '{study.data_set}'", f"one of {sorted(policy.budget)}"),
+    )
+    for holds, rule, got, wanted in rules:
+        if not holds:
+            raise PolicyForbids(
+                f"the policy of this site does not allow study '{study.name}' (rule '{rule}')",
+                got=got,
+                wanted=wanted,
+                next_step="Change the study, or policy.toml if the hospital wants this.",
+            )

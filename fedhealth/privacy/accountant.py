@@ -1,0 +1,176 @@
+"""What a release costs, and what a sum of costs means as (epsilon, delta).
+
+Every mechanism shipped today is a full-batch Gaussian, so the one currency is **mu squared** of Gaussian
+differential privacy: the costs of releases add up, also when each release was chosen after seeing the earlier
+ones, and the sum converts to (epsilon, delta) without slack. Noise is sampled within a proven total-variation
+distance of the exact Gaussian; those distances add up beside mu squared and are charged to delta.
+
+Unit: one patient, added or removed, with all of the patient's records.
+
+Invariants: costs are integers rounded up; budgets are integers rounded down; zero, negative and non-finite
+costs do not exist.
+
+Sources: Dong, Roth and Su, "Gaussian Differential Privacy", JRSS B 2022 (Corollary 2.13, Corollary 3.3);
+Koskela, Tobaben and Honkela, "Individual Privacy Accounting with Gaussian Differential Privacy", ICLR 2023
+(fully adaptive composition).
+"""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MU_SQUARED_UNITS = 2**40
+"""Units of `Cost.mu_squared` in 1.0 of mu squared."""
+
+TOTAL_VARIATION_UNITS = 2**76
+"""Units of `Cost.total_variation` in a distance of 1.0."""
+
+SAMPLING_SHARE_OF_DELTA = 2.0**-10
+"""The part of a budget's delta that is kept for the distance between sampled and exact noise."""
+
+_EXACT_INTEGER = 2**53 - 1
+
+
+class Cost(BaseModel):
+    """What a release, or a sum of releases, costs each patient it used.
+
+    Attributes:
+        mu_squared: mu squared in units of 2**-40, rounded up.
+        total_variation: distance of the sampled noise from the exact, in units of 2**-76, rounded up.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    mu_squared: Annotated[int, Field(gt=0, le=_EXACT_INTEGER)]
+    total_variation: Annotated[int, Field(ge=0, le=_EXACT_INTEGER)]
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Costs of two releases on the same patients add up."""
+        return Cost(
+            mu_squared=self.mu_squared + other.mu_squared,
+            total_variation=self.total_variation + other.total_variation,
+        )
+
+    def times(self, releases: int) -> "Cost":
+        """Return the cost of `releases` (at least 1) releases of this cost."""
+        return Cost(mu_squared=self.mu_squared * releases, total_variation=self.total_variation * releases)
+
+    def fits(self, cap: "Cost") -> bool:
+        """Say whether this cost stays within `cap` in both parts."""
+        return self.mu_squared <= cap.mu_squared and self.total_variation <= cap.total_variation
+
+
+class Budget(BaseModel):
+    """The most that all studies together may ever cost one patient of a data set; nothing refills it.
+
+    Attributes:
+        epsilon: the cap for the life of the data.
+        delta: the cap for the life of the data; keep it below one over the number of patients.
+        currency: what costs are counted in; "mu-squared" admits full-batch Gaussian mechanisms only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epsilon: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)]
+    delta: Annotated[float, Field(ge=1e-12, le=0.01, allow_inf_nan=False)]
+    currency: Literal["mu-squared"] = "mu-squared"
+
+    def cap(self) -> Cost:
+        """Return the largest cost that keeps (epsilon, delta), rounded down.
+
+        If every release is within total variation t_i of an exact mechanism whose composition is
+        (epsilon, delta'), then for neighbours P'(S) <= P(S) + t <= e^eps Q(S) + delta' + t
+        <= e^eps Q'(S) + delta' + (1 + e^eps) t with t = sum t_i. So a share of delta, divided by
+        1 + e^eps, is the room for t.
+        """
+        mu = mu_of(self.epsilon, self.delta * (1 - SAMPLING_SHARE_OF_DELTA))
+        room = self.delta * SAMPLING_SHARE_OF_DELTA / (1 + math.exp(self.epsilon))
+        return Cost(
+            mu_squared=math.floor(mu * mu * MU_SQUARED_UNITS),
+            total_variation=min(_EXACT_INTEGER, math.floor(room * TOTAL_VARIATION_UNITS)),
+        )
+
+
+def gaussian_cost(noise_multiplier: float, total_variation: float) -> Cost:
+    """Return the cost of one full-batch Gaussian release.
+
+    Args:
+        noise_multiplier: standard deviation over L2 sensitivity, finite and > 0.
+        total_variation: distance of the sampled noise from the exact Gaussian, in [0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range, so that no cost can be stated.
+    """
+    if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
+        raise ValueError(f"noise multiplier must be finite and > 0, got {noise_multiplier}")
+    if not 0 <= total_variation < 1:
+        raise ValueError(f"total variation must be in [0, 1), got {total_variation}")
+    return Cost(
+        mu_squared=math.ceil(MU_SQUARED_UNITS / (noise_multiplier * noise_multiplier)),
+        total_variation=math.ceil(total_variation * TOTAL_VARIATION_UNITS),
+    )
+
+
+def delta_of(mu: float, epsilon: float) -> float:
+    """Return the smallest delta such that a mu-GDP mechanism is (epsilon, delta)-DP.
+
+    Args:
+        mu: > 0.
+        epsilon: >= 0.
+
+    Source: Dong, Roth and Su 2022, Corollary 2.13; Balle and Wang 2018, Theorem 8.
+    """
+    a, b = epsilon / mu - mu / 2, epsilon / mu + mu / 2
+    # e^eps * Phi(-b) in logarithms, because e^eps overflows before the product does.
+    tail = _upper_tail(b)
+    second = math.exp(epsilon + math.log(tail)) if tail > 0 else 0.0
+    return max(0.0, _upper_tail(a) - second)
+
+
+def mu_of(epsilon: float, delta: float) -> float:
+    """Return the largest mu (rounded down) whose Gaussian mechanism is (epsilon, delta)-DP."""
+    low, high = 0.0, 64.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if delta_of(middle, epsilon) <= delta else (low, middle)
+    return low
+
+
+def epsilon_of(cost: Cost, delta: float) -> float:
+    """Return the smallest epsilon (rounded up) that a sum of costs guarantees at `delta`.
+
+    Returns:
+        Infinity where the noise's distance from exact alone exceeds `delta`.
+    """
+    mu = math.sqrt(cost.mu_squared / MU_SQUARED_UNITS)
+    distance = cost.total_variation / TOTAL_VARIATION_UNITS
+
+    def holds(epsilon: float) -> bool:
+        return delta_of(mu, epsilon) + (1 + math.exp(epsilon)) * distance <= delta
+
+    low, high = 0.0, 1.0
+    while not holds(high):
+        high *= 2
+        if high > 700:
+            return math.inf
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def noise_multiplier_for(epsilon: float, delta: float, releases: int) -> float:
+    """Return the noise multiplier of each of `releases` full-batch Gaussians that together cost (epsilon, delta).
+
+    The whole is priced like a budget: a share of delta is kept for the noise's distance from exact.
+
+    Args:
+        epsilon: > 0.
+        delta: in (0, 1).
+        releases: at least 1.
+    """
+    return math.sqrt(releases) / mu_of(epsilon, delta * (1 - SAMPLING_SHARE_OF_DELTA))
+
+
+def _upper_tail(x: float) -> float:
+    """Return P(standard normal > x)."""
+    return math.erfc(x / math.sqrt(2)) / 2

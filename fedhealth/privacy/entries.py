@@ -1,0 +1,224 @@
+"""What a ledger can say, and the account that its entries add up to.
+
+The account is a pure fold over entries: the live ledger applies an entry before it is written, and the offline
+audit applies the same entries again, so both enforce the same rules with the same code. Entries are independent of
+patients; what patients cause (alerts, data versions) goes to the local **journal**, and every ledger entry carries
+a salted commitment to it, of fixed size, so that sizes and meanings are equal on neighbouring data.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+
+from fedhealth.errors import BudgetExhausted, LedgerDamaged
+from fedhealth.privacy.accountant import Budget, Cost
+from fedhealth.privacy.release import Cohort, Digest, SiteId, StepName
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Milliseconds = Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    journal: Digest = "0" * 64
+    """Salted commitment to the local journal; filled in when the entry is written."""
+
+
+class Created(_Entry):
+    """The first entry: whose ledger this is, which key signs it, what it may ever spend.
+
+    Attributes:
+        site: the site.
+        ledger_key: raw Ed25519 public key, hexadecimal.
+        budgets: cap of each data set, for the life of its data.
+        unsafe_test_site: true if fixed noise secrets are allowed; such a site protects nobody.
+        at: Unix time in milliseconds.
+    """
+
+    kind: Literal["created"] = "created"
+    site: SiteId
+    ledger_key: Digest
+    budgets: dict[Name, Budget]
+    unsafe_test_site: bool
+    at: Milliseconds
+
+
+class Approved(_Entry):
+    """A named administrator allowed a study; its envelope is set aside from then on.
+
+    Attributes:
+        study: digest of the signed study.
+        data_set: which budget pays.
+        declared_patients: public round number used for scaling.
+        reply_after_ms: public duration from a request to its reply, per step.
+        envelope: the most the study may ever cost each side of the data set.
+        delta: the delta at which this study's epsilon is stated.
+        by: the local user who approved.
+        at: Unix time in milliseconds.
+    """
+
+    kind: Literal["approved"] = "approved"
+    study: Digest
+    data_set: Name
+    declared_patients: Annotated[int, Field(ge=1, le=10**9)]
+    reply_after_ms: dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
+    envelope: dict[Cohort, Cost]
+    delta: float
+    by: str
+    at: Milliseconds
+
+
+class Withdrawn(_Entry):
+    """An administrator withdrew a study; what it had not spent is free again."""
+
+    kind: Literal["withdrawn"] = "withdrawn"
+    study: Digest
+    by: str
+    at: Milliseconds
+
+
+class Reserved(_Entry):
+    """A release was charged; written before any noise is drawn. It stays spent whatever happens next."""
+
+    kind: Literal["reserved"] = "reserved"
+    release: Digest
+    study: Digest
+    step: StepName
+    round: Annotated[int, Field(ge=1, le=2**31)]
+    cohort: Cohort
+    cost: Cost
+    at: Milliseconds
+
+
+class Stored(_Entry):
+    """The payload of a charged release is durable and may leave."""
+
+    kind: Literal["stored"] = "stored"
+    release: Digest
+    payload_sha256: Digest
+    payload_bytes: Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+
+Entry = Created | Approved | Withdrawn | Reserved | Stored
+ENTRY = TypeAdapter[Entry](Annotated[Entry, Field(discriminator="kind")])
+
+
+class JournalNote(BaseModel):
+    """One line of the local journal, which never crosses the border.
+
+    Attributes:
+        kind: "alert" when a release went on in spite of something; "data" when a data set's content changed;
+            "failure" when a study was stopped here.
+        text: for the administrator; never a patient's id or value.
+        at: Unix time in milliseconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["alert", "data", "failure"]
+    text: str
+    at: Milliseconds
+
+
+class Account:
+    """The state that a ledger's entries add up to; `apply` checks everything, then changes state."""
+
+    def __init__(self) -> None:
+        self.created: Created | None = None
+        self.approved: dict[Digest, Approved] = {}
+        self.withdrawn: set[Digest] = set()
+        self.reserved: dict[Digest, Reserved] = {}
+        self.stored: dict[Digest, Stored] = {}
+        self._spent: dict[tuple[Digest, Cohort], Cost] = {}
+        self._releases: dict[tuple[Digest, StepName], int] = {}
+
+    def spent(self, study: Digest, cohort: Cohort) -> Cost | None:
+        """Return what a study was charged on one side; None if nothing."""
+        return self._spent.get((study, cohort))
+
+    def releases(self, study: Digest, step: StepName) -> int:
+        """Return how many releases of a step a study was charged for."""
+        return self._releases.get((study, step), 0)
+
+    def committed(self, data_set: Name, cohort: Cohort) -> Cost | None:
+        """Return what is spent or set aside on one side of a data set; None if nothing."""
+        total: Cost | None = None
+        for study, approval in self.approved.items():
+            if approval.data_set != data_set:
+                continue
+            held = self.spent(study, cohort) if study in self.withdrawn else approval.envelope.get(cohort)
+            if held is not None:
+                total = held if total is None else total + held
+        return total
+
+    def apply(self, entry: Entry) -> None:
+        """Take one more entry into the account.
+
+        Raises:
+            BudgetExhausted: an envelope does not fit the data set's budget, or a charge does not fit its envelope.
+            LedgerDamaged: the entry cannot follow the entries before it.
+        """
+        if isinstance(entry, Created) != (self.created is None):
+            raise _misplaced("a ledger has exactly one first entry, which creates it")
+        if isinstance(entry, Created):
+            self.created = entry
+        elif isinstance(entry, Approved):
+            self._approve(entry)
+        elif isinstance(entry, Withdrawn):
+            if entry.study not in self.approved or entry.study in self.withdrawn:
+                raise _misplaced(f"study {entry.study[:12]} is not approved and cannot be withdrawn")
+            self.withdrawn.add(entry.study)
+        elif isinstance(entry, Reserved):
+            self._reserve(entry)
+        else:
+            if entry.release not in self.reserved or entry.release in self.stored:
+                raise _misplaced(f"release {entry.release[:12]} is stored but was not reserved just once")
+            self.stored[entry.release] = entry
+
+    def _approve(self, entry: Approved) -> None:
+        assert self.created is not None  # noqa: S101 - `apply` checked it
+        if entry.study in self.approved:
+            raise _misplaced(f"study {entry.study[:12]} is approved twice")
+        budget = self.created.budgets.get(entry.data_set)
+        if budget is None:
+            raise _misplaced(f"data set '{entry.data_set}' has no budget")
+        for cohort, envelope in entry.envelope.items():
+            held = self.committed(entry.data_set, cohort)
+            if not (envelope if held is None else held + envelope).fits(budget.cap()):
+                left = 1.0 - (held.mu_squared / budget.cap().mu_squared if held else 0.0)
+                raise BudgetExhausted(
+                    f"study {entry.study[:12]} does not fit the privacy budget of data set '{entry.data_set}'",
+                    got=f"a cost of {share(envelope, budget):.1%} of the budget on the {cohort} patients",
+                    wanted=f"at most the {left:.1%} that is left (budget: epsilon {budget.epsilon}, "
+                    f"delta {budget.delta}, for the life of the data)",
+                    next_step="Lower the study's epsilon, or ask the data-protection officer.",
+                )
+        self.approved[entry.study] = entry
+
+    def _reserve(self, entry: Reserved) -> None:
+        approval = self.approved.get(entry.study)
+        if approval is None or entry.study in self.withdrawn:
+            raise _misplaced(f"release {entry.release[:12]} is charged to a study that is not approved")
+        if entry.release in self.reserved:
+            raise _misplaced(f"release {entry.release[:12]} is charged twice")
+        before = self.spent(entry.study, entry.cohort)
+        after = entry.cost if before is None else before + entry.cost
+        envelope = approval.envelope.get(entry.cohort)
+        if envelope is None or not after.fits(envelope):
+            raise BudgetExhausted(
+                f"study {entry.study[:12]} has spent its envelope on the {entry.cohort} patients",
+                next_step="Nothing more leaves for this study; a new study needs a new approval.",
+            )
+        self.reserved[entry.release] = entry
+        self._spent[entry.study, entry.cohort] = after
+        key = (entry.study, entry.step)
+        self._releases[key] = self._releases.get(key, 0) + 1
+
+
+def share(cost: Cost, budget: Budget) -> float:
+    """Return the part of a budget's cap that a cost uses, in [0, 1] when it fits; this number binds."""
+    cap = budget.cap()
+    return max(cost.mu_squared / cap.mu_squared, cost.total_variation / cap.total_variation)
+
+
+def _misplaced(what: str) -> LedgerDamaged:
+    return LedgerDamaged(what, next_step="Do not continue with this ledger; restore it or ask for an audit.")

@@ -1,0 +1,143 @@
+"""The Gaussian mechanism on an integer grid: clip each patient, sum exactly, add integer noise.
+
+The release is a vector of integers, in grid steps. Three things make it what the accountant assumes:
+
+1. *Sensitivity.* Each patient's vector is clipped to `l2_clip_norm` and rounded to the grid; the sum is an
+   integer sum, exact. One patient changes it by at most `l2_clip_norm * (1 + 2**-30) + sqrt(d) / 2 * grid` in
+   L2 norm: 2**-30 covers the rounding of the norm and of the product in double precision (at most
+   (d + 4) * 2**-53 relative, d < 2**20), and rounding to the grid moves each coordinate by half a step.
+   A vector that is not finite, before or after the clip, counts as zero.
+2. *Noise.* Rounding the Gaussian to integers commutes with adding an integer: s + round(G) = round(s + G).
+   So the release is a function of the exact Gaussian mechanism and costs the same. There is no floating-point
+   noise whose low bits could tell the sum (Mironov, "On significance of the least significant bits for
+   differential privacy", CCS 2012).
+3. *Sampling.* round(G) has a standard deviation of 1024 steps before rounding, always; the grid is scaled
+   to fit. Its magnitude is read from a table of 63-bit thresholds computed with 110-bit precision, its sign
+   from one more bit. Rounding P(|round(G)| <= m) to a multiple of 2**-63 changes the probability of each
+   magnitude by at most 2**-63, so the distance is at most 2**-64 times the table's length, plus the tail beyond
+   the table: `TOTAL_VARIATION_PER_COORDINATE`. Distances of independent coordinates add up.
+
+Sensitivity always follows from the clip this module applied; it is never an argument.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mpmath
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhealth.privacy.accountant import Cost, gaussian_cost
+from fedhealth.privacy.stream import KeyedStream
+
+NOISE_STEPS = 1024
+"""Standard deviation of the noise before rounding, in grid steps."""
+
+_TABLE_LENGTH = 9 * NOISE_STEPS
+_TAIL_BEYOND_TABLE = 2.3e-19
+"""Above P(|G| > 9 standard deviations) = 2.26e-19."""
+
+TOTAL_VARIATION_PER_COORDINATE = _TABLE_LENGTH * 2.0**-64 + _TAIL_BEYOND_TABLE
+
+_CLIP_SLACK = 2.0**-30
+
+
+@dataclass(frozen=True)
+class GridGaussian:
+    """One release's mechanism: how patients are clipped, and how much noise is added.
+
+    Attributes:
+        noise_multiplier: standard deviation of the noise over the L2 sensitivity, > 0.
+        l2_clip_norm: the most one patient's vector may measure, > 0, in the vector's own unit.
+        dimension: length of the vector, in [1, 2**20).
+    """
+
+    noise_multiplier: float
+    l2_clip_norm: float
+    dimension: int
+
+    def __post_init__(self) -> None:
+        for name in ("noise_multiplier", "l2_clip_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 1e-6 <= value <= 1e6):
+                raise ValueError(f"{name} must be in [1e-6, 1e6], got {value}")
+        if not 1 <= self.dimension < 2**20:
+            raise ValueError(f"dimension must be in [1, 2**20), got {self.dimension}")
+        if NOISE_STEPS <= self.noise_multiplier * math.sqrt(self.dimension) / 2:
+            raise ValueError(
+                f"noise multiplier {self.noise_multiplier} over {self.dimension} coordinates needs a finer grid "
+                f"than {NOISE_STEPS} steps"
+            )
+
+    @property
+    def grid(self) -> float:
+        """One grid step in the vector's own unit.
+
+        Solves NOISE_STEPS * grid = noise_multiplier * sensitivity with
+        sensitivity = l2_clip_norm * (1 + 2**-30) + sqrt(d) / 2 * grid.
+        """
+        room = NOISE_STEPS - self.noise_multiplier * math.sqrt(self.dimension) / 2
+        return self.noise_multiplier * self.l2_clip_norm * (1 + _CLIP_SLACK) / room
+
+    @property
+    def cost(self) -> Cost:
+        """What the release costs each patient."""
+        return gaussian_cost(self.noise_multiplier, self.dimension * TOTAL_VARIATION_PER_COORDINATE)
+
+    @property
+    def standard_deviation(self) -> float:
+        """Standard deviation of the noise on each coordinate, in the vector's own unit."""
+        return NOISE_STEPS * self.grid
+
+    def clip_and_sum(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
+        """Clip each patient's vector, round it to the grid and sum.
+
+        Args:
+            vectors: one row per patient, shape (patients, dimension); patients may be 0.
+
+        Returns:
+            The exact sum in grid steps, shape (dimension,), and how many patients counted as zero because
+            their vector was not finite. The second is for the local journal only; it must not cross.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            raise ValueError(f"vectors have shape {vectors.shape}, wanted (patients, {self.dimension})")
+        with np.errstate(all="ignore"):
+            # Scaling by the largest entry first keeps the norm from overflowing where the clip is still defined.
+            largest = np.max(np.abs(vectors), axis=1, initial=0.0)
+            usable = np.isfinite(largest)
+            scale = np.where(usable & (largest > 0), largest, 1.0)
+            unit = np.where(usable[:, None], vectors, 0.0) / scale[:, None]
+            norms = np.sqrt(np.einsum("ij,ij->i", unit, unit))
+            # min(1, clip / (norm * scale)) * vector, written so that nothing overflows on the way.
+            reach = np.where(norms > 0, np.minimum(scale, self.l2_clip_norm / np.where(norms > 0, norms, 1.0)), 0.0)
+            clipped = unit * reach[:, None]
+        steps = np.rint(clipped / self.grid).astype(np.int64)
+        return steps.sum(axis=0, dtype=np.int64), int(np.count_nonzero(~usable))
+
+    def add_noise(self, total: NDArray[np.int64], stream: KeyedStream) -> NDArray[np.int64]:
+        """Return the sum plus rounded Gaussian noise, in grid steps: the only thing that may leave."""
+        if total.shape != (self.dimension,):
+            raise ValueError(f"the sum has shape {total.shape}, wanted ({self.dimension},)")
+        return total + rounded_gaussian(self.dimension, stream)
+
+
+def rounded_gaussian(count: int, stream: KeyedStream) -> NDArray[np.int64]:
+    """Return `count` independent samples of round(G), G normal with standard deviation `NOISE_STEPS`.
+
+    One 64-bit word of the stream each: 63 bits choose the magnitude, one the sign.
+    """
+    words = stream.words(count)
+    magnitude = np.searchsorted(_thresholds(), words >> np.uint64(1), side="right").astype(np.int64)
+    return np.where(words & np.uint64(1), magnitude, -magnitude)
+
+
+@lru_cache(maxsize=1)
+def _thresholds() -> NDArray[np.uint64]:
+    """Return floor(2**63 * P(|round(G)| <= m)) for m = 0 .. table length - 1."""
+    with mpmath.workprec(110):
+        scale = mpmath.sqrt(2) * NOISE_STEPS
+        half = mpmath.mpf(1) / 2
+        unit = mpmath.mpf(2) ** 63
+        exact = [unit - unit * mpmath.erfc((m + half) / scale) for m in range(_TABLE_LENGTH)]
+        return np.array([int(mpmath.floor(value)) for value in exact], dtype=np.uint64)

@@ -1,0 +1,343 @@
+"""The ledger of one site: SQLite, append-only, every head signed, every charge on disk before noise is drawn.
+
+One file holds two logs of the same format: `ledger`, whose signed heads cross the border, and `journal`, which
+never does. Beside them stand the rows of releases: reserved -> witnessed -> stored -> sent. A payload is kept from
+`stored` until the coordinator's receipt says its own checkpoint holds it; after that only its hash remains.
+
+Source: SQLite with `synchronous=FULL` and write-ahead log; page checksums by SQLite's checksum VFS; RFC 9162 trees.
+
+Invariants: an acknowledged call is durable; one process at a time holds a ledger; a failed write closes the ledger
+for good, so that memory and disk never differ; nothing is ever updated or deleted in the logs. Times come from the
+caller. Who may approve, and what a release contains, is left to the gate.
+"""
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import apsw
+import apsw.sqlite_extra
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel
+
+from fedhealth.canonical import canonical_bytes
+from fedhealth.errors import FedHealthError, LedgerDamaged
+from fedhealth.privacy.checkpoint import (
+    Checkpoint,
+    Receipt,
+    SignedReceipt,
+    open_checkpoint,
+    sign_checkpoint,
+)
+from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, JournalNote, Reserved, Stored
+from fedhealth.privacy.merkle import MerkleTree, leaf_hash
+from fedhealth.privacy.release import Digest, SiteId
+
+SCHEMA = """
+CREATE TABLE entry (
+  log TEXT NOT NULL CHECK (log IN ('ledger', 'journal')), position INTEGER NOT NULL,
+  body BLOB NOT NULL, leaf BLOB NOT NULL, PRIMARY KEY (log, position)) STRICT, WITHOUT ROWID;
+CREATE TRIGGER entry_is_never_updated BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER entry_is_never_deleted BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TABLE opening (position INTEGER PRIMARY KEY, salt BLOB NOT NULL, journal_size INTEGER NOT NULL) STRICT;
+CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), note TEXT NOT NULL) STRICT;
+CREATE TABLE receipt (only INTEGER PRIMARY KEY CHECK (only = 1), body BLOB NOT NULL) STRICT;
+CREATE TABLE release (
+  release TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE,
+  state TEXT NOT NULL CHECK (state IN ('reserved', 'witnessed', 'stored', 'sent')), payload BLOB) STRICT;
+PRAGMA application_id = 0x46484c31;
+"""
+
+State = Literal["reserved", "witnessed", "stored", "sent"]
+
+
+class ReleaseRow(NamedTuple):
+    """Where a release stands; `payload` is present in state "stored" only."""
+
+    state: State
+    position: int
+    payload: bytes | None
+
+
+def journal_commitment(salt: bytes, root: bytes, size: int) -> Digest:
+    """Return what a ledger entry says of the journal: nothing, to whoever lacks the salt of 32 bytes."""
+    return hashlib.sha256(salt + root + size.to_bytes(8, "big")).hexdigest()
+
+
+def connect(path: Path, flags: int) -> apsw.Connection:
+    """Open an SQLite file whose pages carry checksums."""
+    if "cksmvfs" not in apsw.vfs_names():
+        loader = apsw.Connection(":memory:")
+        apsw.sqlite_extra.load(loader, "cksumvfs")
+        loader.close()
+    return apsw.Connection(str(path), flags=flags, vfs="cksmvfs")
+
+
+class Ledger:
+    """An open ledger; owns its file, its tree and its account. Safe to call from several threads.
+
+    Use `Ledger.create` once by hand, and `Ledger.open` ever after: opening a missing ledger is an error.
+    """
+
+    def __init__(self, database: apsw.Connection, site: SiteId, key: Ed25519PrivateKey) -> None:
+        self._database, self._site, self._key = database, site, key
+        self._lock = threading.RLock()
+        self._tree, self._journal, self.account = MerkleTree(), MerkleTree(), Account()
+        self._broken = False
+
+    @classmethod
+    def create(cls, path: Path, created: Created, key: Ed25519PrivateKey) -> Self:
+        """Make a new ledger whose first entry is `created`.
+
+        Raises:
+            LedgerDamaged: something stands at `path` already.
+        """
+        if path.exists():
+            raise LedgerDamaged(f"there is a ledger at {path} already", next_step="It is never overwritten.")
+        path.touch(mode=0o600)
+        database = connect(path, apsw.SQLITE_OPEN_READWRITE)
+        database.reserve_bytes("main", 8)
+        _prepare(database)
+        database.execute(SCHEMA)
+        ledger = cls(database, created.site, key)
+        ledger.append(created)
+        return ledger
+
+    @classmethod
+    def open(cls, path: Path, site: SiteId, key: Ed25519PrivateKey) -> Self:
+        """Open a ledger and check all of it: every leaf, the root, the signature, the account.
+
+        Raises:
+            LedgerDamaged: missing, of another site, altered, unwritable, or held by another process.
+        """
+        if not path.is_file():
+            raise LedgerDamaged(
+                f"the ledger of site '{site}' is missing",
+                got=f"no file at {path}",
+                next_step="Restore it from its backup. A new ledger would forget what was spent: "
+                "`fedhealth site init` is for a new site only.",
+            )
+        try:
+            database = connect(path, apsw.SQLITE_OPEN_READWRITE)
+            _prepare(database)
+            ledger = cls(database, site, key)
+            ledger._load()
+        except apsw.BusyError as error:
+            raise LedgerDamaged(
+                f"the ledger at {path} is in use",
+                got="a lock held by another process",
+                next_step="Stop the gate of this site first: `fedhealth site status`.",
+            ) from error
+        except apsw.Error as error:
+            raise LedgerDamaged(
+                f"the ledger at {path} cannot be read or written",
+                got=f"{type(error).__name__}: {error}",
+                next_step=f"Check the disk and the permissions, then: fedhealth audit verify {path}",
+            ) from error
+        return ledger
+
+    def append(self, entry: Entry, notes: Iterable[JournalNote] = ()) -> int:
+        """Apply an entry to the account and write it durably, with what the journal has to say.
+
+        Returns:
+            The entry's position.
+
+        Raises:
+            BudgetExhausted: the account refuses it; nothing was written.
+            LedgerDamaged: it could not be written; the ledger is closed.
+        """
+        with self._commit():
+            return self._append(entry, notes)
+
+    def reserve(self, entry: Reserved) -> ReleaseRow:
+        """Charge a release durably, before its noise exists.
+
+        Raises:
+            BudgetExhausted: the envelope is spent; nothing was written.
+        """
+        with self._commit():
+            position = self._append(entry)
+            self._database.execute("INSERT INTO release VALUES (?, ?, 'reserved', NULL)", (entry.release, position))
+            return ReleaseRow("reserved", position, None)
+
+    def witness(self, signed: SignedReceipt) -> None:
+        """Record a receipt that the caller has verified against the coordinator's key.
+
+        Reserved releases below the witnessed size become witnessed; releases the coordinator holds durably lose
+        their payload.
+
+        Raises:
+            LedgerDamaged: the receipt is for a head that this ledger never had.
+        """
+        receipt = signed.receipt
+        if (
+            receipt.site != self._site
+            or receipt.size > self._tree.size
+            or self._tree.root(receipt.size).hex() != receipt.root
+        ):
+            raise LedgerDamaged(
+                f"the coordinator's receipt is for another history of the ledger of '{self._site}'",
+                next_step="Do not continue; run `fedhealth audit verify` and compare with the coordinator's copy.",
+            )
+        with self._commit():
+            self._database.execute(
+                "INSERT INTO receipt VALUES (1, ?) ON CONFLICT (only) DO UPDATE SET body = excluded.body",
+                (canonical_bytes(signed),),
+            )
+            self._database.execute(
+                "UPDATE release SET state = 'witnessed' WHERE state = 'reserved' AND position < ?", (receipt.size,)
+            )
+            self._database.executemany(
+                "UPDATE release SET state = 'sent', payload = NULL WHERE state = 'stored' AND release = ?",
+                [(release,) for release in receipt.checkpointed],
+            )
+
+    def store(self, release: Digest, payload: bytes, notes: Iterable[JournalNote] = ()) -> None:
+        """Make the payload of a witnessed release durable; only then may it leave."""
+        entry = Stored(
+            release=release, payload_sha256=hashlib.sha256(payload).hexdigest(), payload_bytes=len(payload)
+        )
+        with self._commit():
+            self._append(entry, notes)
+            self._database.execute(
+                "UPDATE release SET state = 'stored', payload = ? WHERE release = ? AND state = 'witnessed'",
+                (payload, release),
+            )
+            if self._database.changes() != 1:
+                raise LedgerDamaged(f"release {release[:12]} was not witnessed before it was stored")
+
+    def note(self, note: JournalNote) -> None:
+        """Write a line to the local journal alone."""
+        with self._commit():
+            self._insert("journal", self._journal, note)
+
+    def row(self, release: Digest) -> ReleaseRow | None:
+        """Return where a release stands, or None if it was never charged."""
+        with self._lock:
+            found = self._database.execute(
+                "SELECT state, position, payload FROM release WHERE release = ?", (release,)
+            ).fetchone()
+        return ReleaseRow(*found) if found else None
+
+    def head(self) -> str:
+        """Return the signed note of the current head."""
+        with self._lock:
+            return str(self._database.execute("SELECT note FROM head").fetchone()[0])
+
+    def receipt(self) -> Receipt | None:
+        """Return the last receipt of the coordinator, if any."""
+        with self._lock:
+            found = self._database.execute("SELECT body FROM receipt").fetchone()
+        return SignedReceipt.model_validate_json(found[0]).receipt if found else None
+
+    def consistency_proof(self, first: int) -> list[str]:
+        """Return the proof, as hexadecimal hashes, that the head extends the tree of `first` entries."""
+        with self._lock:
+            return [node.hex() for node in self._tree.consistency_proof(min(first, self._tree.size))]
+
+    def journal(self) -> Iterator[JournalNote]:
+        """Yield the local journal, oldest first; never to be sent anywhere."""
+        with self._lock:
+            bodies = self._database.execute("SELECT body FROM entry WHERE log = 'journal' ORDER BY position").fetchall()
+        return (JournalNote.model_validate_json(body) for (body,) in bodies)
+
+    def close(self) -> None:
+        """Close the file; what was acknowledged stays."""
+        with self._lock:
+            self._broken = True
+            self._database.close()
+
+    @contextmanager
+    def _commit(self) -> Iterator[None]:
+        """Run one transaction; on any failure but a refusal of the account, close the ledger for good."""
+        with self._lock:
+            if self._broken:
+                raise LedgerDamaged(f"the ledger of '{self._site}' is closed", next_step="Start the gate again.")
+            size = self._tree.size
+            try:
+                with self._database:
+                    yield
+            except FedHealthError:
+                if self._tree.size != size:
+                    self._broken = True
+                raise
+            except apsw.Error as error:
+                self._broken = True
+                raise LedgerDamaged(
+                    f"the ledger of '{self._site}' could not be written",
+                    got=f"{type(error).__name__}: {error}",
+                    next_step="Free disk space or repair the disk, then start the gate again; nothing left uncharged.",
+                ) from error
+            except BaseException:
+                self._broken = True
+                raise
+
+    def _append(self, entry: Entry, notes: Iterable[JournalNote] = ()) -> int:
+        self.account.apply(entry)
+        for note in notes:
+            self._insert("journal", self._journal, note)
+        salt, size = secrets.token_bytes(32), self._journal.size
+        commitment = journal_commitment(salt, self._journal.root(), size)
+        position = self._insert("ledger", self._tree, entry.model_copy(update={"journal": commitment}))
+        self._database.execute("INSERT INTO opening VALUES (?, ?, ?)", (position, salt, size))
+        checkpoint = Checkpoint(site=self._site, size=self._tree.size, root=self._tree.root().hex())
+        self._database.execute(
+            "INSERT INTO head VALUES (1, ?) ON CONFLICT (only) DO UPDATE SET note = excluded.note",
+            (sign_checkpoint(checkpoint, self._key),),
+        )
+        return position
+
+    def _insert(self, log: Literal["ledger", "journal"], tree: MerkleTree, value: BaseModel) -> int:
+        body = canonical_bytes(value)
+        position, leaf = tree.size, leaf_hash(body)
+        self._database.execute("INSERT INTO entry VALUES (?, ?, ?, ?)", (log, position, body, leaf))
+        tree.append(leaf)
+        return position
+
+    def _load(self) -> None:
+        wrong = LedgerDamaged(
+            f"the ledger of '{self._site}' does not match its signed head",
+            next_step="Find the first bad entry with `fedhealth audit verify`, and restore the ledger.",
+        )
+        for position, (body, leaf) in enumerate(self._bodies("ledger")):
+            if leaf_hash(body) != leaf:
+                raise wrong
+            try:
+                entry = ENTRY.validate_json(body)
+            except ValueError as error:
+                raise wrong from error
+            if position == 0 and (not isinstance(entry, Created) or entry.site != self._site):
+                raise LedgerDamaged(
+                    f"the ledger is not of site '{self._site}'",
+                    got="a first entry of another site",
+                    next_step="Check which state folder belongs to which site.",
+                )
+            self.account.apply(entry)
+            self._tree.append(leaf)
+        for body, leaf in self._bodies("journal"):
+            if leaf_hash(body) != leaf:
+                raise wrong
+            self._journal.append(leaf)
+        head = self._database.execute("SELECT note FROM head").fetchone()
+        if head is None or self._tree.size == 0:
+            raise wrong
+        checkpoint = open_checkpoint(head[0], self._site, self._key.public_key())
+        if (checkpoint.size, checkpoint.root) != (self._tree.size, self._tree.root().hex()):
+            raise wrong
+
+    def _bodies(self, log: str) -> Iterator[tuple[bytes, bytes]]:
+        rows = self._database.execute("SELECT body, leaf FROM entry WHERE log = ? ORDER BY position", (log,))
+        for body, leaf in rows:
+            yield body, leaf
+
+
+def _prepare(database: apsw.Connection) -> None:
+    database.pragma("locking_mode", "exclusive")
+    database.pragma("journal_mode", "wal")
+    database.pragma("synchronous", "full")
+    if database.pragma("synchronous") != 2:
+        raise LedgerDamaged("this SQLite does not offer synchronous=FULL", next_step="Install the pinned apsw.")

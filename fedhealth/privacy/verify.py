@@ -1,0 +1,265 @@
+"""Verify a ledger offline: one file, no key but the one it names, no torch, nothing of the site running.
+
+The verifier works on a copy, in this order: the checksum of every page of the file; every entry in turn (its
+canonical form, its leaf, the account it adds up to, its commitment to the journal); the root against the signed
+head; the rows of releases against the entries. It names the first entry that is wrong. Who holds the ledger's key
+could still write another history: compare the printed key with the one certified when the site joined, and the
+head with the coordinator's receipts.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from fedhealth.canonical import canonical_bytes
+from fedhealth.errors import FedHealthError, LedgerDamaged
+from fedhealth.privacy.accountant import epsilon_of
+from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint
+from fedhealth.privacy.entries import ENTRY, Account, Created, JournalNote, Stored, share
+from fedhealth.privacy.ledger import SCHEMA, connect, journal_commitment
+from fedhealth.privacy.merkle import MerkleTree, leaf_hash
+from fedhealth.privacy.release import Cohort
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What one side of a data set has used; `epsilon` is for all releases together, at the budget's delta."""
+
+    data_set: str
+    cohort: Cohort
+    epsilon_spent: float
+    epsilon_cap: float
+    delta: float
+    share_spent: float
+    share_set_aside: float
+
+
+@dataclass(frozen=True)
+class VerifiedLedger:
+    """What an intact ledger says.
+
+    Attributes:
+        head: its signed head.
+        ledger_key: the key that signs it, 64 hexadecimal digits; compare it with the certified one.
+        unsafe_test_site: the site uses known noise and protects nobody.
+        releases: releases charged.
+        witnessed: size of the last head that the coordinator has countersigned, 0 if none.
+        spending: per data set and side.
+    """
+
+    head: Checkpoint
+    ledger_key: str
+    unsafe_test_site: bool
+    releases: int
+    witnessed: int
+    spending: tuple[Spending, ...]
+
+
+def verify_ledger(path: Path) -> VerifiedLedger:
+    """Verify the ledger at `path`.
+
+    Args:
+        path: a ledger's SQLite file, or the state folder that holds `ledger.sqlite`.
+
+    Raises:
+        LedgerDamaged: naming the first bad entry.
+        IdentityInvalid: the head's signature is wrong.
+    """
+    path = path / "ledger.sqlite" if path.is_dir() else path
+    if not path.is_file():
+        raise LedgerDamaged(f"there is no ledger at {path}", next_step="Give a site's state folder or its ledger file.")
+    with tempfile.TemporaryDirectory(prefix="fedhealth-verify-") as folder:
+        copy = Path(folder) / "ledger.sqlite"
+        try:
+            shutil.copyfile(path, copy)
+            log = path.with_name(path.name + "-wal")
+            if log.exists():
+                shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
+            damaged_page = _first_damaged_page(copy)
+            database = connect(copy, apsw.SQLITE_OPEN_READWRITE)
+            try:
+                return _verify(database, damaged_page)
+            finally:
+                database.close()
+        except (apsw.Error, OSError) as error:
+            raise _bad(0, f"the file cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _verify(database: apsw.Connection, damaged_page: int | None) -> VerifiedLedger:
+    account, tree = Account(), MerkleTree()
+    journal = _journal_roots(database)
+    for position in range(_count(database, "ledger")):
+        try:
+            entry = _checked_entry(database, position, journal)
+            account.apply(entry)
+        except FedHealthError as error:
+            raise error if isinstance(error, LedgerDamaged) and error.got else _bad(position, error.what) from error
+        except (apsw.Error, ValueError, TypeError) as error:
+            raise _bad(position, f"it cannot be read ({type(error).__name__})") from error
+        tree.append(leaf_hash(canonical_bytes(entry)))
+    if damaged_page is not None:
+        raise _bad(tree.size, f"page {damaged_page} of the file was changed outside the entries")
+    if account.created is None:
+        raise _bad(0, "there is no entry")
+    created: Created = account.created
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(created.ledger_key))
+    note = database.execute("SELECT note FROM head").fetchone()
+    if note is None:
+        raise _bad(tree.size, "there is no signed head")
+    head = open_checkpoint(note[0], created.site, key)
+    if head.size != tree.size:
+        raise _bad(min(head.size, tree.size), f"{tree.size} entries stand under a signed head of {head.size}")
+    if head.root != tree.root().hex():
+        raise _bad(0, "the entries do not add up to the signed head")
+    _check_schema(database)
+    _check_rows(database, account, tree.size)
+    return VerifiedLedger(
+        head=head,
+        ledger_key=created.ledger_key,
+        unsafe_test_site=created.unsafe_test_site,
+        releases=len(account.reserved),
+        witnessed=_check_receipt(database, created.site, tree),
+        spending=tuple(_spending(account)),
+    )
+
+
+def _checked_entry(database: apsw.Connection, position: int, journal: list[bytes]) -> "ENTRY":  # type: ignore[valid-type]
+    found = database.execute(
+        "SELECT body, leaf FROM entry WHERE log = 'ledger' AND position = ?", (position,)
+    ).fetchone()
+    if found is None:
+        raise _bad(position, "it is missing")
+    body, leaf = found
+    if leaf_hash(body) != leaf:
+        raise _bad(position, "its content does not match its hash")
+    entry = ENTRY.validate_json(body)
+    if canonical_bytes(entry) != body:
+        raise _bad(position, "it is not in canonical form")
+    opening = database.execute("SELECT salt, journal_size FROM opening WHERE position = ?", (position,)).fetchone()
+    if opening is None or not 0 <= opening[1] < len(journal):
+        raise _bad(position, "its commitment to the journal cannot be opened")
+    if journal_commitment(opening[0], journal[opening[1]], opening[1]) != entry.journal:
+        raise _bad(position, "the local journal before it was changed")
+    return entry
+
+
+def _journal_roots(database: apsw.Connection) -> list[bytes]:
+    """Return the journal's root at every size; a damaged journal ends early, and its commitments then fail."""
+    tree = MerkleTree()
+    roots = [tree.root()]
+    try:
+        for body, leaf in database.execute("SELECT body, leaf FROM entry WHERE log = 'journal' ORDER BY position"):
+            if leaf_hash(body) != leaf or canonical_bytes(JournalNote.model_validate_json(body)) != body:
+                break
+            tree.append(leaf)
+            roots.append(tree.root())
+    except (apsw.Error, ValueError):
+        pass
+    return roots
+
+
+def _count(database: apsw.Connection, log: str) -> int:
+    """Return one more than the highest position that can be read, so that a gap is met and named."""
+    found = database.execute("SELECT max(position) FROM entry WHERE log = ?", (log,)).fetchone()
+    return 0 if found is None or found[0] is None else int(found[0]) + 1
+
+
+def _check_schema(database: apsw.Connection) -> None:
+    reference = apsw.Connection(":memory:")
+    reference.execute(SCHEMA)
+    query = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
+    if database.execute(query).fetchall() != reference.execute(query).fetchall():
+        raise _bad(0, "the file's schema is not that of a ledger")
+
+
+def _check_rows(database: apsw.Connection, account: Account, size: int) -> None:
+    seen = set()
+    for release, position, state, payload in database.execute("SELECT release, position, state, payload FROM release"):
+        reserved, stored = account.reserved.get(release), account.stored.get(release)
+        if reserved is None or position >= size:
+            raise _bad(min(position, size), f"release {release[:12]} stands in the rows but was never charged")
+        if (stored is not None) != (state in ("stored", "sent")):
+            raise _bad(position, f"release {release[:12]} is '{state}' against what the entries say")
+        if (payload is not None) != (state == "stored"):
+            raise _bad(position, f"the payload of release {release[:12]} is missing or was kept")
+        if payload is not None and not _is_payload(payload, stored):
+            raise _bad(position, f"the payload of release {release[:12]} was changed")
+        seen.add(release)
+    if missing := account.reserved.keys() - seen:
+        raise _bad(size, f"the row of release {min(missing)[:12]} is missing")
+
+
+def _is_payload(payload: bytes, stored: Stored | None) -> bool:
+    return stored is not None and (
+        (len(payload), hashlib.sha256(payload).hexdigest()) == (stored.payload_bytes, stored.payload_sha256)
+    )
+
+
+def _check_receipt(database: apsw.Connection, site: str, tree: MerkleTree) -> int:
+    found = database.execute("SELECT body FROM receipt").fetchone()
+    if found is None:
+        return 0
+    receipt = SignedReceipt.model_validate_json(found[0]).receipt
+    if (
+        receipt.site != site
+        or receipt.size > tree.size
+        or tree.root(receipt.size).hex() != receipt.root
+    ):
+        raise _bad(min(receipt.size, tree.size), "the coordinator's receipt is for another history")
+    return receipt.size
+
+
+def _spending(account: Account) -> list[Spending]:
+    lines = []
+    assert account.created is not None  # noqa: S101 - checked by the caller
+    for data_set, budget in account.created.budgets.items():
+        for cohort in ("training", "held-out"):
+            total = None
+            for study, approval in account.approved.items():
+                part = account.spent(study, cohort) if approval.data_set == data_set else None
+                if part is not None:
+                    total = part if total is None else total + part
+            aside = account.committed(data_set, cohort)
+            lines.append(
+                Spending(
+                    data_set=data_set,
+                    cohort=cohort,
+                    epsilon_spent=epsilon_of(total, budget.delta) if total else 0.0,
+                    epsilon_cap=budget.epsilon,
+                    delta=budget.delta,
+                    share_spent=share(total, budget) if total else 0.0,
+                    share_set_aside=share(aside, budget) if aside else 0.0,
+                )
+            )
+    return lines
+
+
+def _first_damaged_page(path: Path) -> int | None:
+    """Return the number of the first page whose checksum is wrong, counted from 1."""
+    raw = path.read_bytes()
+    if len(raw) < 512 or raw[20] != 8:
+        return 1
+    size = int.from_bytes(raw[16:18], "big")
+    size = 65536 if size == 1 else size
+    if size < 512 or len(raw) % size:
+        return 1
+    checker = connect(Path(":memory:"), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    for number in range(len(raw) // size):
+        page = raw[number * size : (number + 1) * size]
+        if checker.execute("SELECT verify_checksum(?)", (page,)).fetchone() != (1,):
+            return number + 1
+    return None
+
+
+def _bad(position: int, why: str) -> LedgerDamaged:
+    return LedgerDamaged(
+        f"the ledger was changed: first bad entry is number {position}",
+        got=why,
+        wanted="entries, journal and rows that add up to the signed head",
+        next_step="Keep this file as evidence, and restore the ledger from its backup.",
+    )

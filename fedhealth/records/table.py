@@ -1,0 +1,173 @@
+"""Read a hospital's table and turn it into what a model takes.
+
+Scaling uses the protocol's public ranges only. A cell is a number, a word, or blank; a number outside its range is
+clamped; a word outside its categories counts as missing. Text in a numeric column stops everything before the study
+is approved, with the line and the column, never the value.
+
+Invariant: nothing here depends on more than one patient at a time, but for the order of the rows.
+"""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhealth.errors import DataUnusable
+from fedhealth.records.split import is_held_out
+from fedhealth.study.protocol import CategoryFeature, Feature, NumberFeature, Study
+
+_BLANKS = frozenset({"", "na", "nan", "null", "none", "?"})
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one side of a data set.
+
+    Attributes:
+        features: shape (records, study.dimension), within [-1, 1].
+        labels: shape (records,), 0.0 or 1.0.
+        patients: shape (records,), for each record the index of its patient, 0 to patient_count - 1.
+        patient_count: number of patients; it must not leave the gate.
+    """
+
+    features: NDArray[np.float64]
+    labels: NDArray[np.float64]
+    patients: NDArray[np.int64]
+    patient_count: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file as read: its columns, and its rows with their line numbers."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV file with a header.
+
+    Args:
+        path: UTF-8, comma-separated, one header line.
+
+    Raises:
+        DataUnusable: missing, unreadable, without rows, or a row of another length; nothing of a value is shown.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.reader(lines, strict=True)
+            header = next(reader, [])
+            rows = tuple((reader.line_num, tuple(cell.strip() for cell in row)) for row in reader if row)
+    except OSError as error:
+        raise DataUnusable(
+            f"the data file {path} cannot be read",
+            got=error.strerror or "an error",
+            next_step="Check `file` in site.toml and the permissions of the gate's user.",
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataUnusable(
+            f"the data file {path} is not a CSV file in UTF-8",
+            got=type(error).__name__,
+            next_step="Export it again as CSV, UTF-8, with a header.",
+        ) from error
+    if len(set(header)) != len(header) or not header:
+        raise DataUnusable(f"the header of {path} is empty or names a column twice", next_step="Correct the header.")
+    if not rows:
+        raise DataUnusable(f"the data file {path} has no rows", next_step="Export it again.")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataUnusable(
+                f"line {line} of {path} is not like the header",
+                got=f"{len(row)} cells",
+                wanted=f"{len(header)}",
+                next_step="Correct the line or export the file again.",
+            )
+    return Table(path, tuple(header), rows)
+
+
+def prepare_records(
+    table: Table, study: Study, patient_column: str, split_key: bytes
+) -> tuple[Records, Records]:
+    """Return the training side and the held-out side of a table, as the study wants them.
+
+    Rows without an endpoint or without a patient are left out.
+
+    Args:
+        table: the whole table.
+        study: names columns, ranges and the held-out fraction.
+        patient_column: names the patient.
+        split_key: 32 bytes.
+
+    Raises:
+        DataUnusable: a column is missing, or a cell that must be a number is not.
+    """
+    wanted = [feature.column for feature in study.features] + [study.endpoint.column, patient_column]
+    if missing := [column for column in wanted if column not in table.columns]:
+        raise DataUnusable(
+            f"the data file {table.path} lacks what study '{study.name}' asks for",
+            got=f"columns {', '.join(table.columns)}",
+            wanted=f"also {', '.join(missing)}",
+            next_step="Add the columns, or tell the researcher that this site cannot take part.",
+        )
+    place = {column: table.columns.index(column) for column in wanted}
+    sides: tuple[list[tuple[str, list[float], float]], ...] = ([], [])
+    for line, row in table.rows:
+        outcome = _number(row[place[study.endpoint.column]], table, line, study.endpoint.column)
+        patient = row[place[patient_column]]
+        inputs = [
+            value
+            for feature in study.features
+            for value in _inputs(feature, row[place[feature.column]], table, line)
+        ]
+        if outcome is None or not patient:
+            continue
+        held_out = is_held_out(split_key, patient, study.evaluation.held_out_fraction)
+        sides[held_out].append((patient, inputs, float(outcome > study.endpoint.positive_above)))
+    return _pack(sides[0], study.dimension), _pack(sides[1], study.dimension)
+
+
+def _pack(side: list[tuple[str, list[float], float]], dimension: int) -> Records:
+    names = {patient: index for index, patient in enumerate(dict.fromkeys(patient for patient, _, _ in side))}
+    return Records(
+        features=np.array([inputs for _, inputs, _ in side], dtype=np.float64).reshape(len(side), dimension),
+        labels=np.array([label for _, _, label in side], dtype=np.float64),
+        patients=np.array([names[patient] for patient, _, _ in side], dtype=np.int64),
+        patient_count=len(names),
+    )
+
+
+def _inputs(feature: Feature, cell: str, table: Table, line: int) -> list[float]:
+    if isinstance(feature, CategoryFeature):
+        inputs = [float(cell == category) for category in feature.categories]
+        absent = not any(inputs)
+    else:
+        value = _number(cell, table, line, feature.column)
+        absent = value is None or value in feature.missing_values
+        inputs = [_scaled(feature, feature.impute if value is None or absent else value)]
+    return [*inputs, float(absent)] if feature.missing_indicator else inputs
+
+
+def _scaled(feature: NumberFeature, value: float) -> float:
+    low, high = feature.range
+    return 2 * (min(max(value, low), high) - low) / (high - low) - 1
+
+
+def _number(cell: str, table: Table, line: int, column: str) -> float | None:
+    if cell.lower() in _BLANKS:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataUnusable(
+            f"line {line}, column '{column}' of {table.path} cannot be used",
+            got="text or a number that is not finite",
+            wanted="a number, or a blank where it was not measured",
+            next_step="Correct the cell.",
+        )
+    return value

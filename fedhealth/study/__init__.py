@@ -1,0 +1,1 @@
+"""What a study is: the protocol a researcher writes, its canonical bytes, its digest and its signature."""

@@ -1,0 +1,221 @@
+"""The study protocol: one TOML file that says everything a site must know before it takes part.
+
+A protocol is data, never code: features with public ranges or categories, a model and a task from closed lists,
+training and privacy parameters. Ranges come from the protocol and never from patients, so that scaling reveals
+nothing. Its canonical bytes give the study's digest; whoever changes one byte asks for another study.
+
+What it costs is in `fedhealth.study.plan`; whether a site allows it, in `fedhealth.policy`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from fedhealth.canonical import canonical_bytes, digest_of
+from fedhealth.config import read_toml
+
+StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
+Column = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NumberFeature(_Part):
+    """A measured quantity, scaled linearly from its public range to [-1, 1] and clamped there.
+
+    Attributes:
+        column: name of the column in the data set.
+        unit: for people.
+        range: lowest and highest value that count; values outside are clamped, at every site alike.
+        missing_values: numbers that mean "not measured", beside blank cells.
+        impute: the value put in place of a missing one, within the range.
+        missing_indicator: add a feature that is 1 where the value was missing, else 0.
+    """
+
+    kind: Literal["number"]
+    column: Column
+    unit: Text
+    range: tuple[Real, Real]
+    missing_values: tuple[Real, ...] = ()
+    impute: Real
+    missing_indicator: bool = False
+
+    @model_validator(mode="after")
+    def _range_runs_upwards(self) -> Self:
+        low, high = self.range
+        if not low < high:
+            raise ValueError(f"range of '{self.column}' is [{low}, {high}], wanted the lower value first")
+        if not low <= self.impute <= high:
+            raise ValueError(f"impute of '{self.column}' is {self.impute}, wanted a value within [{low}, {high}]")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs this feature becomes."""
+        return 1 + self.missing_indicator
+
+
+class CategoryFeature(_Part):
+    """A closed list of words, one model input each (1 or 0); a missing value is all zeros.
+
+    Attributes:
+        column: name of the column in the data set.
+        categories: the words, spelled as in the data set. Another word counts as missing and is reported locally.
+        missing_indicator: add a feature that is 1 where the value was missing, else 0.
+    """
+
+    kind: Literal["category"]
+    column: Column
+    categories: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
+    missing_indicator: bool = False
+
+    @model_validator(mode="after")
+    def _categories_differ(self) -> Self:
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError(f"categories of '{self.column}' repeat a word")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs this feature becomes."""
+        return len(self.categories) + self.missing_indicator
+
+
+Feature = Annotated[NumberFeature | CategoryFeature, Field(discriminator="kind")]
+
+
+class BinaryEndpoint(_Part):
+    """Yes or no, read from a number: yes when it is above a threshold.
+
+    Attributes:
+        column: name of the column in the data set; a patient without a value is not in the study.
+        positive_above: the patient has the condition when the value is greater than this.
+        positive: what yes means, in words.
+    """
+
+    kind: Literal["binary"]
+    column: Column
+    positive_above: Real
+    positive: Text
+
+
+class LogisticRegression(_Part):
+    """One linear layer and a logistic output; starts from zero."""
+
+    kind: Literal["logistic-regression"]
+
+
+class Training(_Part):
+    """How the model is trained; full batch, one step a round, every step charged.
+
+    Attributes:
+        rounds: number of rounds, each one release per site.
+        learning_rate: step length on the clipped mean gradient.
+        l2_clip_norm: the most one patient's gradient may measure.
+        strategy: how the coordinator combines, by its name in Flower.
+        server_momentum: momentum of "fedavgm", in [0, 1); 0 for "fedavg".
+    """
+
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+    l2_clip_norm: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
+    strategy: Literal["fedavg", "fedavgm"] = "fedavg"
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _momentum_has_a_strategy(self) -> Self:
+        if (self.strategy == "fedavgm") != (self.server_momentum > 0):
+            raise ValueError("server_momentum is for strategy 'fedavgm', which needs one above 0")
+        return self
+
+
+class Evaluation(_Part):
+    """How the result is measured, once, on patients the model has never seen.
+
+    Attributes:
+        held_out_fraction: the share of patients kept from training; membership is decided for each patient alone.
+        too_wide: no figure is published where its 95 % interval is wider than this to each side.
+    """
+
+    held_out_fraction: Annotated[float, Field(gt=0, lt=1)]
+    too_wide: Annotated[float, Field(gt=0, le=0.5)] = 0.15
+
+
+class Privacy(_Part):
+    """What the study may cost a patient, at most.
+
+    Attributes:
+        unit: who is protected: one patient, with all records.
+        delta: for the training and the evaluation, each on its own patients.
+        training_epsilon: for all rounds together, for a patient in training.
+        evaluation_epsilon: for all figures together, for a held-out patient.
+    """
+
+    unit: Literal["patient"]
+    delta: Annotated[float, Field(ge=1e-12, le=0.01)]
+    training_epsilon: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
+    evaluation_epsilon: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
+
+
+class Study(_Part):
+    """A whole study protocol.
+
+    Attributes:
+        format: version of this format.
+        name: a short name in lower case.
+        title: one line for people.
+        task: what kind of question it is, from a closed list that policies refer to.
+        purpose: why patients' data may be used for this.
+        legal_basis: on what legal ground.
+        data_set: which data set of each site is asked for.
+        min_declared_patients: sites that declare fewer are not asked.
+    """
+
+    format: Literal[1]
+    name: StudyName
+    title: Text
+    task: Literal["diagnosis"]
+    purpose: Text
+    legal_basis: Text
+    data_set: StudyName
+    min_declared_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
+    features: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=1000)]
+    endpoint: BinaryEndpoint
+    model: LogisticRegression
+    training: Training
+    evaluation: Evaluation
+    privacy: Privacy
+
+    @model_validator(mode="after")
+    def _columns_are_distinct(self) -> Self:
+        columns = [feature.column for feature in self.features]
+        repeated = sorted({column for column in columns if columns.count(column) > 1})
+        if repeated:
+            raise ValueError(f"features name a column twice: {', '.join(repeated)}")
+        if self.endpoint.column in columns:
+            raise ValueError(f"the endpoint '{self.endpoint.column}' is among the features")
+        return self
+
+    @property
+    def dimension(self) -> int:
+        """Number of model inputs."""
+        return sum(feature.width for feature in self.features)
+
+    @property
+    def digest(self) -> str:
+        """The study's name to every machine: digest of its canonical bytes."""
+        return digest_of("study", canonical_bytes(self))
+
+
+def load_study(path: Path) -> Study:
+    """Read a protocol file.
+
+    Raises:
+        ConfigInvalid: missing, not TOML, or not a protocol; says where and what was wanted.
+    """
+    return read_toml(path, Study, "study protocol")

@@ -1,0 +1,70 @@
+"""A study signed by a researcher: what travels, and what a gate accepts.
+
+The signature is Ed25519 over the study's canonical bytes under the domain "study". Which researchers a site
+trusts is pinned at the site; a coordinator cannot invent one.
+"""
+
+from typing import Annotated
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from fedhealth.canonical import CANONICAL_VERSION, canonical_bytes
+from fedhealth.errors import IdentityInvalid
+from fedhealth.study.protocol import Study
+
+MAX_SIGNED_STUDY_BYTES = 512 * 1024
+
+
+class SignedStudy(BaseModel):
+    """A study, the public key of the researcher who signed it, and the signature.
+
+    Attributes:
+        study: the protocol.
+        researcher: raw Ed25519 public key, 64 hexadecimal digits.
+        signature: 128 hexadecimal digits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    study: Study
+    researcher: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+
+
+def sign_study(study: Study, key: Ed25519PrivateKey) -> bytes:
+    """Return the canonical bytes of the signed study."""
+    signed = SignedStudy(
+        study=study,
+        researcher=key.public_key().public_bytes_raw().hex(),
+        signature=key.sign(_message(study)).hex(),
+    )
+    return canonical_bytes(signed)
+
+
+def open_signed_study(data: bytes) -> SignedStudy:
+    """Return the signed study if its signature holds and its bytes are canonical.
+
+    Raises:
+        IdentityInvalid: too large, malformed, or the signature is not the researcher's.
+    """
+    try:
+        if len(data) > MAX_SIGNED_STUDY_BYTES:
+            raise ValueError("too large")
+        signed = SignedStudy.model_validate_json(data)
+        if canonical_bytes(signed) != data:
+            raise ValueError("not canonical")
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signed.researcher))
+        key.verify(bytes.fromhex(signed.signature), _message(signed.study))
+    except (ValidationError, ValueError, InvalidSignature) as error:
+        raise IdentityInvalid(
+            "the signed study cannot be trusted",
+            got="bytes that are malformed, changed, or signed by another key",
+            wanted=f"a study of canonical form {CANONICAL_VERSION} with its researcher's Ed25519 signature",
+            next_step="Ask the researcher to sign and submit the protocol again.",
+        ) from error
+    return signed
+
+
+def _message(study: Study) -> bytes:
+    return f"fedhealth/{CANONICAL_VERSION}/study\0".encode() + canonical_bytes(study)

@@ -1,0 +1,1 @@
+"""The training engine: the only privacy code that imports torch."""
