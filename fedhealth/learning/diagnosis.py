@@ -14,18 +14,16 @@ from fedhealth.learning.plan import CONFUSION_CELLS, Step, encode_release
 from fedhealth.privacy.release import StepName
 from fedhealth.privacy.stream import KeyedStream
 from fedhealth.records.table import Records
-from fedhealth.training.per_patient import model_outputs, per_patient_gradients
+from fedhealth.training.per_patient import RowwiseLinear, model_outputs, per_patient_gradients
 
 StepFunction = Callable[[Step, NDArray[np.float64], Records, KeyedStream], tuple[bytes, int]]
 """Returns the payload, and the number of patients that counted as zero, which must stay in the gate."""
 
 
-def train(
-    step: Step, weights: NDArray[np.float64], records: Records, stream: KeyedStream
-) -> tuple[bytes, int]:
+def train(step: Step, weights: NDArray[np.float64], records: Records, stream: KeyedStream) -> tuple[bytes, int]:
     """Release the noisy sum of the patients' clipped gradients of the logistic loss."""
     gradients = per_patient_gradients(
-        _logistic_model(step.input_length - 1),
+        RowwiseLinear(step.input_length - 1),
         weights,
         _logistic_loss,
         records.features,
@@ -37,31 +35,25 @@ def train(
     return encode_release(step.mechanism.add_noise(total, stream)), zeroed
 
 
-def evaluate(
-    step: Step, weights: NDArray[np.float64], records: Records, stream: KeyedStream
-) -> tuple[bytes, int]:
+def evaluate(step: Step, weights: NDArray[np.float64], records: Records, stream: KeyedStream) -> tuple[bytes, int]:
     """Release the noisy confusion table; a patient is judged by the mean score of the patient's records.
 
     A patient counts as ill when any record says so, and as called ill when the mean score is above zero.
     """
-    scores = model_outputs(_logistic_model(step.input_length - 1), weights, records.features)[:, 0]
+    scores = model_outputs(RowwiseLinear(step.input_length - 1), weights, records.features)[:, 0]
     with np.errstate(all="ignore"):
         count = np.bincount(records.patients, minlength=records.patient_count)
         mean = np.bincount(records.patients, weights=scores, minlength=records.patient_count) / count
-    ill = np.bincount(records.patients, weights=records.labels, minlength=records.patient_count) > 0
-    called = mean > 0
+    positives = np.bincount(records.patients, weights=records.labels, minlength=records.patient_count)
+    ill, called = positives > 0, mean > 0
     cells = np.stack([called & ill, called & ~ill, ~called & ~ill, ~called & ill], axis=1).astype(np.float64)
     assert cells.shape[1] == len(CONFUSION_CELLS)  # noqa: S101 - the order is the plan's
-    cells[~np.isfinite(mean)] = np.nan
+    cells[~np.isfinite(mean) | np.isnan(positives)] = np.nan
     total, zeroed = step.mechanism.clip_and_sum(cells)
     return encode_release(step.mechanism.add_noise(total, stream)), zeroed
 
 
 STEPS: Mapping[StepName, StepFunction] = MappingProxyType({"train": train, "evaluate": evaluate})
-
-
-def _logistic_model(inputs: int) -> torch.nn.Module:
-    return torch.nn.utils.skip_init(torch.nn.Linear, inputs, 1, dtype=torch.float64)
 
 
 def _logistic_loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

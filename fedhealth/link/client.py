@@ -141,9 +141,7 @@ async def _one_stream(
 class _Answering:
     """Answers the asks of one stream; owns the tasks in which services run."""
 
-    def __init__(
-        self, services: Mapping[str, Service], frames: FrameStream, on_ready: Callable[[], None]
-    ) -> None:
+    def __init__(self, services: Mapping[str, Service], frames: FrameStream, on_ready: Callable[[], None]) -> None:
         self.mismatch: ProtocolMismatch | None = None
         self._services, self._frames, self._on_ready = services, frames, on_ready
         self._tasks: set[asyncio.Task[None]] = set()

@@ -132,9 +132,7 @@ def pack(header: BaseModel, body: bytes = b"") -> bytes:
     """
     head = canonical_bytes(header)
     if len(head) > MAX_HEADER_BYTES or len(body) > MAX_BODY_BYTES:
-        raise FrameInvalid(
-            "a frame is too large", got=f"{len(body)} bytes", wanted=f"at most {MAX_BODY_BYTES}"
-        )
+        raise FrameInvalid("a frame is too large", got=f"{len(body)} bytes", wanted=f"at most {MAX_BODY_BYTES}")
     return struct.pack("!I", len(head)) + head + body
 
 

@@ -101,8 +101,8 @@ class LinkServer:
                 wanted="a free port of this machine",
                 next_step="Stop the program that uses it (ss -ltnp shows which), or choose another port.",
             )
-        await server.start()
         self._server = server
+        await server.start()
         return port
 
     async def stop(self) -> None:
@@ -230,9 +230,7 @@ class LinkServer:
 class _SiteStream:
     """One stream of one site, and the asks that wait on it."""
 
-    def __init__(
-        self, site: str, context: aio.ServicerContext, on_ready: Callable[["_SiteStream"], None]
-    ) -> None:
+    def __init__(self, site: str, context: aio.ServicerContext, on_ready: Callable[["_SiteStream"], None]) -> None:
         self.site = site
         self.replaced = False
         session = SessionEnd(Role.COORDINATOR, secrets.token_bytes(SESSION_ID_BYTES))

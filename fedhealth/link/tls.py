@@ -15,6 +15,7 @@ import logging
 import os
 
 os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES256-GCM-SHA384"  # before grpc is loaded; see above
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or each refused handshake is a line on stderr
 
 import grpc as grpc
 from grpc import aio as aio

@@ -29,9 +29,10 @@ from fedhealth.pki.identity import (
     check_leaf,
     check_name,
     coordinator_dns_name,
+    holder_of,
     parse_certificate,
 )
-from fedhealth.pki.secret_file import PUBLIC_MODE, create_file, read_file, read_secret
+from fedhealth.secret_file import PUBLIC_MODE, create_file, read_file, read_secret
 
 ROOT_KEY_FILE = "root.key"
 ROOT_LIFETIME = timedelta(days=3653)
@@ -64,7 +65,7 @@ def create_authority(directory: Path, federation: str, now: datetime) -> "Author
             next_step="Use the authority that is there, or choose another folder.",
         )
     key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"FedHealth root of {federation}")])
+    name = _name(federation)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     certificate = (
         _builder(name, name, key.public_key(), now, ROOT_LIFETIME)
@@ -79,9 +80,7 @@ def create_authority(directory: Path, federation: str, now: datetime) -> "Author
         .add_extension(identifier, critical=False)
         .sign(key, hashes.SHA384())
     )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     create_file(directory / ROOT_KEY_FILE, pem)
     create_file(directory / ROOT_FILE, certificate.public_bytes(serialization.Encoding.PEM), PUBLIC_MODE)
     return Authority(federation, certificate, key)
@@ -145,6 +144,7 @@ class Authority:
             IdentityInvalid: the request's signature does not hold, the key is not P-256, the name is not of
                 this federation and role, or the lifetime does not fit.
         """
+        holder = holder_of(spiffe_id, self.federation, role)
         if isinstance(public_key, x509.CertificateSigningRequest):
             if not public_key.is_signature_valid:
                 raise IdentityInvalid("the signing request is not signed by its own key")
@@ -172,20 +172,27 @@ class Authority:
                 x509.DNSName("localhost"),
                 x509.IPAddress(ipaddress.IPv4Address("127.0.0.1")),
             ]
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, spiffe_id.rpartition("/")[2][:64])])
         leaf = (
-            _builder(subject, self.certificate.subject, requested, now, lifetime)
+            _builder(_name(holder), self.certificate.subject, requested, now, lifetime)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ROLE_USAGE[role]]), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA384())
         )
         check_leaf(leaf, self.federation, role)
         return leaf.public_bytes(serialization.Encoding.PEM)
+
+
+def _name(common_name: str) -> x509.Name:
+    """Return a name for people to read; nothing is decided by it."""
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "FedHealth"),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+        ]
+    )
 
 
 def _builder(

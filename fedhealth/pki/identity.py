@@ -1,6 +1,6 @@
 """What a TLS certificate of this federation looks like, and the three PEM texts that one end needs.
 
-Source: RFC 5280; SPIFFE X.509-SVID (exactly one URI name); the profile: P-256, not a CA,
+Source: RFC 5280; SPIFFE X.509-SVID (exactly one URI name). The profile: P-256, not a CA, and either
 `spiffe://<federation>/site/<id>` with EKU clientAuth only, or `spiffe://<federation>/coordinator` with EKU
 serverAuth only.
 
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fedhealth.errors import IdentityInvalid
-from fedhealth.pki.secret_file import create_file, read_file, read_secret
+from fedhealth.secret_file import create_file, read_file, read_secret
 
 CERTIFICATE_FILE = "tls.pem"
 KEY_FILE = "tls.key"
@@ -133,9 +133,7 @@ def create_tls_key(path: Path) -> ec.EllipticCurvePublicKey:
         IdentityInvalid: the file exists or cannot be created.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     create_file(path, pem)
     return key.public_key()
 
@@ -224,9 +222,7 @@ def check_leaf(certificate: x509.Certificate, federation: str, expected_role: Ro
         usages = list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
         is_ca = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
-        raise _wrong_profile(
-            "extensions", type(error).__name__, "one each of name, key usage and CA:FALSE"
-        ) from error
+        raise _wrong_profile("extensions", type(error).__name__, "one each of name, key usage and CA:FALSE") from error
     if is_ca:
         raise _wrong_profile("basic constraints", "a CA", "a leaf")
     if usages != [ROLE_USAGE[expected_role]]:
@@ -235,14 +231,27 @@ def check_leaf(certificate: x509.Certificate, federation: str, expected_role: Ro
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise _wrong_profile("URI names", str(len(uris)), "exactly one")
-    if expected_role is Role.COORDINATOR:
-        if uris[0] != coordinator_uri(federation):
-            raise _wrong_profile("URI name", repr(uris[0][:200]), coordinator_uri(federation))
-        return expected_role.value
+    return holder_of(uris[0], federation, expected_role)
+
+
+def holder_of(uri: str, federation: str, role: Role) -> str:
+    """Return the site's id, or "coordinator", that a URI name stands for.
+
+    Raises:
+        IdentityInvalid: it is not a name of this federation and role.
+
+    Example:
+        >>> holder_of("spiffe://heart/site/hungary", "heart", Role.SITE)
+        'hungary'
+    """
+    if role is Role.COORDINATOR:
+        if uri != coordinator_uri(federation):
+            raise _wrong_profile("URI name", repr(uri[:200]), coordinator_uri(federation))
+        return role.value
     prefix = f"spiffe://{check_name(federation)}/site/"
-    site = uris[0].removeprefix(prefix)
-    if not uris[0].startswith(prefix) or _NAME.fullmatch(site) is None:
-        raise _wrong_profile("URI name", repr(uris[0][:200]), f"{prefix}<id>")
+    site = uri.removeprefix(prefix)
+    if not uri.startswith(prefix) or _NAME.fullmatch(site) is None:
+        raise _wrong_profile("URI name", repr(uri[:200]), f"{prefix}<id>")
     return site
 
 

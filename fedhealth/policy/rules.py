@@ -4,6 +4,7 @@ The policy is looked at when a study is approved and again at every request; a s
 with the code `policy`, which says nothing about patients.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,7 +52,7 @@ def load_policy(folder: Path) -> Policy:
     return read_toml(folder / "policy.toml", Policy, "policy file")
 
 
-def check_policy(policy: Policy, signed: SignedStudy, pinned: dict[str, str]) -> None:
+def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str]) -> None:
     """Check a study against the policy.
 
     Args:
@@ -79,7 +80,12 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: dict[str, str]) ->
             f"epsilon {most}",
             f"at most {policy.max_epsilon_a_study}",
         ),
-        (study.data_set in policy.budget, "budget", f"data set '{study.data_set}'", f"one of {sorted(policy.budget)}"),
+        (
+            study.data_set in policy.budget,
+            "budget",
+            f"data set '{study.data_set}'",
+            f"one of {sorted(policy.budget)}",
+        ),
     )
     for holds, rule, got, wanted in rules:
         if not holds:

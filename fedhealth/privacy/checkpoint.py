@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import IdentityInvalid
 from fedhealth.privacy.release import Digest, SiteId
+from fedhealth.signing import sign, verify
 
 Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 
@@ -105,7 +106,7 @@ class Receipt(BaseModel):
 
 
 class SignedReceipt(BaseModel):
-    """A receipt and the witness's Ed25519 signature over its canonical bytes."""
+    """A receipt and the witness's Ed25519 signature over its canonical bytes, in the domain "receipt"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     receipt: Receipt
@@ -114,7 +115,7 @@ class SignedReceipt(BaseModel):
 
 def sign_receipt(receipt: Receipt, key: Ed25519PrivateKey) -> SignedReceipt:
     """Sign a receipt as witness."""
-    return SignedReceipt(receipt=receipt, signature=key.sign(canonical_bytes(receipt)).hex())
+    return SignedReceipt(receipt=receipt, signature=sign(key, "receipt", canonical_bytes(receipt)).hex())
 
 
 def open_receipt(signed: SignedReceipt, key: Ed25519PublicKey) -> Receipt:
@@ -123,13 +124,7 @@ def open_receipt(signed: SignedReceipt, key: Ed25519PublicKey) -> Receipt:
     Raises:
         IdentityInvalid: another key signed it, or nobody.
     """
-    try:
-        key.verify(bytes.fromhex(signed.signature), canonical_bytes(signed.receipt))
-    except InvalidSignature as error:
-        raise IdentityInvalid(
-            "a witness receipt is not signed by this federation's coordinator",
-            next_step="Check which coordinator this site was enrolled with.",
-        ) from error
+    verify(key, "receipt", canonical_bytes(signed.receipt), bytes.fromhex(signed.signature))
     return signed.receipt
 
 

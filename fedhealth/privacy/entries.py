@@ -108,13 +108,13 @@ class JournalNote(BaseModel):
 
     Attributes:
         kind: "alert" when a release went on in spite of something; "data" when a data set's content changed;
-            "failure" when a study was stopped here.
-        text: for the administrator; never a patient's id or value.
+            "failure" when a study was stopped here and "resumed" when it was not any more.
+        text: the study for the last two; else for the administrator. Never a patient's id or value.
         at: Unix time in milliseconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["alert", "data", "failure"]
+    kind: Literal["alert", "data", "failure", "resumed"]
     text: str
     at: Milliseconds
 

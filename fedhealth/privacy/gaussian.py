@@ -64,7 +64,7 @@ class GridGaussian:
                 raise ValueError(f"{name} must be in [1e-6, 1e6], got {value}")
         if not 1 <= self.dimension < 2**20:
             raise ValueError(f"dimension must be in [1, 2**20), got {self.dimension}")
-        if NOISE_STEPS <= self.noise_multiplier * math.sqrt(self.dimension) / 2:
+        if self.noise_multiplier * math.sqrt(self.dimension) / 2 >= NOISE_STEPS:
             raise ValueError(
                 f"noise multiplier {self.noise_multiplier} over {self.dimension} coordinates needs a finer grid "
                 f"than {NOISE_STEPS} steps"

@@ -189,7 +189,8 @@ class Ledger:
                 (canonical_bytes(signed),),
             )
             self._database.execute(
-                "UPDATE release SET state = 'witnessed' WHERE state = 'reserved' AND position < ?", (receipt.size,)
+                "UPDATE release SET state = 'witnessed' WHERE state = 'reserved' AND position < ?",
+                (receipt.size,),
             )
             self._database.executemany(
                 "UPDATE release SET state = 'sent', payload = NULL WHERE state = 'stored' AND release = ?",
@@ -198,9 +199,7 @@ class Ledger:
 
     def store(self, release: Digest, payload: bytes, notes: Iterable[JournalNote] = ()) -> None:
         """Make the payload of a witnessed release durable; only then may it leave."""
-        entry = Stored(
-            release=release, payload_sha256=hashlib.sha256(payload).hexdigest(), payload_bytes=len(payload)
-        )
+        entry = Stored(release=release, payload_sha256=hashlib.sha256(payload).hexdigest(), payload_bytes=len(payload))
         with self._commit():
             self._append(entry, notes)
             self._database.execute(
@@ -226,13 +225,13 @@ class Ledger:
     def head(self) -> str:
         """Return the signed note of the current head."""
         with self._lock:
-            return str(self._database.execute("SELECT note FROM head").fetchone()[0])
+            return str(self._database.execute("SELECT note FROM head").get)
 
     def receipt(self) -> Receipt | None:
         """Return the last receipt of the coordinator, if any."""
         with self._lock:
-            found = self._database.execute("SELECT body FROM receipt").fetchone()
-        return SignedReceipt.model_validate_json(found[0]).receipt if found else None
+            body = self._database.execute("SELECT body FROM receipt").get
+        return SignedReceipt.model_validate_json(body).receipt if isinstance(body, bytes) else None
 
     def consistency_proof(self, first: int) -> list[str]:
         """Return the proof, as hexadecimal hashes, that the head extends the tree of `first` entries."""
@@ -330,9 +329,7 @@ class Ledger:
             raise wrong
 
     def _bodies(self, log: str) -> Iterator[tuple[bytes, bytes]]:
-        rows = self._database.execute("SELECT body, leaf FROM entry WHERE log = ? ORDER BY position", (log,))
-        for body, leaf in rows:
-            yield body, leaf
+        yield from self._database.execute("SELECT body, leaf FROM entry WHERE log = ? ORDER BY position", (log,))
 
 
 def _prepare(database: apsw.Connection) -> None:

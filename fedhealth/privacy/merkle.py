@@ -80,9 +80,7 @@ class MerkleTree:
         return [*self._subproof(first, split, end, False), self._hash(start, split)]
 
 
-def is_consistent(
-    first: int, first_root: bytes, second: int, second_root: bytes, proof: Sequence[bytes]
-) -> bool:
+def is_consistent(first: int, first_root: bytes, second: int, second_root: bytes, proof: Sequence[bytes]) -> bool:
     """Say whether `proof` shows that the tree of size `first` is a prefix of the tree of size `second`.
 
     Source: RFC 9162, section 2.1.4.2; a proof from the empty tree is empty and shows nothing but the sizes.

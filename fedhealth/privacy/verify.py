@@ -98,7 +98,7 @@ def _verify(database: apsw.Connection, damaged_page: int | None) -> VerifiedLedg
             entry = _checked_entry(database, position, journal)
             account.apply(entry)
         except FedHealthError as error:
-            raise error if isinstance(error, LedgerDamaged) and error.got else _bad(position, error.what) from error
+            raise (error if isinstance(error, LedgerDamaged) and error.got else _bad(position, error.what)) from error
         except (apsw.Error, ValueError, TypeError) as error:
             raise _bad(position, f"it cannot be read ({type(error).__name__})") from error
         tree.append(leaf_hash(canonical_bytes(entry)))
@@ -205,11 +205,7 @@ def _check_receipt(database: apsw.Connection, site: str, tree: MerkleTree) -> in
     if found is None:
         return 0
     receipt = SignedReceipt.model_validate_json(found[0]).receipt
-    if (
-        receipt.site != site
-        or receipt.size > tree.size
-        or tree.root(receipt.size).hex() != receipt.root
-    ):
+    if receipt.site != site or receipt.size > tree.size or tree.root(receipt.size).hex() != receipt.root:
         raise _bad(min(receipt.size, tree.size), "the coordinator's receipt is for another history")
     return receipt.size
 

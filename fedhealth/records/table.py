@@ -1,14 +1,17 @@
 """Read a hospital's table and turn it into what a model takes.
 
 Scaling uses the protocol's public ranges only. A cell is a number, a word, or blank; a number outside its range is
-clamped; a word outside its categories counts as missing. Text in a numeric column stops everything before the study
-is approved, with the line and the column, never the value.
+clamped; a word outside its categories counts as missing. Before a study is approved, text in a numeric column or a
+ragged line stops everything (`strict`), with the line and the column, never the value. After approval the gate reads
+on: one patient's broken record must not change what the other side can see, so the cell becomes NaN, and the
+mechanism counts that patient as zero.
 
 Invariant: nothing here depends on more than one patient at a time, but for the order of the rows.
 """
 
 import csv
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +30,8 @@ class Records:
     """The records of one side of a data set.
 
     Attributes:
-        features: shape (records, study.dimension), within [-1, 1].
-        labels: shape (records,), 0.0 or 1.0.
+        features: shape (records, study.dimension), within [-1, 1], or NaN where a cell is unreadable.
+        labels: shape (records,), 0.0 or 1.0, or NaN where the endpoint is unreadable.
         patients: shape (records,), for each record the index of its patient, 0 to patient_count - 1.
         patient_count: number of patients; it must not leave the gate.
     """
@@ -41,18 +44,27 @@ class Records:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file as read: its columns, and its rows with their line numbers."""
+    """A CSV file as read.
+
+    Attributes:
+        path: where it was.
+        columns: its header.
+        rows: line number and cells of each row.
+        ragged: number of rows left out because they are not as long as the header.
+    """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...]
+    ragged: int = 0
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *, strict: bool) -> Table:
     """Read a CSV file with a header.
 
     Args:
         path: UTF-8, comma-separated, one header line.
+        strict: refuse a ragged row, instead of leaving it out.
 
     Raises:
         DataUnusable: missing, unreadable, without rows, or a row of another length; nothing of a value is shown.
@@ -61,7 +73,7 @@ def read_table(path: Path) -> Table:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.reader(lines, strict=True)
             header = next(reader, [])
-            rows = tuple((reader.line_num, tuple(cell.strip() for cell in row)) for row in reader if row)
+            rows = [(reader.line_num, tuple(cell.strip() for cell in row)) for row in reader if row]
     except OSError as error:
         raise DataUnusable(
             f"the data file {path} cannot be read",
@@ -78,19 +90,20 @@ def read_table(path: Path) -> Table:
         raise DataUnusable(f"the header of {path} is empty or names a column twice", next_step="Correct the header.")
     if not rows:
         raise DataUnusable(f"the data file {path} has no rows", next_step="Export it again.")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise DataUnusable(
-                f"line {line} of {path} is not like the header",
-                got=f"{len(row)} cells",
-                wanted=f"{len(header)}",
-                next_step="Correct the line or export the file again.",
-            )
-    return Table(path, tuple(header), rows)
+    whole = tuple((line, row) for line, row in rows if len(row) == len(header))
+    if strict and len(whole) < len(rows):
+        line, row = next((line, row) for line, row in rows if len(row) != len(header))
+        raise DataUnusable(
+            f"line {line} of {path} is not like the header",
+            got=f"{len(row)} cells",
+            wanted=f"{len(header)}",
+            next_step="Correct the line or export the file again.",
+        )
+    return Table(path, tuple(header), whole, len(rows) - len(whole))
 
 
 def prepare_records(
-    table: Table, study: Study, patient_column: str, split_key: bytes
+    table: Table, study: Study, patient_column: str, split_key: bytes, *, strict: bool
 ) -> tuple[Records, Records]:
     """Return the training side and the held-out side of a table, as the study wants them.
 
@@ -101,9 +114,10 @@ def prepare_records(
         study: names columns, ranges and the held-out fraction.
         patient_column: names the patient.
         split_key: 32 bytes.
+        strict: refuse a cell that must be a number and is not, instead of reading it as NaN.
 
     Raises:
-        DataUnusable: a column is missing, or a cell that must be a number is not.
+        DataUnusable: a column is missing; or `strict` and a cell cannot be used.
     """
     wanted = [feature.column for feature in study.features] + [study.endpoint.column, patient_column]
     if missing := [column for column in wanted if column not in table.columns]:
@@ -114,19 +128,21 @@ def prepare_records(
             next_step="Add the columns, or tell the researcher that this site cannot take part.",
         )
     place = {column: table.columns.index(column) for column in wanted}
+    number = _number if strict else _number_or_nan
     sides: tuple[list[tuple[str, list[float], float]], ...] = ([], [])
     for line, row in table.rows:
-        outcome = _number(row[place[study.endpoint.column]], table, line, study.endpoint.column)
+        outcome = number(row[place[study.endpoint.column]], table, line, study.endpoint.column)
         patient = row[place[patient_column]]
         inputs = [
             value
             for feature in study.features
-            for value in _inputs(feature, row[place[feature.column]], table, line)
+            for value in _inputs(feature, row[place[feature.column]], table, line, number)
         ]
         if outcome is None or not patient:
             continue
         held_out = is_held_out(split_key, patient, study.evaluation.held_out_fraction)
-        sides[held_out].append((patient, inputs, float(outcome > study.endpoint.positive_above)))
+        label = math.nan if math.isnan(outcome) else float(outcome > study.endpoint.positive_above)
+        sides[held_out].append((patient, inputs, label))
     return _pack(sides[0], study.dimension), _pack(sides[1], study.dimension)
 
 
@@ -140,12 +156,12 @@ def _pack(side: list[tuple[str, list[float], float]], dimension: int) -> Records
     )
 
 
-def _inputs(feature: Feature, cell: str, table: Table, line: int) -> list[float]:
+def _inputs(feature: Feature, cell: str, table: Table, line: int, number: "_Reader") -> list[float]:
     if isinstance(feature, CategoryFeature):
         inputs = [float(cell == category) for category in feature.categories]
         absent = not any(inputs)
     else:
-        value = _number(cell, table, line, feature.column)
+        value = number(cell, table, line, feature.column)
         absent = value is None or value in feature.missing_values
         inputs = [_scaled(feature, feature.impute if value is None or absent else value)]
     return [*inputs, float(absent)] if feature.missing_indicator else inputs
@@ -153,7 +169,19 @@ def _inputs(feature: Feature, cell: str, table: Table, line: int) -> list[float]
 
 def _scaled(feature: NumberFeature, value: float) -> float:
     low, high = feature.range
+    if math.isnan(value):
+        return value
     return 2 * (min(max(value, low), high) - low) / (high - low) - 1
+
+
+_Reader = Callable[[str, Table, int, str], float | None]
+
+
+def _number_or_nan(cell: str, table: Table, line: int, column: str) -> float | None:
+    try:
+        return _number(cell, table, line, column)
+    except DataUnusable:
+        return math.nan
 
 
 def _number(cell: str, table: Table, line: int, column: str) -> float | None:

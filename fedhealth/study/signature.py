@@ -6,12 +6,12 @@ trusts is pinned at the site; a coordinator cannot invent one.
 
 from typing import Annotated
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from fedhealth.canonical import CANONICAL_VERSION, canonical_bytes
 from fedhealth.errors import IdentityInvalid
+from fedhealth.signing import load_public_key, public_key_hex, sign, verify
 from fedhealth.study.protocol import Study
 
 MAX_SIGNED_STUDY_BYTES = 512 * 1024
@@ -36,8 +36,8 @@ def sign_study(study: Study, key: Ed25519PrivateKey) -> bytes:
     """Return the canonical bytes of the signed study."""
     signed = SignedStudy(
         study=study,
-        researcher=key.public_key().public_bytes_raw().hex(),
-        signature=key.sign(_message(study)).hex(),
+        researcher=public_key_hex(key.public_key()),
+        signature=sign(key, "study", canonical_bytes(study)).hex(),
     )
     return canonical_bytes(signed)
 
@@ -54,9 +54,9 @@ def open_signed_study(data: bytes) -> SignedStudy:
         signed = SignedStudy.model_validate_json(data)
         if canonical_bytes(signed) != data:
             raise ValueError("not canonical")
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signed.researcher))
-        key.verify(bytes.fromhex(signed.signature), _message(signed.study))
-    except (ValidationError, ValueError, InvalidSignature) as error:
+        key = load_public_key(signed.researcher)
+        verify(key, "study", canonical_bytes(signed.study), bytes.fromhex(signed.signature))
+    except (ValidationError, ValueError, IdentityInvalid) as error:
         raise IdentityInvalid(
             "the signed study cannot be trusted",
             got="bytes that are malformed, changed, or signed by another key",
@@ -64,7 +64,3 @@ def open_signed_study(data: bytes) -> SignedStudy:
             next_step="Ask the researcher to sign and submit the protocol again.",
         ) from error
     return signed
-
-
-def _message(study: Study) -> bytes:
-    return f"fedhealth/{CANONICAL_VERSION}/study\0".encode() + canonical_bytes(study)

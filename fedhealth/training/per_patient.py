@@ -4,8 +4,11 @@ The gradient of a patient is the mean over the patient's records, so a patient w
 one with few. A record whose gradient is not finite makes its patient's gradient not finite, and the mechanism then
 counts that patient as zero. Clipping, summing and noise are the mechanism's, in `fedhealth.privacy`.
 
-Invariant: row i of the result depends on the model and on the records of patient i, on nothing else. Models that
-mix patients (batch normalisation) or learn in buffers are refused.
+Invariant: row i of the result depends on the model and on the records of patient i, on nothing else, to the last bit.
+The last bit matters: weights near the end of the number range turn the order of a sum into another gradient, and the
+clip bounds what one patient changes, not what one patient changes in others. Matrix products do not have this
+property (a row's result can depend on how many rows there are), so layers are written row by row; models that learn
+in buffers are refused.
 
 Source: Abadi et al., "Deep Learning with Differential Privacy", CCS 2016; `torch.func` for per-record gradients.
 """
@@ -19,6 +22,23 @@ from torch.func import functional_call, grad, vmap
 
 RecordLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From one record's output, shape (outputs,), and label, shape (), to its loss, shape ()."""
+
+
+class RowwiseLinear(torch.nn.Module):
+    """A linear layer with one output whose every row is computed alone: x . weight + bias.
+
+    Args:
+        inputs: number of inputs, at least 1.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(inputs, dtype=torch.float64))
+        self.bias = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return shape (..., 1) for inputs of shape (..., inputs)."""
+        return (x * self.weight).sum(-1, keepdim=True) + self.bias
 
 
 def make_deterministic() -> None:

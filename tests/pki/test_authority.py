@@ -96,11 +96,9 @@ def test_a_signing_request_counts_for_its_key_only(authority, tmp_path):
     key = serialization.load_pem_private_key((tmp_path / "tls.key").read_bytes(), None)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "coordinator")])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    leaf = x509.load_pem_x509_certificate(
-        authority.issue_leaf(request, site_uri("heart", "va"), Role.SITE, NOW)
-    )
+    leaf = x509.load_pem_x509_certificate(authority.issue_leaf(request, site_uri("heart", "va"), Role.SITE, NOW))
     assert leaf.public_key() == key.public_key()
-    assert leaf.subject.rfc4514_string() == "CN=va"
+    assert leaf.subject.rfc4514_string() == "CN=va,O=FedHealth"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +130,12 @@ def test_refuses_to_certify_a_key_that_is_not_p256(authority):
 def test_refuses_a_federation_name_that_no_certificate_can_carry(tmp_path, name):
     with pytest.raises(IdentityInvalid, match="no certificate can carry"):
         create_authority(tmp_path / "ca", name, NOW)
+
+
+def test_the_longest_name_works(tmp_path):
+    authority = create_authority(tmp_path / "ca", "a" * 63, NOW)
+    authority.issue_leaf(public_key(), site_uri("a" * 63, "b" * 63), Role.SITE, NOW)
+    authority.issue_leaf(public_key(), coordinator_uri("a" * 63), Role.COORDINATOR, NOW)
 
 
 def test_private_keys_do_not_show_in_repr(authority):

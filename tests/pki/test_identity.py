@@ -101,9 +101,7 @@ def test_loads_what_the_authority_issued(folder):
 
 
 def test_an_expired_certificate_says_whose_and_since_when(folder):
-    with pytest.raises(
-        IdentityInvalid, match="certificate of site 'hungary' expired at 2026-03-02 12:00:00 UTC; got"
-    ):
+    with pytest.raises(IdentityInvalid, match="certificate of site 'hungary' expired at 2026-03-02 12:00:00 UTC; got"):
         load_identity(folder, "heart", Role.SITE, NOW + timedelta(days=1))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedhealth.errors import IdentityInvalid
 from fedhealth.pki.identity import create_tls_key
-from fedhealth.pki.signing import (
+from fedhealth.signing import (
     create_signing_key,
     fingerprint,
     load_public_key,

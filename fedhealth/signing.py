@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from fedhealth.canonical import CANONICAL_VERSION
 from fedhealth.errors import IdentityInvalid
-from fedhealth.pki.secret_file import create_file, read_file, read_secret
+from fedhealth.secret_file import create_file, read_file, read_secret
 
 _DOMAIN = re.compile(r"[a-z0-9][a-z0-9/.-]{0,63}")
 
@@ -37,9 +37,7 @@ def create_signing_key(path: Path) -> Ed25519PublicKey:
         IdentityInvalid: the file exists or cannot be created.
     """
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     create_file(path, pem)
     return key.public_key()
 

@@ -1,0 +1,141 @@
+"""Ask a site's gate for a release, and countersign its ledger on the way.
+
+Speaks the four frames of the gate through any function that carries bytes to a site. A site that refuses gives a
+code; one that cannot be reached or does not keep the protocol is "away". Every request can be repeated: a gate
+answers the same question with the same bytes.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from fedhealth.coordinator.witness import Witness
+from fedhealth.errors import FedHealthError
+from fedhealth.link.frames import (
+    Accepted,
+    Answer,
+    AskHead,
+    FrameInvalid,
+    Head,
+    NeedWitness,
+    PutStudy,
+    Refused,
+    ReleaseReply,
+    Reply,
+    Witnessed,
+    pack,
+    unpack_reply,
+)
+from fedhealth.privacy.checkpoint import SignedReceipt
+from fedhealth.privacy.release import Digest, ReleaseIdentity, input_digest
+
+Carry = Callable[[str, bytes], Awaitable[bytes]]
+"""Carry a frame to a site's gate and return its reply; raises `FedHealthError` when the site is away."""
+
+AWAY = "away"
+
+
+class NoRelease(Exception):
+    """A site gave no release: one of `RefusalCode`, or "away"."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code} {detail}".strip())
+        self.code, self.detail = code, detail
+
+
+class Asker:
+    """Asks gates; owns, per site, which releases may be acknowledged with the next receipt.
+
+    Args:
+        carry: the way to the gates.
+        witness: countersigns their heads.
+    """
+
+    def __init__(self, carry: Carry, witness: Witness) -> None:
+        self._carry, self._witness = carry, witness
+        self._received: dict[str, list[Digest]] = {}
+        self._acknowledge: dict[str, list[Digest]] = {}
+
+    async def put_study(self, site: str, signed_study: bytes) -> Accepted:
+        """Ask whether a study is approved.
+
+        Raises:
+            NoRelease: it is not, or the site is away.
+        """
+        reply, _ = await self._exchange(site, pack(PutStudy(), signed_study))
+        if not isinstance(reply, Accepted):
+            raise _not_released(reply)
+        return reply
+
+    async def ask(self, identity: ReleaseIdentity, data: bytes) -> bytes:
+        """Return the payload of a release.
+
+        Args:
+            identity: the release wanted; its input digest must be that of `data`.
+            data: the step's input.
+
+        Raises:
+            NoRelease: the site refuses, is away, or answers something else.
+        """
+        if identity.input_digest != input_digest(data):
+            raise ValueError("the identity names another input")
+        question = pack(Answer(study=identity.study, step=identity.step, round=identity.round), data)
+        reply, payload = await self._exchange(identity.site, question)
+        if isinstance(reply, NeedWitness):
+            receipt = await self._countersigned(identity.site, reply.note, reply.proof)
+            reply, payload = await self._exchange(identity.site, pack(Witnessed(study=identity.study, receipt=receipt)))
+        if not isinstance(reply, ReleaseReply):
+            raise _not_released(reply)
+        if reply.release != identity.digest:
+            raise NoRelease(AWAY, "the site answered with another release")
+        self._received.setdefault(identity.site, []).append(reply.release)
+        return payload
+
+    async def head(self, site: str) -> Head:
+        """Countersign a site's current head, acknowledging what is checkpointed, and return it.
+
+        Raises:
+            NoRelease: the site is away.
+        """
+        reply, _ = await self._exchange(site, pack(AskHead(since=self._witness.seen(site))))
+        if not isinstance(reply, Head):
+            raise _not_released(reply)
+        receipt = self._sign(site, reply.note, reply.proof)
+        acknowledged, _ = await self._exchange(site, pack(Witnessed(study=None, receipt=receipt)))
+        if not isinstance(acknowledged, Head):
+            raise _not_released(acknowledged)
+        return reply
+
+    def checkpointed(self) -> None:
+        """Everything received so far is in the coordinator's durable checkpoint; sites may drop the payloads."""
+        for site, releases in self._received.items():
+            self._acknowledge.setdefault(site, []).extend(releases)
+        self._received.clear()
+
+    async def _countersigned(self, site: str, note: str, proof: tuple[str, ...]) -> SignedReceipt:
+        try:
+            return self._sign(site, note, proof)
+        except FedHealthError:
+            # The gate proved it from its own last receipt, which is not ours if a reply was lost; ask from ours.
+            reply, _ = await self._exchange(site, pack(AskHead(since=self._witness.seen(site))))
+            if not isinstance(reply, Head):
+                raise _not_released(reply) from None
+            return self._sign(site, reply.note, reply.proof)
+
+    def _sign(self, site: str, note: str, proof: tuple[str, ...]) -> SignedReceipt:
+        waiting = self._acknowledge.setdefault(site, [])
+        receipt = self._witness.countersign(site, note, proof, waiting[:64])
+        del waiting[:64]
+        return receipt
+
+    async def _exchange(self, site: str, frame: bytes) -> tuple[Reply, bytes]:
+        try:
+            return unpack_reply(await self._carry(site, frame))
+        except FrameInvalid as error:
+            raise NoRelease(AWAY, "the site's answer is not a frame") from error
+        except FedHealthError as error:
+            raise NoRelease(AWAY, str(error)) from error
+
+
+def _not_released(reply: Reply) -> NoRelease:
+    if isinstance(reply, Refused):
+        return NoRelease(reply.code.value)
+    return NoRelease(AWAY, f"the site answered '{reply.kind}' out of turn")

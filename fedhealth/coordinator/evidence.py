@@ -1,0 +1,180 @@
+"""The evidence of a run: exactly what a real federation could publish, and nothing else.
+
+Everything here is computed from noisy counts that were charged, and from public figures: no raw count, no exact size,
+no accuracy before noise. Where the interval of a figure is too wide the figure is withheld, and that decision too
+looks at noisy counts only. Files of this form never hold the "reference" figures that exist for public data.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fedhealth.learning.plan import CONFUSION_CELLS, plan_study
+from fedhealth.metrics.proportion import proportion_of
+from fedhealth.privacy.accountant import epsilon_of
+from fedhealth.privacy.release import Cohort
+from fedhealth.study.protocol import Study
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Figure(_Part):
+    """One metric: an estimate with its 95 % interval, or nothing because too few patients stand behind it."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    withheld: Literal["too few patients to say"] | None = None
+
+
+class Figures(_Part):
+    """What is said of the model on held-out patients."""
+
+    accuracy: Figure
+    sensitivity: Figure
+    specificity: Figure
+
+
+class Spent(_Part):
+    """What a hospital's patients were charged for one purpose.
+
+    Attributes:
+        purpose: "training" or "evaluation".
+        patients: the side of the data set that paid; the two sides share no patient.
+        releases: how many releases were charged.
+        noise_multiplier: standard deviation of the noise over the sensitivity, of each release.
+        epsilon: of all these releases together, at the study's delta.
+    """
+
+    purpose: Literal["training", "evaluation"]
+    patients: Cohort
+    releases: int
+    noise_multiplier: float
+    epsilon: float
+
+
+class LedgerHead(_Part):
+    """The signed, countersigned head of a site's ledger after the run, and the key that signs it."""
+
+    size: int
+    root: str
+    note: str
+    ledger_key: str
+
+
+class SiteEvidence(_Part):
+    """One hospital's part.
+
+    Attributes:
+        site: its id.
+        declared_patients: its public round figure.
+        rounds: the rounds it gave a release in.
+        epsilon: what any one patient was charged at most; a patient is on one side only.
+        delta: at this delta.
+        spent: the same by purpose.
+        noisy_counts: the released confusion table on held-out patients.
+        noise_standard_deviation: of each of those counts.
+        figures: what they say.
+        ledger: its ledger's head.
+    """
+
+    site: str
+    declared_patients: int
+    rounds: tuple[int, ...]
+    epsilon: float
+    delta: float
+    spent: tuple[Spent, ...]
+    noisy_counts: dict[str, float]
+    noise_standard_deviation: float
+    figures: Figures
+    ledger: LedgerHead
+
+
+class Evidence(_Part):
+    """The whole of `evidence.json`.
+
+    Attributes:
+        study: name, title, digest, purpose and legal basis of the protocol.
+        researcher: public key that signed it.
+        engine: how the sites were asked.
+        rounds_planned: of the protocol.
+        rounds_completed: of which every site gave a release.
+        too_wide: figures with a wider half-interval are withheld.
+        pooled: figures over all sites' held-out patients.
+        sites: in alphabetical order.
+        model_sha256: of `model.safetensors`.
+    """
+
+    format: Literal["fedhealth/evidence/1"] = "fedhealth/evidence/1"
+    software: str
+    federation: str
+    study: dict[str, str]
+    researcher: str
+    engine: Literal["link"] = "link"
+    started: str
+    finished: str
+    rounds_planned: int
+    rounds_completed: int
+    held_out_fraction: float
+    too_wide: float
+    pooled: Figures
+    sites: tuple[SiteEvidence, ...]
+    model_sha256: str
+
+
+def figures_of(counts: Mapping[str, float], noise_sd: float, too_wide: float) -> Figures:
+    """Return the metrics that a noisy confusion table supports.
+
+    Args:
+        counts: by the names of `CONFUSION_CELLS`.
+        noise_sd: standard deviation of the noise of each count.
+        too_wide: withhold a metric whose half-interval is wider than this.
+    """
+    true_positive, false_positive, true_negative, false_negative = (counts[cell] for cell in CONFUSION_CELLS)
+    both = math.sqrt(2) * noise_sd
+
+    def figure(wanted: float, other: float, sd: float) -> Figure:
+        found = proportion_of(wanted, other, sd)
+        if found is None or found.half_width > too_wide:
+            return Figure(estimate=None, low=None, high=None, withheld="too few patients to say")
+        return Figure(estimate=found.estimate, low=found.low, high=found.high)
+
+    return Figures(
+        accuracy=figure(true_positive + true_negative, false_positive + false_negative, both),
+        sensitivity=figure(true_positive, false_negative, noise_sd),
+        specificity=figure(true_negative, false_positive, noise_sd),
+    )
+
+
+def pooled_figures(counts: Iterable[Mapping[str, float]], noise_sd: float, too_wide: float) -> Figures:
+    """Return the metrics over several sites, whose counts and whose noise add up."""
+    tables = list(counts)
+    total = {cell: sum(table[cell] for table in tables) for cell in CONFUSION_CELLS}
+    return figures_of(total, noise_sd * math.sqrt(len(tables)), too_wide)
+
+
+def spent_by(study: Study, training_releases: int, evaluation_releases: int) -> tuple[Spent, ...]:
+    """Return what a site's patients were charged, by purpose.
+
+    Args:
+        study: the protocol.
+        training_releases: releases of the training step that this site charged.
+        evaluation_releases: of the evaluation step.
+    """
+    lines = []
+    for step, releases in zip(plan_study(study).values(), (training_releases, evaluation_releases), strict=True):
+        if releases:
+            lines.append(
+                Spent(
+                    purpose="training" if step.name == "train" else "evaluation",
+                    patients=step.cohort,
+                    releases=releases,
+                    noise_multiplier=step.mechanism.noise_multiplier,
+                    epsilon=epsilon_of(step.mechanism.cost.times(releases), study.privacy.delta),
+                )
+            )
+    return tuple(lines)

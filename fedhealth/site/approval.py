@@ -1,0 +1,175 @@
+"""An administrator looks at a study once, with the hospital's own patients in view, and approves it or not.
+
+This is the only place where feasibility (enough patients, both outcomes) may be looked at, because what is said here
+stays at the hospital. Approving cuts the study's envelope out of the budget, and measures, on made-up records of
+the declared size, how long a reply takes; that duration is public from then on.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedhealth.errors import ApprovalMissing, DataUnusable
+from fedhealth.learning.plan import envelope_of, plan_study
+from fedhealth.policy.rules import check_policy, load_policy
+from fedhealth.policy.site_file import SiteFile, load_site_file
+from fedhealth.privacy.accountant import epsilon_of
+from fedhealth.privacy.entries import Approved, JournalNote, share
+from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.release import Cohort, Digest, StepName
+from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
+from fedhealth.records.table import Records, prepare_records, read_table
+from fedhealth.secret_file import PUBLIC_MODE, create_file
+from fedhealth.site.gate import Compute
+from fedhealth.site.state import SiteState, local_user
+from fedhealth.study.protocol import Study
+from fedhealth.study.signature import open_signed_study
+
+REPLY_MARGIN = 1.25
+"""Public duration of a reply over the slowest of the trials."""
+
+_TRIALS = 15
+_SHORTEST_REPLY_MS = 20
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """What the administrator may see and nobody else: counts of the hospital's own patients.
+
+    Attributes:
+        patients: per side.
+        positives: of those, how many have the condition.
+        epsilon: what the study costs a patient of each side.
+        share: the part of the data set's whole budget that this is.
+    """
+
+    patients: Mapping[Cohort, int]
+    positives: Mapping[Cohort, int]
+    epsilon: Mapping[Cohort, float]
+    share: Mapping[Cohort, float]
+
+
+def approve_study(folder: Path, state: SiteState, data: bytes, compute: Compute) -> tuple[Approved, Feasibility]:
+    """Approve a signed study at this site, as the Unix user of this process.
+
+    Args:
+        folder: the site's folder, with `site.toml` and `policy.toml`.
+        state: the site's state; the gate must not be running.
+        data: the signed study.
+        compute: the step functions, for measuring how long they take.
+
+    Returns:
+        What was written into the ledger, and what the administrator should see.
+
+    Raises:
+        PolicyForbids: the site's rules do not allow it.
+        DataUnusable: the data lack a column, hold text for a number, or too few patients.
+        BudgetExhausted: its envelope does not fit what is left.
+        ApprovalMissing: the study does not fit this site, or was approved before.
+    """
+    site, policy = load_site_file(folder), load_policy(folder)
+    signed = open_signed_study(data)
+    study = signed.study
+    check_policy(policy, signed, state.researchers())
+    _check_fit(study, site)
+    table = read_table(site.data_set.file, strict=True)
+    sides = prepare_records(table, study, site.data_set.patient_column, state.split_key(site.split_key), strict=True)
+    for name, side in zip(("training", "held-out"), sides, strict=True):
+        if side.patient_count < policy.min_patients_a_side:
+            raise DataUnusable(
+                f"there are too few patients for study '{study.name}' here",
+                got=f"{side.patient_count} patients on the {name} side",
+                wanted=f"at least {policy.min_patients_a_side} (min_patients_a_side in policy.toml)",
+                next_step="Reject the study, or lower the rule. The coordinator learns nothing of this.",
+            )
+    ledger = Ledger.open(state.ledger, site.id, state.ledger_key())
+    try:
+        if study.digest in ledger.account.approved:
+            raise ApprovalMissing(
+                f"study '{study.name}' ({study.digest[:12]}) was approved here before",
+                next_step="Nothing to do; an approval is given once.",
+            )
+        envelope = envelope_of(study)
+        approved = Approved(
+            study=study.digest,
+            data_set=study.data_set,
+            declared_patients=site.data_set.declared_patients,
+            reply_after_ms=_measure_replies(study, site.data_set.declared_patients, compute),
+            envelope=envelope,
+            delta=study.privacy.delta,
+            by=local_user(),
+            at=time.time_ns() // 10**6,
+        )
+        ledger.append(approved)
+        assert ledger.account.created is not None  # noqa: S101 - an open ledger was created
+        budget = ledger.account.created.budgets[study.data_set]
+    finally:
+        ledger.close()
+    create_file(state.studies / f"{study.digest}.json", data, PUBLIC_MODE)
+    names: tuple[Cohort, ...] = ("training", "held-out")
+    return approved, Feasibility(
+        patients={name: side.patient_count for name, side in zip(names, sides, strict=True)},
+        positives={name: int(np.nansum(side.labels)) for name, side in zip(names, sides, strict=True)},
+        epsilon={name: epsilon_of(cost, study.privacy.delta) for name, cost in envelope.items()},
+        share={name: share(cost, budget) for name, cost in envelope.items()},
+    )
+
+
+def resume_study(folder: Path, state: SiteState, study: Digest) -> None:
+    """Let a study that a failure stopped here go on; the gate must not be running.
+
+    Raises:
+        ApprovalMissing: the study is not approved here.
+    """
+    site = load_site_file(folder)
+    ledger = Ledger.open(state.ledger, site.id, state.ledger_key())
+    try:
+        if study not in ledger.account.approved:
+            raise ApprovalMissing(f"study {study[:12]} is not approved at '{site.id}'", next_step="Check the digest.")
+        ledger.note(JournalNote(kind="resumed", text=study, at=time.time_ns() // 10**6))
+    finally:
+        ledger.close()
+
+
+def _check_fit(study: Study, site: SiteFile) -> None:
+    if study.data_set != site.data_set.name:
+        raise ApprovalMissing(
+            f"study '{study.name}' asks for data set '{study.data_set}'",
+            got=f"'{site.data_set.name}' at site '{site.id}'",
+            next_step="Correct `name` in site.toml, or reject the study.",
+        )
+    if site.data_set.declared_patients < study.min_declared_patients:
+        raise ApprovalMissing(
+            f"study '{study.name}' asks for larger sites",
+            got=f"{site.data_set.declared_patients} declared patients",
+            wanted=f"at least {study.min_declared_patients}",
+            next_step="Reject the study.",
+        )
+
+
+def _measure_replies(study: Study, declared_patients: int, compute: Compute) -> dict[StepName, int]:
+    """Return the public duration of each step's reply, in ms, from made-up records of the declared size."""
+    made_up = np.random.default_rng(0)
+    stream = UnsafeFixedNoiseSecret(0).stream("calibration", "calibration")
+    durations: dict[StepName, int] = {}
+    for name, step in plan_study(study).items():
+        size = declared_patients
+        records = Records(
+            features=made_up.uniform(-1, 1, (size, study.dimension)),
+            labels=made_up.integers(0, 2, size).astype(np.float64),
+            patients=np.arange(size, dtype=np.int64),
+            patient_count=size,
+        )
+        weights = np.zeros(step.input_length)
+        trials = []
+        for _ in range(_TRIALS):
+            start = time.perf_counter()
+            compute[name](step, weights, records, stream)
+            trials.append(time.perf_counter() - start)
+        slowest = sorted(trials[1:])[-2] * 1000  # the first warms up; one outlier is the machine's
+        durations[name] = max(_SHORTEST_REPLY_MS, math.ceil(REPLY_MARGIN * slowest / 5) * 5)
+    return durations

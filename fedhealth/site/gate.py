@@ -1,0 +1,350 @@
+"""The gate: the only thing at a hospital that touches patients and answers strangers.
+
+It understands four frames (`fedhealth.link.frames`) and answers each with a release or one code of a closed list.
+For a release it checks everything, charges the ledger durably, waits for the coordinator's signature on the new
+head, draws the noise, stores the payload durably, and only then lets it go, at the public time. The same question
+has the same answer for ever, and costs once.
+
+Rule 0: nothing that depends on patients leaves unless it is noised and charged; not in codes, sizes or times either.
+A patient whose records cannot be computed counts as zero and the release goes on; any other failure after the charge
+stops the study here, and the other side learns `busy`.
+
+Frames in, frames out: no socket, no clock and no file of its own; they are arguments. Who may connect is the
+process's business (`fedhealth.site.gate_process`); what is computed, that of `fedhealth.learning`.
+"""
+
+import hashlib
+import hmac
+import logging
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from fedhealth.errors import (
+    BudgetExhausted,
+    IdentityInvalid,
+    LedgerDamaged,
+    PolicyForbids,
+    RefusalCode,
+)
+from fedhealth.learning.plan import Step, decode_weights, plan_study
+from fedhealth.link.frames import (
+    Accepted,
+    Answer,
+    AskHead,
+    FrameInvalid,
+    Head,
+    NeedWitness,
+    PutStudy,
+    Refused,
+    ReleaseReply,
+    Witnessed,
+    pack,
+    unpack_request,
+)
+from fedhealth.policy.rules import Policy, check_policy
+from fedhealth.policy.site_file import SiteFile
+from fedhealth.privacy.checkpoint import open_receipt
+from fedhealth.privacy.entries import Approved, JournalNote, Reserved
+from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.release import Cohort, Digest, ReleaseIdentity, StepName, input_digest, noise_key
+from fedhealth.privacy.stream import NoiseSecret
+from fedhealth.records.table import Records, Table, prepare_records
+from fedhealth.study.protocol import Study
+from fedhealth.study.signature import SignedStudy, open_signed_study
+
+_LOG = logging.getLogger(__name__)
+
+Compute = Mapping[StepName, Callable[..., tuple[bytes, int]]]
+"""The step functions of `fedhealth.learning.diagnosis.STEPS`; an argument, so that this module loads no torch."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time as the gate sees it.
+
+    Attributes:
+        monotonic: seconds, never backwards; decides when a reply leaves.
+        unix_ms: milliseconds since 1970; written into the ledger.
+    """
+
+    monotonic: Callable[[], float]
+    unix_ms: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class GateInputs:
+    """What a gate is given, all of it by its own administrator.
+
+    Attributes:
+        site: `site.toml`.
+        policy: `policy.toml`.
+        table: the data set as read.
+        split_key: key of the held-out split.
+        naming_secret: key under which the data's content is fingerprinted; the fingerprint stays inside.
+        noise_secret: opens the noise streams.
+        witness_key: the coordinator's key.
+        researchers: pinned keys by name.
+    """
+
+    site: SiteFile
+    policy: Policy
+    table: Table
+    split_key: bytes
+    naming_secret: bytes
+    noise_secret: NoiseSecret
+    witness_key: Ed25519PublicKey
+    researchers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A reply and the monotonic second before which it must not leave."""
+
+    frame: bytes
+    leaves_at: float
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A charged release that waits for its witness."""
+
+    identity: ReleaseIdentity
+    step: Step
+    data: bytes
+
+
+class _Refusal(Exception):
+    def __init__(self, code: RefusalCode) -> None:
+        self.code = code
+
+
+class Gate:
+    """One site's gate; owns its ledger and the prepared records. Call `handle` from one thread at a time."""
+
+    def __init__(self, inputs: GateInputs, ledger: Ledger, compute: Compute, clock: Clock) -> None:
+        self._inputs, self._ledger, self._compute, self._clock = inputs, ledger, compute, clock
+        self._studies: dict[Digest, SignedStudy] = {}
+        self._records: dict[Digest, dict[Cohort, Records]] = {}
+        self._pending: dict[Digest, _Pending] = {}
+        self._forbidden: set[Digest] = set()
+        self._stopped = stopped_studies(ledger)
+        self._data_version = self._note_data_version()
+
+    def handle(self, frame: bytes) -> Outgoing:
+        """Answer one frame.
+
+        Args:
+            frame: bytes from the node; anything at all.
+
+        Returns:
+            The reply, never an exception's text.
+        """
+        arrived = self._clock.monotonic()
+        try:
+            request, body = unpack_request(frame)
+            if isinstance(request, PutStudy):
+                return Outgoing(self._put_study(body), arrived)
+            if isinstance(request, Answer):
+                return self._answer(request, body, arrived)
+            if isinstance(request, Witnessed):
+                return self._witnessed(request, arrived)
+            return Outgoing(self._head(request), arrived)
+        except _Refusal as refusal:
+            return Outgoing(pack(Refused(code=refusal.code)), arrived)
+        except FrameInvalid:
+            return Outgoing(pack(Refused(code=RefusalCode.BAD_REQUEST)), arrived)
+        except LedgerDamaged as error:
+            _LOG.error("%s", error)
+            return Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
+        except Exception as error:
+            _LOG.error("a request failed (%s)", type(error).__name__)
+            return Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
+
+    def prepare(self, data: bytes) -> Study:
+        """Take in an approved study ahead of its first round, so that no round pays for reading records.
+
+        Args:
+            data: a signed study.
+
+        Raises:
+            FedHealthError: for the administrator; the study or the data set is not as approved.
+        """
+        signed = open_signed_study(data)
+        digest = signed.study.digest
+        try:
+            check_policy(self._inputs.policy, signed, self._inputs.researchers)
+        except PolicyForbids:
+            self._forbidden.add(digest)
+            raise
+        self._studies[digest] = signed
+        training, held_out = prepare_records(
+            self._inputs.table,
+            signed.study,
+            self._inputs.site.data_set.patient_column,
+            self._inputs.split_key,
+            strict=False,
+        )
+        self._records[digest] = {"training": training, "held-out": held_out}
+        return signed.study
+
+    def _put_study(self, data: bytes) -> bytes:
+        try:
+            signed = open_signed_study(data)
+            check_policy(self._inputs.policy, signed, self._inputs.researchers)
+        except IdentityInvalid as error:
+            raise _Refusal(RefusalCode.BAD_REQUEST) from error
+        except PolicyForbids as error:
+            _LOG.warning("%s", error)
+            raise _Refusal(RefusalCode.POLICY) from error
+        approval = self._approval(signed.study.digest)
+        return pack(
+            Accepted(
+                study=approval.study,
+                declared_patients=approval.declared_patients,
+                reply_after_ms=approval.reply_after_ms,
+            )
+        )
+
+    def _answer(self, request: Answer, data: bytes, arrived: float) -> Outgoing:
+        approval = self._approval(request.study)
+        if request.study in self._forbidden:
+            raise _Refusal(RefusalCode.POLICY)
+        if request.study in self._stopped:
+            raise _Refusal(RefusalCode.BUSY)
+        signed = self._studies.get(request.study)
+        if signed is None or request.study not in self._records:
+            # Approved, and not prepared: the administrator has been told why.
+            raise _Refusal(RefusalCode.BUSY)
+        step = plan_study(signed.study)[request.step]
+        if request.round > step.rounds or decode_weights(data, step.input_length) is None:
+            raise _Refusal(RefusalCode.BAD_REQUEST)
+        identity = ReleaseIdentity(
+            site=self._inputs.site.id,
+            study=request.study,
+            step=request.step,
+            round=request.round,
+            input_digest=input_digest(data),
+        )
+        row = self._ledger.row(identity.digest)
+        if row is None:
+            try:
+                row = self._ledger.reserve(
+                    Reserved(
+                        release=identity.digest,
+                        study=request.study,
+                        step=request.step,
+                        round=request.round,
+                        cohort=step.cohort,
+                        cost=step.mechanism.cost,
+                        at=self._clock.unix_ms(),
+                    )
+                )
+            except BudgetExhausted as error:
+                raise _Refusal(RefusalCode.BUDGET_SPENT) from error
+        if row.state == "sent":
+            raise _Refusal(RefusalCode.BAD_REQUEST)
+        if row.state == "stored" and row.payload is not None:
+            reply = pack(ReleaseReply(release=identity.digest), row.payload)
+            return self._at_public_time(reply, approval, request.step, arrived)
+        self._pending[request.study] = _Pending(identity, step, data)
+        if row.state == "witnessed":
+            return self._release(request.study, approval, arrived)
+        return Outgoing(pack(self._need_witness()), arrived)
+
+    def _witnessed(self, request: Witnessed, arrived: float) -> Outgoing:
+        try:
+            receipt = open_receipt(request.receipt, self._inputs.witness_key)
+        except IdentityInvalid as error:
+            raise _Refusal(RefusalCode.BAD_REQUEST) from error
+        last = self._ledger.receipt()
+        if receipt.site != self._inputs.site.id or (last is not None and receipt.size < last.size):
+            raise _Refusal(RefusalCode.BAD_REQUEST)
+        self._ledger.witness(request.receipt)
+        if request.study is None:
+            return Outgoing(self._head(AskHead(since=receipt.size)), arrived)
+        approval = self._approval(request.study)
+        pending = self._pending.get(request.study)
+        row = self._ledger.row(pending.identity.digest) if pending else None
+        if row is None or row.state != "witnessed":
+            raise _Refusal(RefusalCode.BAD_REQUEST)
+        return self._release(request.study, approval, arrived)
+
+    def _release(self, study: Digest, approval: Approved, arrived: float) -> Outgoing:
+        """Compute, store and let go the pending release of a study; it is charged and witnessed."""
+        pending = self._pending.pop(study)
+        name = pending.identity.digest
+        try:
+            weights = decode_weights(pending.data, pending.step.input_length)
+            stream = self._inputs.noise_secret.stream(
+                noise_key(name, self._data_version, pending.step.cohort), pending.step.name
+            )
+            payload, zeroed = self._compute[pending.step.name](
+                pending.step, weights, self._records[study][pending.step.cohort], stream
+            )
+            notes = [self._alert(f"{pending.step.name}: patients counted as zero")] if zeroed else []
+            self._ledger.store(name, payload, notes)
+        except Exception as error:
+            self._stop(study, error)
+            reply = pack(Refused(code=RefusalCode.BUSY))
+        else:
+            reply = pack(ReleaseReply(release=name), payload)
+        return self._at_public_time(reply, approval, pending.step.name, arrived)
+
+    def _stop(self, study: Digest, error: Exception) -> None:
+        """Stop a study here until its administrator resumes it."""
+        self._stopped.add(study)
+        _LOG.error("study %s is stopped here, after the charge: %s", study[:12], type(error).__name__)
+        with suppress(LedgerDamaged):  # then the whole gate answers `busy`
+            self._ledger.note(JournalNote(kind="failure", text=study, at=self._clock.unix_ms()))
+
+    def _at_public_time(self, reply: bytes, approval: Approved, step: StepName, arrived: float) -> Outgoing:
+        """Let a reply go at arrival plus the public duration; after an overrun, at the next multiple."""
+        duration = approval.reply_after_ms[step] / 1000
+        multiples = max(1, math.ceil((self._clock.monotonic() - arrived) / duration))
+        if multiples > 1:
+            _LOG.warning("a reply took longer than reply_after and leaves at %d times it", multiples)
+        return Outgoing(reply, arrived + multiples * duration)
+
+    def _head(self, request: AskHead) -> bytes:
+        return pack(Head(note=self._ledger.head(), proof=tuple(self._ledger.consistency_proof(request.since))))
+
+    def _need_witness(self) -> NeedWitness:
+        last = self._ledger.receipt()
+        proof = self._ledger.consistency_proof(last.size if last else 0)
+        return NeedWitness(note=self._ledger.head(), proof=tuple(proof))
+
+    def _approval(self, study: Digest) -> Approved:
+        account = self._ledger.account
+        approval = account.approved.get(study)
+        if approval is None or study in account.withdrawn:
+            raise _Refusal(RefusalCode.NOT_APPROVED)
+        return approval
+
+    def _alert(self, text: str) -> JournalNote:
+        _LOG.warning("%s", text)
+        return JournalNote(kind="alert", text=text, at=self._clock.unix_ms())
+
+    def _note_data_version(self) -> str:
+        """Return the data set's version, counter and keyed fingerprint, and journal it when it is new."""
+        rows = repr((self._inputs.table.columns, self._inputs.table.rows)).encode()
+        mark = hmac.new(self._inputs.naming_secret, rows, hashlib.sha256).hexdigest()
+        seen = [note.text for note in self._ledger.journal() if note.kind == "data"]
+        if not seen or not seen[-1].endswith(mark):
+            seen.append(f"{len(seen) + 1} {mark}")
+            self._ledger.note(JournalNote(kind="data", text=seen[-1], at=self._clock.unix_ms()))
+        return seen[-1]
+
+
+def stopped_studies(ledger: Ledger) -> set[Digest]:
+    """Return the studies that a failure stopped here and that no administrator has resumed."""
+    stopped: set[Digest] = set()
+    for note in ledger.journal():
+        if note.kind == "failure":
+            stopped.add(note.text)
+        elif note.kind == "resumed":
+            stopped.discard(note.text)
+    return stopped

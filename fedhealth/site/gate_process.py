@@ -1,0 +1,179 @@
+"""The gate as a process: one Unix socket for the node, no network.
+
+One connection at a time, one frame in flight; the caller's Unix user is checked by the kernel's word
+(`SO_PEERCRED`), the frame's size before it is read. Where the kernel allows it the process first moves into an empty
+network namespace, so that it could not reach a network if it wanted to. It ends when its standard input closes, so
+that it never outlives whoever started it.
+"""
+
+import ctypes
+import logging
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedhealth.errors import FedHealthError, LinkUnavailable
+from fedhealth.link.frames import MAX_FRAME_BYTES
+from fedhealth.policy.rules import load_policy
+from fedhealth.policy.site_file import load_site_file
+from fedhealth.privacy.ledger import Ledger
+from fedhealth.records.table import read_table
+from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
+from fedhealth.site.state import SiteState
+
+_LOG = logging.getLogger(__name__)
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+SYSTEM_CLOCK = Clock(monotonic=time.monotonic, unix_ms=lambda: time.time_ns() // 10**6)
+
+
+def leave_network() -> bool:
+    """Move this process into a network namespace without any interface; return whether the kernel allowed it.
+
+    Must run before the process has threads.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWUSER | _CLONE_NEWNET
+    unshare = getattr(libc, "unshare", None)
+    return unshare is not None and unshare(flags) == 0
+
+
+def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = SYSTEM_CLOCK) -> tuple[Gate, Ledger]:
+    """Open a site's ledger and data and return its gate, with every approved study prepared.
+
+    Raises:
+        FedHealthError: for the administrator; nothing listens yet.
+    """
+    site = load_site_file(folder)
+    ledger = Ledger.open(state.ledger, site.id, state.ledger_key())
+    try:
+        assert ledger.account.created is not None  # noqa: S101 - an open ledger was created
+        table = read_table(site.data_set.file, strict=False)
+        inputs = GateInputs(
+            site=site,
+            policy=load_policy(folder),
+            table=table,
+            split_key=state.split_key(site.split_key),
+            naming_secret=state.naming_secret(),
+            noise_secret=state.noise_secret(ledger.account.created),
+            witness_key=state.witness_key(),
+            researchers=state.researchers(),
+        )
+        gate = Gate(inputs, ledger, compute, clock)
+        if table.ragged:
+            _LOG.warning("some lines of %s are not like its header and are left out", table.path)
+        for study in ledger.account.approved:
+            _prepare(gate, state, study)
+    except BaseException:
+        ledger.close()
+        raise
+    return gate, ledger
+
+
+def _prepare(gate: Gate, state: SiteState, study: str) -> None:
+    try:
+        gate.prepare((state.studies / f"{study}.json").read_bytes())
+    except (FedHealthError, OSError) as error:
+        _LOG.error("study %s cannot run here: %s", study[:12], error)
+
+
+def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: int | None) -> None:
+    """Serve one node after another until the lifeline closes.
+
+    Args:
+        gate: the gate.
+        path: the socket to make.
+        allowed_users: Unix user ids that may connect.
+        lifeline: a file descriptor whose end of file ends the process; None to serve for ever.
+
+    Raises:
+        LinkUnavailable: the socket cannot be made.
+    """
+    allowed = frozenset(allowed_users)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(0o660)
+        listener.listen(1)
+    except OSError as error:
+        raise LinkUnavailable(
+            f"the gate cannot listen at {path}",
+            got=error.strerror or str(error),
+            next_step="Choose a shorter path (at most 107 bytes) in a folder the gate may write to.",
+        ) from error
+    watched: list[socket.socket | int] = [listener] if lifeline is None else [listener, lifeline]
+    with listener:
+        while True:
+            ready, _, _ = select.select(watched, [], [])
+            if lifeline in ready:
+                return
+            connection, _ = listener.accept()
+            with connection:
+                if _peer_user(connection) not in allowed:
+                    _LOG.warning("a process of another user tried to speak to the gate and was refused")
+                    continue
+                if not _converse(gate, connection, lifeline):
+                    return
+
+
+def _converse(gate: Gate, connection: socket.socket, lifeline: int | None) -> bool:
+    """Answer frames until the node hangs up (True) or the lifeline closes (False)."""
+    watched: list[socket.socket | int] = [connection] if lifeline is None else [connection, lifeline]
+    while True:
+        ready, _, _ = select.select(watched, [], [])
+        if lifeline in ready:
+            return False
+        frame = receive_frame(connection)
+        if frame is None:
+            return True
+        reply = gate.handle(frame)
+        wait = reply.leaves_at - time.monotonic()
+        if wait > 0:
+            if lifeline is not None and select.select([lifeline], [], [], wait)[0]:
+                return False
+            if lifeline is None:
+                time.sleep(wait)
+        try:
+            connection.sendall(struct.pack("!I", len(reply.frame)) + reply.frame)
+        except OSError:
+            return True
+
+
+def receive_frame(connection: socket.socket) -> bytes | None:
+    """Return the next frame; None when the peer hung up, stalled in mid-frame, or announced too much."""
+    connection.settimeout(10)
+    try:
+        head = _exactly(connection, 4)
+        if head is None:
+            return None
+        (length,) = struct.unpack("!I", head)
+        return _exactly(connection, length) if length <= MAX_FRAME_BYTES else None
+    except OSError:
+        return None
+    finally:
+        connection.settimeout(None)
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < count:
+        part = connection.recv(min(count - len(parts), 1 << 20))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def _peer_user(connection: socket.socket) -> int:
+    """Return the Unix user id of the process at the other end, by the kernel's word."""
+    size = struct.calcsize("3i")
+    if sys.platform == "darwin":
+        raw = connection.getsockopt(0, 1, 4 + 4)  # LOCAL_PEERCRED: version, uid, ...
+        return int(struct.unpack("II", raw)[1])
+    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])

@@ -1,0 +1,190 @@
+"""What a site keeps beside its data: two folders that never mix, made once by `fedhealth site init`.
+
+`gate/` holds the ledger, the ledger key and the three secrets; `node/` holds the TLS key and where the coordinator
+is. In a hospital each belongs to its own Unix user. The three secrets are independent draws from the operating
+system: **noise** (never backed up), **split** (only where the data are not public) and **naming** (recognises a
+change of the data).
+"""
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedhealth.config import read_toml
+from fedhealth.errors import ConfigInvalid
+from fedhealth.policy.rules import load_policy
+from fedhealth.policy.site_file import load_site_file
+from fedhealth.privacy.accountant import Budget
+from fedhealth.privacy.entries import Created
+from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
+from fedhealth.secret_file import PUBLIC_MODE, create_file, read_secret
+from fedhealth.signing import create_signing_key, load_public_key, load_signing_key, public_key_hex
+
+SOCKET_NAME = "gate.sock"
+
+
+class NodeFile(BaseModel):
+    """`node/node.toml`: where the coordinator is.
+
+    Attributes:
+        site: this site's id.
+        federation: name of the federation, part of every certificate.
+        coordinator: host and port.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    site: str
+    federation: str
+    coordinator: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")]
+
+
+@dataclass(frozen=True)
+class SiteState:
+    """Where the parts of a site's state are.
+
+    Attributes:
+        root: the site's state folder.
+    """
+
+    root: Path
+
+    @property
+    def gate(self) -> Path:
+        """Folder of the gate's user."""
+        return self.root / "gate"
+
+    @property
+    def node(self) -> Path:
+        """Folder of the node's user."""
+        return self.root / "node"
+
+    @property
+    def socket(self) -> Path:
+        """The one socket between them."""
+        return self.root / SOCKET_NAME
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's file."""
+        return self.gate / "ledger.sqlite"
+
+    @property
+    def studies(self) -> Path:
+        """Signed studies that were approved here, one file each, named by digest."""
+        return self.gate / "studies"
+
+    def ledger_key(self) -> Ed25519PrivateKey:
+        """Return the key that signs the ledger's heads."""
+        return load_signing_key(self.gate / "ledger.key")
+
+    def witness_key(self) -> Ed25519PublicKey:
+        """Return the coordinator's key, pinned at `site init`."""
+        return load_public_key((self.gate / "witness.pub").read_text().strip())
+
+    def researchers(self) -> dict[str, str]:
+        """Return the pinned researchers' public keys by name."""
+        return {path.stem: path.read_text().strip() for path in sorted((self.gate / "researchers").glob("*.pub"))}
+
+    def naming_secret(self) -> bytes:
+        """Return the key under which a change of the data is recognised."""
+        return read_secret(self.gate / "naming.secret")
+
+    def split_key(self, public: str | None) -> bytes:
+        """Return the key of the held-out split: the site's own, or the public one of public data."""
+        return bytes.fromhex(public) if public else read_secret(self.gate / "split.secret")
+
+    def noise_secret(self, created: Created) -> NoiseSecret:
+        """Return the noise secret; a known one is accepted only where the ledger's first entry allows it.
+
+        Raises:
+            ConfigInvalid: a fixed secret stands at a site that was not created for tests.
+        """
+        fixed = self.gate / "unsafe-fixed-noise-seed"
+        if not fixed.exists():
+            return SiteNoiseSecret(read_secret(self.gate / "noise.secret"))
+        if not created.unsafe_test_site:
+            raise ConfigInvalid(
+                f"site '{created.site}' has a fixed noise seed and is not a test site",
+                wanted="a noise secret from the operating system",
+                next_step="Remove the file unsafe-fixed-noise-seed; find out who put it there.",
+            )
+        return UnsafeFixedNoiseSecret(int(fixed.read_text()))
+
+
+def init_site(
+    folder: Path,
+    state: SiteState,
+    witness_key: str,
+    researchers: dict[str, str],
+    unsafe_noise_seed: int | None = None,
+) -> str:
+    """Make a site's gate state: ledger, ledger key, secrets, pinned keys.
+
+    Args:
+        folder: the site's folder, with `site.toml` and `policy.toml`.
+        state: where to; its `gate/` must not exist.
+        witness_key: the coordinator's public key, 64 hexadecimal digits.
+        researchers: public keys to pin, by name.
+        unsafe_noise_seed: makes a test site with known noise; the ledger says so for ever.
+
+    Returns:
+        The ledger's public key, which the coordinator pins.
+
+    Raises:
+        ConfigInvalid: a file of the site is wrong, or the state exists already.
+    """
+    site, policy = load_site_file(folder), load_policy(folder)
+    if site.data_set.name not in policy.budget:
+        raise ConfigInvalid(
+            f"policy file {folder / 'policy.toml'} sets no budget for data set '{site.data_set.name}'",
+            got=f"budgets for {sorted(policy.budget)}",
+            next_step=f"Add [budget.{site.data_set.name}] with epsilon and delta.",
+        )
+    try:
+        state.gate.mkdir(mode=0o700, parents=True)
+    except FileExistsError as error:
+        raise ConfigInvalid(
+            f"site '{site.id}' has state at {state.gate} already",
+            next_step="It is never overwritten: it knows what was spent. For another site choose another folder.",
+        ) from error
+    (state.gate / "researchers").mkdir(mode=0o700)
+    state.studies.mkdir(mode=0o700)
+    for name, key in researchers.items():
+        create_file(state.gate / "researchers" / f"{name}.pub", (key + "\n").encode(), PUBLIC_MODE)
+    create_file(state.gate / "witness.pub", (witness_key + "\n").encode(), PUBLIC_MODE)
+    create_file(state.gate / "naming.secret", secrets.token_bytes(32))
+    if not site.public_data:
+        create_file(state.gate / "split.secret", secrets.token_bytes(32))
+    if unsafe_noise_seed is None:
+        create_file(state.gate / "noise.secret", secrets.token_bytes(32))
+    else:
+        create_file(state.gate / "unsafe-fixed-noise-seed", str(unsafe_noise_seed).encode())
+    public = public_key_hex(create_signing_key(state.gate / "ledger.key"))
+    created = Created(
+        site=site.id,
+        ledger_key=public,
+        budgets={name: Budget(epsilon=budget.epsilon, delta=budget.delta) for name, budget in policy.budget.items()},
+        unsafe_test_site=unsafe_noise_seed is not None,
+        at=time.time_ns() // 10**6,
+    )
+    Ledger.create(state.ledger, created, state.ledger_key()).close()
+    return public
+
+
+def load_node_file(state: SiteState) -> NodeFile:
+    """Read where the coordinator is."""
+    return read_toml(state.node / "node.toml", NodeFile, "node file")
+
+
+def local_user() -> str:
+    """Return the name under which an approval is recorded: the Unix user of this process."""
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name
