@@ -107,6 +107,7 @@ class Evidence(_Part):
         pooled: figures over all sites' held-out patients.
         sites: in alphabetical order.
         model_sha256: of `model.safetensors`.
+        unsafe_test_sites: sites whose noise is known; where this is not empty, nothing here is private.
     """
 
     format: Literal["fedhealth/evidence/1"] = "fedhealth/evidence/1"
@@ -124,6 +125,7 @@ class Evidence(_Part):
     pooled: Figures
     sites: tuple[SiteEvidence, ...]
     model_sha256: str
+    unsafe_test_sites: tuple[str, ...] = ()
 
 
 def figures_of(counts: Mapping[str, float], noise_sd: float, too_wide: float) -> Figures:

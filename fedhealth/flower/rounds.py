@@ -97,7 +97,11 @@ def evaluate_model(grid: LinkGrid, strategy: Strategy, weights: NDArray[np.float
 
 def _complete(grid: LinkGrid, replies: Iterable[Message]) -> list[Message]:
     complete = list(replies)
-    absent = {grid.site_of(reply.metadata.src_node_id): reply.error.reason for reply in complete if reply.has_error()}
+    absent = {
+        grid.site_of(reply.metadata.src_node_id): reply.error.reason or "away"
+        for reply in complete
+        if reply.has_error()
+    }
     if absent:
         raise SiteMissing(absent)
     return complete

@@ -69,12 +69,20 @@ Request = PutStudy | Answer | Witnessed | AskHead
 
 
 class Accepted(_Header):
-    """The study is approved here; both figures are public and signed into the approval."""
+    """The study is approved here; what follows is public and signed into the site's ledger.
+
+    Attributes:
+        study: its digest.
+        declared_patients: the site's public round figure.
+        reply_after_ms: public duration of each step's reply.
+        unsafe_test_site: the site's noise is known; coordinators refuse it unless started for tests.
+    """
 
     kind: Literal["accepted"] = "accepted"
     study: Digest
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
     reply_after_ms: dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
+    unsafe_test_site: bool
 
 
 class NeedWitness(_Header):

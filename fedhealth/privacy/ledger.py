@@ -91,21 +91,25 @@ class Ledger:
 
     @classmethod
     def create(cls, path: Path, created: Created, key: Ed25519PrivateKey) -> Self:
-        """Make a new ledger whose first entry is `created`.
+        """Make a new ledger whose first entry is `created`; it appears at `path` whole or not at all.
 
         Raises:
             LedgerDamaged: something stands at `path` already.
         """
         if path.exists():
             raise LedgerDamaged(f"there is a ledger at {path} already", next_step="It is never overwritten.")
-        path.touch(mode=0o600)
-        database = connect(path, apsw.SQLITE_OPEN_READWRITE)
+        unfinished = path.with_name(path.name + ".new")
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600)
+        database = connect(unfinished, apsw.SQLITE_OPEN_READWRITE)
         database.reserve_bytes("main", 8)
         _prepare(database)
         database.execute(SCHEMA)
         ledger = cls(database, created.site, key)
         ledger.append(created)
-        return ledger
+        ledger.close()
+        unfinished.rename(path)
+        return cls.open(path, created.site, key)
 
     @classmethod
     def open(cls, path: Path, site: SiteId, key: Ed25519PrivateKey) -> Self:
@@ -241,8 +245,8 @@ class Ledger:
     def journal(self) -> Iterator[JournalNote]:
         """Yield the local journal, oldest first; never to be sent anywhere."""
         with self._lock:
-            bodies = self._database.execute("SELECT body FROM entry WHERE log = 'journal' ORDER BY position").fetchall()
-        return (JournalNote.model_validate_json(body) for (body,) in bodies)
+            notes = [JournalNote.model_validate_json(body) for body, _ in self._bodies("journal")]
+        return iter(notes)
 
     def close(self) -> None:
         """Close the file; what was acknowledged stays."""

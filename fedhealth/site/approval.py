@@ -6,6 +6,7 @@ the declared size, how long a reply takes; that duration is public from then on.
 """
 
 import math
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from fedhealth.privacy.accountant import epsilon_of
 from fedhealth.privacy.entries import Approved, JournalNote, share
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest, StepName
-from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
+from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
 from fedhealth.records.table import Records, prepare_records, read_table
 from fedhealth.secret_file import PUBLIC_MODE, create_file
 from fedhealth.site.gate import Compute
@@ -154,7 +155,7 @@ def _check_fit(study: Study, site: SiteFile) -> None:
 def _measure_replies(study: Study, declared_patients: int, compute: Compute) -> dict[StepName, int]:
     """Return the public duration of each step's reply, in ms, from made-up records of the declared size."""
     made_up = np.random.default_rng(0)
-    stream = UnsafeFixedNoiseSecret(0).stream("calibration", "calibration")
+    stream = SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream("calibration", "calibration")
     durations: dict[StepName, int] = {}
     for name, step in plan_study(study).items():
         size = declared_patients

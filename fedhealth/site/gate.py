@@ -127,6 +127,8 @@ class Gate:
 
     def __init__(self, inputs: GateInputs, ledger: Ledger, compute: Compute, clock: Clock) -> None:
         self._inputs, self._ledger, self._compute, self._clock = inputs, ledger, compute, clock
+        assert ledger.account.created is not None  # noqa: S101 - an open ledger was created
+        self._created = ledger.account.created
         self._studies: dict[Digest, SignedStudy] = {}
         self._records: dict[Digest, dict[Cohort, Records]] = {}
         self._pending: dict[Digest, _Pending] = {}
@@ -206,6 +208,7 @@ class Gate:
                 study=approval.study,
                 declared_patients=approval.declared_patients,
                 reply_after_ms=approval.reply_after_ms,
+                unsafe_test_site=self._created.unsafe_test_site,
             )
         )
 

@@ -1,0 +1,48 @@
+"""`fedhealth audit`: what a compliance officer does, offline."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhealth.errors import UNSAFE_TEST_SITE_EXIT_CODE
+
+app = typer.Typer(help="For the compliance officer: verify ledgers, offline.", no_args_is_help=True)
+
+
+@app.callback()
+def _role() -> None:
+    """Keep `verify` a verb of its own while it is the only one."""
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="A site's state folder, or its ledger.sqlite.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Verify a ledger offline; exit 0 only if no byte was changed.
+
+    Exit codes: 0 intact; 7 damaged (the first bad entry is named); 8 the signature is wrong; 10 intact, but of a
+    test site whose noise is known. Example: fedhealth audit verify runs/demo/state/hungary/gate
+    """
+    from fedhealth.privacy.verify import verify_ledger
+
+    found = verify_ledger(path)
+    if as_json:
+        plain = dataclasses.asdict(found) | {"head": found.head.model_dump()}
+        typer.echo(json.dumps(plain, indent=2))
+    else:
+        typer.echo(f"intact: {found.head.size} entries of site '{found.head.site}', {found.releases} releases charged")
+        typer.echo(f"  root        {found.head.root}")
+        typer.echo(f"  ledger key  {found.ledger_key}")
+        typer.echo("              (compare it with the key certified when the site joined)")
+        typer.echo(f"  witnessed   up to entry {found.witnessed} by the coordinator")
+        for line in found.spending:
+            typer.echo(f"  {line.data_set}, {line.cohort} patients:")
+            typer.echo(f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g}")
+            typer.echo(f"    of the budget {line.share_spent:.1%} spent, {line.share_set_aside:.1%} set aside")
+    if found.unsafe_test_site:
+        typer.echo("TEST SITE: its noise is known; nothing it released is private.", err=True)
+        raise typer.Exit(UNSAFE_TEST_SITE_EXIT_CODE)

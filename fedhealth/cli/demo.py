@@ -1,0 +1,34 @@
+"""`fedhealth demo`: four real hospitals train one diagnostic model on this machine."""
+
+import signal
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for everything the run leaves; runs/demo-DATE by default.")
+    ] = None,
+    protocol: Annotated[Path, typer.Option(help="The study protocol.")] = Path(
+        "protocols/heart-disease-diagnosis.toml"
+    ),
+    sites: Annotated[Path, typer.Option(help="A folder with one folder per site.")] = Path("sites"),
+    address: Annotated[str, typer.Option(help="Where the coordinator listens, HOST:PORT.")] = "127.0.0.1:0",
+    unsafe_test_sites: Annotated[
+        int | None, typer.Option(help="SEED of known noise, for tests: nothing in the run is private.")
+    ] = None,
+) -> None:
+    """Run four hospitals, a coordinator and a study on this machine, and show the report.
+
+    Example: fedhealth demo --out runs/first
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from rich.console import Console
+
+    from fedhealth.demo.run import run_demo
+
+    folder = out or Path("runs") / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    run_demo(folder, protocol, sites, Console(), address=address, unsafe_noise_seed=unsafe_test_sites)

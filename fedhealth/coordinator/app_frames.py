@@ -1,0 +1,123 @@
+"""What the coordinator's two processes say to each other over a Unix socket.
+
+The ServerApp process asks; the coordinator's main process, which holds the link, answers. Each connection carries
+one question at a time, framed as the gate's frames are.
+"""
+
+import socket
+import struct
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from fedhealth.errors import FederationFailed
+from fedhealth.link.frames import MAX_FRAME_BYTES, pack, split_frame
+from fedhealth.privacy.release import StepName
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Begin(_Header):
+    """What shall I run? Answered by `Start`."""
+
+    kind: Literal["begin"] = "begin"
+
+
+class AskSite(_Header):
+    """Ask a site for a release; the body is the input. Answered by `Payload` or `Nothing`."""
+
+    kind: Literal["ask"] = "ask"
+    site: str
+    step: StepName
+    round: int
+
+
+class RoundDone(_Header):
+    """A round is in the durable checkpoint; it took `seconds`. Answered by `Go`."""
+
+    kind: Literal["round-done"] = "round-done"
+    round: int
+    seconds: float
+
+
+class Finished(_Header):
+    """The model is stored; these are the released counts of each site. Answered by `Go`."""
+
+    kind: Literal["finished"] = "finished"
+    counts: dict[str, dict[str, float]]
+
+
+class Failed(_Header):
+    """A required site gave no release in a round. Answered by `Go`."""
+
+    kind: Literal["failed"] = "failed"
+    round: int
+    absent: dict[str, str]
+
+
+class Start(_Header):
+    """The sites with their public figures; the body is the signed study."""
+
+    kind: Literal["start"] = "start"
+    declared_patients: dict[str, int]
+
+
+class Payload(_Header):
+    """A release; the body is its payload."""
+
+    kind: Literal["payload"] = "payload"
+
+
+class Nothing(_Header):
+    """No release, and the public code why."""
+
+    kind: Literal["nothing"] = "nothing"
+    code: str
+
+
+class Go(_Header):
+    """Noted."""
+
+    kind: Literal["go"] = "go"
+
+
+Question = Begin | AskSite | RoundDone | Finished | Failed
+_QUESTION = TypeAdapter[Question](Annotated[Question, Field(discriminator="kind")])
+ReplyHeader = Start | Payload | Nothing | Go
+_REPLY = TypeAdapter[ReplyHeader](Annotated[ReplyHeader, Field(discriminator="kind")])
+
+
+def unpack_question(frame: bytes) -> tuple[Question, bytes]:
+    """Return a question and its body."""
+    head, body = split_frame(frame)
+    return _QUESTION.validate_json(head), body
+
+
+def exchange(connection: socket.socket, question: Question, body: bytes = b"") -> tuple[ReplyHeader, bytes]:
+    """Ask over a blocking socket and return the reply and its body.
+
+    Raises:
+        FederationFailed: the coordinator's main process is gone.
+    """
+    frame = pack(question, body)
+    try:
+        connection.sendall(struct.pack("!I", len(frame)) + frame)
+        (length,) = struct.unpack("!I", _exactly(connection, 4))
+        if length > MAX_FRAME_BYTES:
+            raise ConnectionError("the announced frame is too large")
+        head, answer = split_frame(_exactly(connection, length))
+    except OSError as error:
+        raise FederationFailed("the coordinator's main process does not answer", got=type(error).__name__) from error
+    return _REPLY.validate_json(head), answer
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = connection.recv(count - len(parts))
+        if not part:
+            raise ConnectionError("closed")
+        parts += part
+    return bytes(parts)

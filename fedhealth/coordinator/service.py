@@ -1,0 +1,328 @@
+"""The coordinator's main process: holds the link, witnesses ledgers, runs one study's ServerApp, writes the evidence.
+
+A site that is away or busy is asked again, with the same question, until the patience is over; every other refusal is
+final. The study ends with evidence only if every site gave every release; otherwise it says which site did not, and
+why, and publishes nothing.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import struct
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import fedhealth
+from fedhealth.coordinator.app_frames import (
+    AskSite,
+    Begin,
+    Failed,
+    Finished,
+    Go,
+    Nothing,
+    Payload,
+    Question,
+    ReplyHeader,
+    RoundDone,
+    Start,
+    unpack_question,
+)
+from fedhealth.coordinator.asking import AWAY, Asker, NoRelease
+from fedhealth.coordinator.evidence import (
+    Evidence,
+    LedgerHead,
+    SiteEvidence,
+    figures_of,
+    pooled_figures,
+    spent_by,
+)
+from fedhealth.coordinator.home import CoordinatorHome
+from fedhealth.coordinator.witness import Witness, replace_file
+from fedhealth.errors import ApprovalMissing, FederationFailed, RefusalCode
+from fedhealth.learning.plan import plan_study
+from fedhealth.link.frames import MAX_FRAME_BYTES, Accepted, Head, pack
+from fedhealth.link.server import LinkServer
+from fedhealth.pki.identity import Role, load_identity
+from fedhealth.privacy.accountant import epsilon_of
+from fedhealth.privacy.checkpoint import open_checkpoint
+from fedhealth.privacy.release import ReleaseIdentity, input_digest
+from fedhealth.signing import load_public_key
+from fedhealth.study.signature import open_signed_study
+
+_LOG = logging.getLogger(__name__)
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+_ASK_SECONDS = 60.0
+_PASSING = (RefusalCode.BUSY.value, AWAY)
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a study is run.
+
+    Attributes:
+        address: host and port to listen at; port 0 takes a free one.
+        output: folder for model, evidence and report; must exist.
+        patience_seconds: how long a site that is away or busy is waited for, at a time.
+        allow_unsafe_test_sites: take part with sites whose noise is known; for tests.
+    """
+
+    address: str
+    output: Path
+    patience_seconds: float = 60.0
+    allow_unsafe_test_sites: bool = False
+
+
+@dataclass
+class _Progress:
+    """What has happened in a run; owned by `StudyRun`."""
+
+    started: str
+    rounds: dict[str, list[int]] = field(default_factory=dict)
+    evaluated: dict[str, int] = field(default_factory=dict)
+    completed: int = 0
+    counts: dict[str, dict[str, float]] | None = None
+    failed: Failed | None = None
+
+
+class StudyRun:
+    """One study from the first connection to the evidence.
+
+    Args:
+        home: the coordinator's state.
+        signed_study: canonical bytes of the signed study.
+        options: how to run it.
+        on_event: told what happens, as JSON-ready mappings.
+    """
+
+    def __init__(self, home: CoordinatorHome, signed_study: bytes, options: RunOptions, on_event: OnEvent) -> None:
+        self._signed_bytes, self._options, self._on_event = signed_study, options, on_event
+        self._signed = open_signed_study(signed_study)
+        self._study = self._signed.study
+        self._plan = plan_study(self._study)
+        self._federation = home.federation()
+        self._pinned = home.pinned_sites()
+        identity = load_identity(home.tls, self._federation, Role.COORDINATOR, datetime.now(UTC))
+        self._link = LinkServer(identity, self._federation, frozenset(self._pinned), self._on_link)
+        self._asker = Asker(self._carry, Witness(home.witnessed, self._pinned, home.witness_key()))
+        self._accepted: dict[str, Accepted] = {}
+        self._progress = _Progress(started=_now())
+
+    async def run(self) -> Evidence:
+        """Run the study and return its evidence, which is also in the output folder with the model.
+
+        Raises:
+            ApprovalMissing: a site has not approved the study.
+            FederationFailed: a site gave no release, or a process ended.
+            LinkUnavailable: the port is in use, or a site did not connect in time.
+        """
+        port = await self._link.start(self._options.address)
+        self._on_event({"event": "listening", "port": port, "sites": sorted(self._pinned)})
+        try:
+            await self._link.wait_connected(self._pinned, self._options.patience_seconds)
+            for site in sorted(self._pinned):
+                self._accepted[site] = await self._accept(site)
+            await self._run_server_app()
+            heads = {site: await self._head(site) for site in sorted(self._pinned)}
+        finally:
+            await self._link.stop()
+        evidence = self._evidence(heads)
+        replace_file(self._options.output / "evidence.json", evidence.model_dump_json(indent=2).encode() + b"\n")
+        self._on_event({"event": "done"})
+        return evidence
+
+    async def _accept(self, site: str) -> Accepted:
+        try:
+            accepted = await self._patiently(lambda: self._asker.put_study(site, self._signed_bytes))
+        except NoRelease as refusal:
+            raise ApprovalMissing(
+                f"site '{site}' does not take part in study '{self._study.name}'",
+                got=f"the answer '{refusal.code}'",
+                wanted="an approval of this exact study",
+                next_step=f"Ask the administrator of '{site}' to approve digest {self._study.digest[:12]}.",
+            ) from refusal
+        if accepted.unsafe_test_site and not self._options.allow_unsafe_test_sites:
+            raise FederationFailed(
+                f"site '{site}' is a test site with known noise; nothing it releases is private",
+                next_step="Use a real site, or start the coordinator for tests: --allow-unsafe-test-sites.",
+            )
+        return accepted
+
+    async def _run_server_app(self) -> None:
+        with TemporaryDirectory(prefix="fedhealth-app-") as folder:
+            path = Path(folder) / "app.sock"
+            server = await asyncio.start_unix_server(self._serve_app, path=str(path), limit=MAX_FRAME_BYTES)
+            path.chmod(0o600)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "fedhealth.coordinator.server_app", str(path), str(self._options.output)),
+                stdin=asyncio.subprocess.PIPE,
+            )
+            try:
+                status = await process.wait()
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+                server.close()
+        if self._progress.failed is not None:
+            absent = ", ".join(f"{site} ({code})" for site, code in sorted(self._progress.failed.absent.items()))
+            raise FederationFailed(
+                f"study '{self._study.name}' stopped in round {self._progress.failed.round}",
+                got=f"no release from {absent}",
+                wanted="a release from every site",
+                next_step="Ask the administrator there; nothing was published and nothing is charged twice.",
+            )
+        if self._progress.counts is None:
+            raise FederationFailed(
+                "the study's ServerApp ended early",
+                got=f"exit status {status}",
+                next_step="Read the coordinator's log.",
+            )
+
+    async def _serve_app(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                (length,) = struct.unpack("!I", await reader.readexactly(4))
+                if length > MAX_FRAME_BYTES:
+                    return
+                question, body = unpack_question(await reader.readexactly(length))
+                header, answer = await self._answer_app(question, body)
+                frame = pack(header, answer)
+                writer.write(struct.pack("!I", len(frame)) + frame)
+                await writer.drain()
+        except (EOFError, OSError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer_app(self, question: Question, body: bytes) -> tuple[ReplyHeader, bytes]:
+        if isinstance(question, Begin):
+            declared = {site: accepted.declared_patients for site, accepted in self._accepted.items()}
+            return Start(declared_patients=declared), self._signed_bytes
+        if isinstance(question, AskSite):
+            try:
+                return Payload(), await self._release(question, body)
+            except NoRelease as refusal:
+                return Nothing(code=refusal.code), b""
+        if isinstance(question, RoundDone):
+            self._asker.checkpointed()
+            self._progress.completed = question.round
+            spent = self._plan["train"].mechanism.cost.times(question.round)
+            self._on_event(
+                {
+                    "event": "round",
+                    "round": question.round,
+                    "of": self._study.training.rounds,
+                    "seconds": question.seconds,
+                    "sites": len(self._pinned),
+                    "epsilon": epsilon_of(spent, self._study.privacy.delta),
+                }
+            )
+        elif isinstance(question, Finished):
+            self._asker.checkpointed()
+            self._progress.counts = question.counts
+            self._on_event({"event": "evaluated"})
+        else:
+            self._progress.failed = question
+        return Go(), b""
+
+    async def _release(self, question: AskSite, data: bytes) -> bytes:
+        identity = ReleaseIdentity(
+            site=question.site,
+            study=self._study.digest,
+            step=question.step,
+            round=question.round,
+            input_digest=input_digest(data),
+        )
+        payload = await self._patiently(lambda: self._asker.ask(identity, data))
+        if question.step == "train":
+            self._progress.rounds.setdefault(question.site, []).append(question.round)
+        else:
+            self._progress.evaluated[question.site] = self._progress.evaluated.get(question.site, 0) + 1
+        return payload
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """Ask, and ask again while the site is away or busy and the patience lasts."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._options.patience_seconds
+        while True:
+            try:
+                return await ask()
+            except NoRelease as refusal:
+                if refusal.code not in _PASSING or loop.time() >= deadline:
+                    _LOG.warning("no answer: %s", refusal)
+                    raise
+                await asyncio.sleep(min(0.5, max(0.0, deadline - loop.time())))
+
+    async def _carry(self, site: str, frame: bytes) -> bytes:
+        return await self._link.ask(site, "gate", frame, _ASK_SECONDS)
+
+    async def _head(self, site: str) -> Head:
+        try:
+            return await self._asker.head(site)
+        except NoRelease as refusal:
+            raise FederationFailed(
+                f"site '{site}' did not show the head of its ledger after the study", got=refusal.code
+            ) from refusal
+
+    def _on_link(self, site: str, connected: bool) -> None:
+        self._on_event({"event": "site", "site": site, "connected": connected})
+
+    def _evidence(self, heads: Mapping[str, Head]) -> Evidence:
+        assert self._progress.counts is not None  # noqa: S101 - `_run_server_app` checked it
+        study, noise_sd = self._study, self._plan["evaluate"].mechanism.standard_deviation
+        too_wide = study.evaluation.too_wide
+        sites = []
+        for site in sorted(self._pinned):
+            counts, rounds = self._progress.counts[site], self._progress.rounds[site]
+            spent = spent_by(study, len(rounds), self._progress.evaluated[site])
+            ledger_key = self._pinned[site].ledger_key
+            head = open_checkpoint(heads[site].note, site, load_public_key(ledger_key))
+            sites.append(
+                SiteEvidence(
+                    site=site,
+                    declared_patients=self._accepted[site].declared_patients,
+                    rounds=tuple(rounds),
+                    epsilon=max(line.epsilon for line in spent),
+                    delta=study.privacy.delta,
+                    spent=spent,
+                    noisy_counts=counts,
+                    noise_standard_deviation=noise_sd,
+                    figures=figures_of(counts, noise_sd, too_wide),
+                    ledger=LedgerHead(size=head.size, root=head.root, note=heads[site].note, ledger_key=ledger_key),
+                )
+            )
+        return Evidence(
+            software=f"fedhealth {fedhealth.__version__}",
+            federation=self._federation,
+            study={
+                "name": study.name,
+                "title": study.title,
+                "digest": study.digest,
+                "purpose": study.purpose,
+                "legal_basis": study.legal_basis,
+            },
+            researcher=self._signed.researcher,
+            started=self._progress.started,
+            finished=_now(),
+            rounds_planned=study.training.rounds,
+            rounds_completed=self._progress.completed,
+            held_out_fraction=study.evaluation.held_out_fraction,
+            too_wide=too_wide,
+            pooled=pooled_figures(self._progress.counts.values(), noise_sd, too_wide),
+            sites=tuple(sites),
+            model_sha256=hashlib.sha256((self._options.output / "model.safetensors").read_bytes()).hexdigest(),
+            unsafe_test_sites=tuple(site for site, answer in self._accepted.items() if answer.unsafe_test_site),
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

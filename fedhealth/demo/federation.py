@@ -1,0 +1,121 @@
+"""Set up a federation in one folder: coordinator, sites, keys, one signed study approved everywhere.
+
+Here one person plays every part. In a hospital each part is somebody's: the coordinator admits a site, a researcher
+signs, an administrator of each site pins the researcher's key and approves.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator
+from fedhealth.errors import ConfigInvalid
+from fedhealth.learning.diagnosis import STEPS
+from fedhealth.pki.identity import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, create_tls_key
+from fedhealth.policy.site_file import SiteFile, load_site_file
+from fedhealth.secret_file import PUBLIC_MODE, create_file
+from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
+from fedhealth.site.approval import approve_study
+from fedhealth.site.state import SiteState, init_site
+from fedhealth.study.protocol import Study, load_study
+from fedhealth.study.signature import sign_study
+from fedhealth.training.per_patient import make_deterministic
+
+FEDERATION = "demo"
+RESEARCHER = "demo"
+
+
+@dataclass(frozen=True)
+class DemoSite:
+    """A site of the demonstration: its folder as its administrator keeps it, what it says, and its state."""
+
+    folder: Path
+    file: SiteFile
+    state: SiteState
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federation that is ready to run.
+
+    Attributes:
+        folder: holds all of it.
+        home: the coordinator's state.
+        sites: in alphabetical order.
+        study: the protocol.
+        signed_study: the file with the signed study.
+    """
+
+    folder: Path
+    home: CoordinatorHome
+    sites: tuple[DemoSite, ...]
+    study: Study
+    signed_study: Path
+
+    @property
+    def results(self) -> Path:
+        """Where model, evidence and report go."""
+        return self.folder / "results"
+
+    @property
+    def logs(self) -> Path:
+        """Where the processes' logs go."""
+        return self.folder / "logs"
+
+
+def set_up(folder: Path, protocol: Path, sites: Path, unsafe_noise_seed: int | None = None) -> Federation:
+    """Make a federation and approve its study at every site.
+
+    Args:
+        folder: where to; must not exist.
+        protocol: the study protocol.
+        sites: a folder with one folder per site.
+        unsafe_noise_seed: makes every site a test site with known noise.
+
+    Raises:
+        FedHealthError: something of a site or of the protocol is wrong; nothing runs yet.
+    """
+    study = load_study(protocol)
+    folders = sorted(path.parent for path in sites.glob("*/site.toml"))
+    if len(folders) < 2:
+        raise ConfigInvalid(
+            f"there are too few sites in {sites}",
+            got=f"{len(folders)} folders with a site.toml",
+            wanted="at least 2",
+            next_step="Run this where sites/ and protocols/ are, or name them: fedhealth demo --help.",
+        )
+    loaded = [DemoSite(each, load_site_file(each), SiteState(Path())) for each in folders]
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise ConfigInvalid(f"{folder} exists already", next_step="Choose another folder with --out.") from error
+    now = datetime.now(UTC)
+    home = CoordinatorHome(folder / "state" / "coordinator")
+    witness_key = init_coordinator(home, FEDERATION, now)
+    create_signing_key(folder / "state" / "researcher.key")
+    researcher = load_signing_key(folder / "state" / "researcher.key")
+    signed = folder / "study.signed"
+    create_file(signed, sign_study(study, researcher), PUBLIC_MODE)
+    pinned = {RESEARCHER: public_key_hex(researcher.public_key())}
+    ready = []
+    for site in loaded:
+        state = SiteState(folder / "state" / site.file.id)
+        ledger_key = init_site(site.folder, state, witness_key, pinned, unsafe_noise_seed)
+        state.node.mkdir(mode=0o700)
+        leaf, root = admit_site(home, site.file.id, create_tls_key(state.node / KEY_FILE), ledger_key, now)
+        create_file(state.node / CERTIFICATE_FILE, leaf, PUBLIC_MODE)
+        create_file(state.node / ROOT_FILE, root, PUBLIC_MODE)
+        ready.append(DemoSite(site.folder, site.file, state))
+    federation = Federation(folder, home, tuple(ready), study, signed)
+    federation.results.mkdir()
+    federation.logs.mkdir()
+    make_deterministic()
+    for site in ready:
+        approve_study(site.folder, site.state, signed.read_bytes(), STEPS)
+    return federation
+
+
+def point_node(site: DemoSite, address: str) -> None:
+    """Tell a site's node where the coordinator listens."""
+    text = f'site = "{site.file.id}"\nfederation = "{FEDERATION}"\ncoordinator = "{address}"\n'
+    create_file(site.state.node / "node.toml", text.encode(), PUBLIC_MODE)

@@ -1,0 +1,176 @@
+"""Run the demonstration: start a federation's processes, follow them, verify what they left, show the result."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedhealth.coordinator.evidence import Evidence, Figure
+from fedhealth.coordinator.report import Reference, render_report
+from fedhealth.demo.federation import Federation, point_node, set_up
+from fedhealth.demo.processes import Child, Processes
+from fedhealth.errors import FederationFailed
+from fedhealth.privacy.verify import VerifiedLedger, verify_ledger
+
+_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What a demonstration left.
+
+    Attributes:
+        evidence: of the run.
+        report: the page to open.
+        ledgers: each site's ledger, verified after the processes had stopped.
+    """
+
+    evidence: Evidence
+    report: Path
+    ledgers: tuple[VerifiedLedger, ...]
+
+
+def run_demo(
+    folder: Path,
+    protocol: Path,
+    sites: Path,
+    console: Console,
+    *,
+    address: str = "127.0.0.1:0",
+    unsafe_noise_seed: int | None = None,
+) -> DemoResult:
+    """Run a study over every site in `sites`, each as two processes, and write evidence, reference and report.
+
+    Args:
+        folder: where everything goes; must not exist.
+        protocol: the study protocol.
+        sites: a folder with one folder per site.
+        console: where progress is shown.
+        address: where the coordinator listens.
+        unsafe_noise_seed: known noise, for tests.
+
+    Raises:
+        FedHealthError: something went wrong; every process is stopped.
+    """
+    console.print("Setting up: keys, certificates, ledgers; each site looks at the study and approves it ...")
+    federation = set_up(folder, protocol, sites, unsafe_noise_seed)
+    evidence = _run_processes(federation, console, address, unsafe_noise_seed is not None)
+    ledgers = tuple(verify_ledger(site.state.ledger) for site in federation.sites)
+    reference = _reference(federation, protocol) if all(site.file.public_data for site in federation.sites) else None
+    titles = {site.file.id: site.file.title for site in federation.sites}
+    report = federation.results / "report.html"
+    report.write_text(render_report(evidence, federation.study, titles, reference))
+    console.print(_summary(evidence, ledgers))
+    console.print(f"Report:   {report}\nEvidence: {federation.results / 'evidence.json'}", soft_wrap=True)
+    console.print(
+        f"All {len(ledgers)} ledgers verify. Check one yourself:\n"
+        f"  fedhealth audit verify {federation.sites[0].state.gate}",
+        soft_wrap=True,
+    )
+    return DemoResult(evidence, report, ledgers)
+
+
+def _run_processes(federation: Federation, console: Console, address: str, unsafe: bool) -> Evidence:
+    console.print(f"Starting the coordinator and {len(federation.sites)} sites, each a node and a gate ...")
+    with Processes(federation.logs) as processes:
+        for site in federation.sites:
+            arguments = ["site", "gate", str(site.folder), "--state", str(site.state.root)]
+            processes.start(f"{site.file.id}-gate", arguments)
+        coordinator = processes.start(
+            "coordinator",
+            [
+                *("coordinator", "run", str(federation.signed_study), "--home", str(federation.home.root)),
+                *("--out", str(federation.results), "--address", address),
+                *(["--allow-unsafe-test-sites"] if unsafe else []),
+            ],
+            events=True,
+        )
+        events = _events(coordinator)
+        port = next((event["port"] for event in events if event["event"] == "listening"), None)
+        if port is None:
+            _fail(coordinator)
+        for site in federation.sites:
+            point_node(site, f"127.0.0.1:{port}")
+            processes.wait_for(site.state.socket, _START_SECONDS)
+            processes.start(f"{site.file.id}-node", ["site", "node", "--state", str(site.state.root)])
+        _follow(events, federation, console)
+        if coordinator.process.wait() != 0:
+            _fail(coordinator)
+    return Evidence.model_validate_json((federation.results / "evidence.json").read_bytes())
+
+
+def _events(child: Child) -> Iterator[dict[str, Any]]:
+    assert child.process.stdout is not None  # noqa: S101 - it was started with events
+    for line in child.process.stdout:
+        yield json.loads(line)
+
+
+def _follow(events: Iterator[dict[str, Any]], federation: Federation, console: Console) -> None:
+    """Show rounds, sites, epsilon and the time left until the coordinator's last event."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        task = progress.add_task("rounds", total=federation.study.training.rounds, state="waiting for sites")
+        connected: set[str] = set()
+        for event in events:
+            if event["event"] == "site":
+                (connected.add if event["connected"] else connected.discard)(event["site"])
+                progress.update(task, state=f"{len(connected)} of {len(federation.sites)} sites")
+            elif event["event"] == "round":
+                state = f"{event['sites']} sites, epsilon {event['epsilon']:.2f}"
+                progress.update(task, completed=event["round"], state=state)
+            elif event["event"] == "evaluated":
+                progress.update(task, state="evaluated on held-out patients")
+
+
+def _reference(federation: Federation, protocol: Path) -> Reference:
+    """Have the figures that only public data allow made by a process of its own, and read them."""
+    path = federation.results / "reference.json"
+    command = [sys.executable, "-m", "fedhealth.demo.reference", "--out", str(path)]
+    command += ["--protocol", str(protocol), "--model", str(federation.results / "model.safetensors")]
+    for site in federation.sites:
+        command += ["--site-folder", str(site.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    if done.returncode != 0:
+        raise FederationFailed("the reference figures could not be made", got=done.stderr.strip()[-500:])
+    return Reference.model_validate_json(path.read_bytes())
+
+
+def _summary(evidence: Evidence, ledgers: tuple[VerifiedLedger, ...]) -> Table:
+    table = Table(title="Held-out patients, with 95 % intervals that include the noise", title_justify="left")
+    for column in ("hospital", "accuracy", "rounds", "epsilon", "of cap"):
+        table.add_column(column, justify="left" if column == "hospital" else "right")
+    for site, ledger in zip(evidence.sites, ledgers, strict=True):
+        used = max(line.share_spent for line in ledger.spending)
+        rounds, epsilon = f"{len(site.rounds)}/{evidence.rounds_planned}", f"{site.epsilon:.2f}"
+        table.add_row(site.site, _say(site.figures.accuracy), rounds, epsilon, f"{used:.0%}")
+    table.add_section()
+    table.add_row("all together", _say(evidence.pooled.accuracy), "", "", "")
+    return table
+
+
+def _say(figure: Figure) -> str:
+    if figure.estimate is None or figure.low is None or figure.high is None:
+        return "too few patients"
+    return f"{figure.estimate:.0%} ({figure.low:.0%}-{figure.high:.0%})"
+
+
+def _fail(child: Child) -> None:
+    child.process.wait()
+    raise FederationFailed(
+        "the coordinator ended early", got=child.last_words() or "no message", next_step=f"Read {child.log}."
+    )
