@@ -7,6 +7,7 @@ round's model durably before that process may acknowledge the round to the sites
 Run as `python -m fedhealth.coordinator.server_app SOCKET FOLDER`.
 """
 
+import logging
 import os
 import socket
 import sys
@@ -155,6 +156,7 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
 def main(arguments: list[str]) -> None:
     """Run the ServerApp; ends at once when standard input closes."""
     path, folder = Path(arguments[0]), Path(arguments[1])
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     control = connect(path)
     reply, signed = exchange(control, Begin())

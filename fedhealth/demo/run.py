@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,9 @@ def run_demo(
     """
     console.print("Setting up: keys, certificates, ledgers; each site looks at the study and approves it ...")
     federation = set_up(folder, protocol, sites, unsafe_noise_seed)
-    evidence = _run_processes(federation, console, address, unsafe_noise_seed is not None)
+    evidence = run_processes(
+        federation, console, address=address, allow_unsafe_test_sites=unsafe_noise_seed is not None
+    )
     ledgers = tuple(verify_ledger(site.state.ledger) for site in federation.sites)
     reference = _reference(federation, protocol) if all(site.file.public_data for site in federation.sites) else None
     titles = {site.file.id: site.file.title for site in federation.sites}
@@ -77,7 +79,26 @@ def run_demo(
     return DemoResult(evidence, report, ledgers)
 
 
-def _run_processes(federation: Federation, console: Console, address: str, unsafe: bool) -> Evidence:
+def run_processes(
+    federation: Federation,
+    console: Console,
+    *,
+    address: str = "127.0.0.1:0",
+    allow_unsafe_test_sites: bool = False,
+    on_event: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> Evidence:
+    """Run a federation's study as real processes and return its evidence; no process is left when this returns.
+
+    Args:
+        federation: as `set_up` made it.
+        console: where progress is shown.
+        address: where the coordinator listens.
+        allow_unsafe_test_sites: for tests.
+        on_event: told every event of the coordinator.
+
+    Raises:
+        FederationFailed: a process ended, or the study did.
+    """
     console.print(f"Starting the coordinator and {len(federation.sites)} sites, each a node and a gate ...")
     with Processes(federation.logs) as processes:
         for site in federation.sites:
@@ -88,7 +109,7 @@ def _run_processes(federation: Federation, console: Console, address: str, unsaf
             [
                 *("coordinator", "run", str(federation.signed_study), "--home", str(federation.home.root)),
                 *("--out", str(federation.results), "--address", address),
-                *(["--allow-unsafe-test-sites"] if unsafe else []),
+                *(["--allow-unsafe-test-sites"] if allow_unsafe_test_sites else []),
             ],
             events=True,
         )
@@ -100,7 +121,7 @@ def _run_processes(federation: Federation, console: Console, address: str, unsaf
             point_node(site, f"127.0.0.1:{port}")
             processes.wait_for(site.state.socket, _START_SECONDS)
             processes.start(f"{site.file.id}-node", ["site", "node", "--state", str(site.state.root)])
-        _follow(events, federation, console)
+        _follow(events, federation, console, on_event)
         if coordinator.process.wait() != 0:
             _fail(coordinator)
     return Evidence.model_validate_json((federation.results / "evidence.json").read_bytes())
@@ -112,7 +133,12 @@ def _events(child: Child) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def _follow(events: Iterator[dict[str, Any]], federation: Federation, console: Console) -> None:
+def _follow(
+    events: Iterator[dict[str, Any]],
+    federation: Federation,
+    console: Console,
+    on_event: Callable[[Mapping[str, Any]], None],
+) -> None:
     """Show rounds, sites, epsilon and the time left until the coordinator's last event."""
     with Progress(
         TextColumn("{task.description}"),
@@ -127,9 +153,10 @@ def _follow(events: Iterator[dict[str, Any]], federation: Federation, console: C
         task = progress.add_task("rounds", total=federation.study.training.rounds, state="waiting for sites")
         connected: set[str] = set()
         for event in events:
-            if event["event"] == "site":
+            on_event(event)
+            if event["event"] == "site" and not progress.finished:
                 (connected.add if event["connected"] else connected.discard)(event["site"])
-                progress.update(task, state=f"{len(connected)} of {len(federation.sites)} sites")
+                progress.update(task, state=f"{len(connected)} of {len(federation.sites)} sites connected")
             elif event["event"] == "round":
                 state = f"{event['sites']} sites, epsilon {event['epsilon']:.2f}"
                 progress.update(task, completed=event["round"], state=state)

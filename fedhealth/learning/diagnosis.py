@@ -25,7 +25,7 @@ def train(step: Step, weights: NDArray[np.float64], records: Records, stream: Ke
     gradients = per_patient_gradients(
         RowwiseLinear(step.input_length - 1),
         weights,
-        _logistic_loss,
+        logistic_loss,
         records.features,
         records.labels,
         records.patients,
@@ -56,5 +56,6 @@ def evaluate(step: Step, weights: NDArray[np.float64], records: Records, stream:
 STEPS: Mapping[StepName, StepFunction] = MappingProxyType({"train": train, "evaluate": evaluate})
 
 
-def _logistic_loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+def logistic_loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Return the loss of one record, shape (), from its output, shape (1,), and its label, 0 or 1."""
     return torch.nn.functional.binary_cross_entropy_with_logits(output[0], label)

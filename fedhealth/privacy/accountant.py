@@ -16,6 +16,7 @@ Koskela, Tobaben and Honkela, "Individual Privacy Accounting with Gaussian Diffe
 """
 
 import math
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MU_SQUARED_UNITS = 2**40
 """Units of `Cost.mu_squared` in 1.0 of mu squared."""
 
-TOTAL_VARIATION_UNITS = 2**76
+TOTAL_VARIATION_UNITS = 2**128
 """Units of `Cost.total_variation` in a distance of 1.0."""
 
 SAMPLING_SHARE_OF_DELTA = 2.0**-10
@@ -37,7 +38,7 @@ class Cost(BaseModel):
 
     Attributes:
         mu_squared: mu squared in units of 2**-40, rounded up.
-        total_variation: distance of the sampled noise from the exact, in units of 2**-76, rounded up.
+        total_variation: distance of the sampled noise from the exact, in units of 2**-128, rounded up.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -105,7 +106,8 @@ def gaussian_cost(noise_multiplier: float, total_variation: float) -> Cost:
     if not 0 <= total_variation < 1:
         raise ValueError(f"total variation must be in [0, 1), got {total_variation}")
     return Cost(
-        mu_squared=math.ceil(MU_SQUARED_UNITS / (noise_multiplier * noise_multiplier)),
+        # In exact arithmetic: a quotient of floats can round below the true one, and its ceiling with it.
+        mu_squared=math.ceil(MU_SQUARED_UNITS / Fraction(noise_multiplier) ** 2),
         total_variation=math.ceil(total_variation * TOTAL_VARIATION_UNITS),
     )
 
@@ -147,11 +149,15 @@ def epsilon_of(cost: Cost, delta: float) -> float:
     def holds(epsilon: float) -> bool:
         return delta_of(mu, epsilon) + (1 + math.exp(epsilon)) * distance <= delta
 
-    low, high = 0.0, 1.0
-    while not holds(high):
-        high *= 2
-        if high > 700:
-            return math.inf
+    # The left side of `holds` has the derivative e^eps * (distance - Phi(-eps / mu - mu / 2)): it falls up to one
+    # epsilon and rises from there on, so that the smallest epsilon lies below that one, or nowhere.
+    low, turn = 0.0, 700.0
+    for _ in range(100):
+        middle = (low + turn) / 2
+        low, turn = (middle, turn) if _upper_tail(middle / mu + mu / 2) > distance else (low, middle)
+    if not holds(turn):
+        return math.inf
+    low, high = 0.0, turn
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)
@@ -161,14 +167,23 @@ def epsilon_of(cost: Cost, delta: float) -> float:
 def noise_multiplier_for(epsilon: float, delta: float, releases: int) -> float:
     """Return the noise multiplier of each of `releases` full-batch Gaussians that together cost (epsilon, delta).
 
-    The whole is priced like a budget: a share of delta is kept for the noise's distance from exact.
+    The whole is priced like a budget, in its units: a share of delta is kept for the noise's distance from exact,
+    and the rounded-up costs of all releases fit the rounded-down cap of a budget of the same (epsilon, delta).
 
     Args:
         epsilon: > 0.
         delta: in (0, 1).
         releases: at least 1.
+
+    Raises:
+        ValueError: so little for so many releases that no cost can be stated.
     """
-    return math.sqrt(releases) / mu_of(epsilon, delta * (1 - SAMPLING_SHARE_OF_DELTA))
+    mu = mu_of(epsilon, delta * (1 - SAMPLING_SHARE_OF_DELTA))
+    each = math.floor(mu * mu * MU_SQUARED_UNITS) // releases
+    if each < 1:
+        raise ValueError(f"{releases} releases at epsilon {epsilon} cost less each than one unit of mu squared")
+    # 2**-50 covers the rounding of the root, so that the cost is `each` and not one unit more.
+    return math.sqrt(MU_SQUARED_UNITS / each) * (1 + 2.0**-50)
 
 
 def _upper_tail(x: float) -> float:

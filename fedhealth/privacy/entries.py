@@ -184,7 +184,7 @@ class Account:
         for cohort, envelope in entry.envelope.items():
             held = self.committed(entry.data_set, cohort)
             if not (envelope if held is None else held + envelope).fits(budget.cap()):
-                left = 1.0 - (held.mu_squared / budget.cap().mu_squared if held else 0.0)
+                left = 1.0 - (share(held, budget) if held else 0.0)
                 raise BudgetExhausted(
                     f"study {entry.study[:12]} does not fit the privacy budget of data set '{entry.data_set}'",
                     got=f"a cost of {share(envelope, budget):.1%} of the budget on the {cohort} patients",

@@ -12,14 +12,16 @@ The release is a vector of integers, in grid steps. Three things make it what th
    noise whose low bits could tell the sum (Mironov, "On significance of the least significant bits for
    differential privacy", CCS 2012).
 3. *Sampling.* round(G) has a standard deviation of 1024 steps before rounding, always; the grid is scaled
-   to fit. Its magnitude is read from a table of 63-bit thresholds computed with 110-bit precision, its sign
-   from one more bit. Rounding P(|round(G)| <= m) to a multiple of 2**-63 changes the probability of each
-   magnitude by at most 2**-63, so the distance is at most 2**-64 times the table's length, plus the tail beyond
-   the table: `TOTAL_VARIATION_PER_COORDINATE`. Distances of independent coordinates add up.
+   to fit. Its magnitude is read from a table of thresholds, P(|round(G)| <= m) to 127 binary places, against a
+   uniform number of 63 bits; only where those meet a threshold's first 63 bits are 64 more drawn. Its sign is one
+   more bit. Rounding a threshold to a multiple of 2**-127 changes the probability of each magnitude by at most
+   2**-127, so the distance is at most 2**-128 times the table's length, plus the tail beyond the table:
+   `TOTAL_VARIATION_PER_COORDINATE`. Distances of independent coordinates add up.
 
 Sensitivity always follows from the clip this module applied; it is never an argument.
 """
 
+import bisect
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,11 +36,11 @@ from fedhealth.privacy.stream import KeyedStream
 NOISE_STEPS = 1024
 """Standard deviation of the noise before rounding, in grid steps."""
 
-_TABLE_LENGTH = 9 * NOISE_STEPS
-_TAIL_BEYOND_TABLE = 2.3e-19
-"""Above P(|G| > 9 standard deviations) = 2.26e-19."""
+_TABLE_LENGTH = 13 * NOISE_STEPS
+_TAIL_BEYOND_TABLE = 1.3e-38
+"""Above P(|G| > 13 standard deviations) = 1.22e-38."""
 
-TOTAL_VARIATION_PER_COORDINATE = _TABLE_LENGTH * 2.0**-64 + _TAIL_BEYOND_TABLE
+TOTAL_VARIATION_PER_COORDINATE = _TABLE_LENGTH * 2.0**-128 + _TAIL_BEYOND_TABLE
 
 _CLIP_SLACK = 2.0**-30
 
@@ -125,19 +127,25 @@ class GridGaussian:
 def rounded_gaussian(count: int, stream: KeyedStream) -> NDArray[np.int64]:
     """Return `count` independent samples of round(G), G normal with standard deviation `NOISE_STEPS`.
 
-    One 64-bit word of the stream each: 63 bits choose the magnitude, one the sign.
+    Draws `count` words of the stream, and one more for each sample whose word meets a threshold (about one in
+    10**15): 63 bits for the magnitude, one for the sign.
     """
+    exact, leading = _thresholds()
     words = stream.words(count)
-    magnitude = np.searchsorted(_thresholds(), words >> np.uint64(1), side="right").astype(np.int64)
+    uniform = words >> np.uint64(1)
+    magnitude = np.searchsorted(leading, uniform, side="left").astype(np.int64)
+    undecided = leading[np.minimum(magnitude, _TABLE_LENGTH - 1)] == uniform
+    for place in np.flatnonzero(undecided):
+        fine = (int(uniform[place]) << 64) | int(stream.words(1)[0])
+        magnitude[place] = bisect.bisect_right(exact, fine)
     return np.where(words & np.uint64(1), magnitude, -magnitude)
 
 
 @lru_cache(maxsize=1)
-def _thresholds() -> NDArray[np.uint64]:
-    """Return floor(2**63 * P(|round(G)| <= m)) for m = 0 .. table length - 1."""
-    with mpmath.workprec(110):
+def _thresholds() -> tuple[list[int], NDArray[np.uint64]]:
+    """Return floor(2**127 * P(|round(G)| <= m)) for m = 0 .. table length - 1, and the first 63 bits of each."""
+    with mpmath.workprec(240):
         scale = mpmath.sqrt(2) * NOISE_STEPS
-        half = mpmath.mpf(1) / 2
-        unit = mpmath.mpf(2) ** 63
-        exact = [unit - unit * mpmath.erfc((m + half) / scale) for m in range(_TABLE_LENGTH)]
-        return np.array([int(mpmath.floor(value)) for value in exact], dtype=np.uint64)
+        half, unit = mpmath.mpf(1) / 2, mpmath.mpf(2) ** 127
+        exact = [int(mpmath.floor(unit - unit * mpmath.erfc((m + half) / scale))) for m in range(_TABLE_LENGTH)]
+    return exact, np.array([value >> 64 for value in exact], dtype=np.uint64)

@@ -11,13 +11,14 @@ for good, so that memory and disk never differ; nothing is ever updated or delet
 caller. Who may approve, and what a release contains, is left to the gate.
 """
 
+import fcntl
 import hashlib
 import secrets
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import BinaryIO, Literal, NamedTuple, Self
 
 import apsw
 import apsw.sqlite_extra
@@ -83,8 +84,8 @@ class Ledger:
     Use `Ledger.create` once by hand, and `Ledger.open` ever after: opening a missing ledger is an error.
     """
 
-    def __init__(self, database: apsw.Connection, site: SiteId, key: Ed25519PrivateKey) -> None:
-        self._database, self._site, self._key = database, site, key
+    def __init__(self, database: apsw.Connection, held: BinaryIO, site: SiteId, key: Ed25519PrivateKey) -> None:
+        self._database, self._held, self._site, self._key = database, held, site, key
         self._lock = threading.RLock()
         self._tree, self._journal, self.account = MerkleTree(), MerkleTree(), Account()
         self._broken = False
@@ -101,13 +102,14 @@ class Ledger:
         unfinished = path.with_name(path.name + ".new")
         unfinished.unlink(missing_ok=True)
         unfinished.touch(mode=0o600)
-        database = connect(unfinished, apsw.SQLITE_OPEN_READWRITE)
-        database.reserve_bytes("main", 8)
-        _prepare(database)
-        database.execute(SCHEMA)
-        ledger = cls(database, created.site, key)
-        ledger.append(created)
-        ledger.close()
+        with ExitStack() as undo:
+            held = undo.enter_context(_hold(unfinished))
+            database = connect(unfinished, apsw.SQLITE_OPEN_READWRITE)
+            undo.callback(database.close)
+            database.reserve_bytes("main", 8)
+            _prepare(database)
+            database.execute(SCHEMA)
+            cls(database, held, created.site, key).append(created)
         unfinished.rename(path)
         return cls.open(path, created.site, key)
 
@@ -126,17 +128,17 @@ class Ledger:
                 "`fedhealth site init` is for a new site only.",
             )
         try:
-            database = connect(path, apsw.SQLITE_OPEN_READWRITE)
-            _prepare(database)
-            ledger = cls(database, site, key)
-            ledger._load()
+            with ExitStack() as undo:
+                held = undo.enter_context(_hold(path))
+                database = connect(path, apsw.SQLITE_OPEN_READWRITE)
+                undo.callback(database.close)
+                _prepare(database)
+                ledger = cls(database, held, site, key)
+                ledger._load()
+                undo.pop_all()
         except apsw.BusyError as error:
-            raise LedgerDamaged(
-                f"the ledger at {path} is in use",
-                got="a lock held by another process",
-                next_step="Stop the gate of this site first: `fedhealth site status`.",
-            ) from error
-        except apsw.Error as error:
+            raise _in_use(path) from error
+        except (apsw.Error, OSError) as error:
             raise LedgerDamaged(
                 f"the ledger at {path} cannot be read or written",
                 got=f"{type(error).__name__}: {error}",
@@ -175,13 +177,15 @@ class Ledger:
         their payload.
 
         Raises:
-            LedgerDamaged: the receipt is for a head that this ledger never had.
+            LedgerDamaged: the receipt is for a head that this ledger never had, or older than the last one.
         """
         receipt = signed.receipt
+        last = self.receipt()
         if (
             receipt.site != self._site
             or receipt.size > self._tree.size
             or self._tree.root(receipt.size).hex() != receipt.root
+            or (last is not None and receipt.size < last.size)
         ):
             raise LedgerDamaged(
                 f"the coordinator's receipt is for another history of the ledger of '{self._site}'",
@@ -253,6 +257,7 @@ class Ledger:
         with self._lock:
             self._broken = True
             self._database.close()
+            self._held.close()
 
     @contextmanager
     def _commit(self) -> Iterator[None]:
@@ -334,6 +339,33 @@ class Ledger:
 
     def _bodies(self, log: str) -> Iterator[tuple[bytes, bytes]]:
         yield from self._database.execute("SELECT body, leaf FROM entry WHERE log = ? ORDER BY position", (log,))
+
+
+def _hold(path: Path) -> BinaryIO:
+    """Take the lock that keeps other processes out, and return the file that holds it until it is closed.
+
+    SQLite's own locks do not suffice: POSIX drops them all when this process closes any other handle on the file, as
+    a backup or an audit within the process does. A second process could then open the ledger, remove the write-ahead
+    log at its end, and charges acknowledged by the first would be lost. `flock` belongs to its own handle alone.
+    """
+    held = path.open("r+b")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        held.close()
+        raise _in_use(path) from error
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def _in_use(path: Path) -> LedgerDamaged:
+    return LedgerDamaged(
+        f"the ledger at {path} is in use",
+        got="a lock held by another process",
+        next_step="Stop the gate of this site first: `fedhealth site status`.",
+    )
 
 
 def _prepare(database: apsw.Connection) -> None:

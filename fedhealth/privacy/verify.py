@@ -20,7 +20,7 @@ from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, LedgerDamaged
 from fedhealth.privacy.accountant import epsilon_of
 from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint
-from fedhealth.privacy.entries import ENTRY, Account, Created, JournalNote, Stored, share
+from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, JournalNote, Reserved, Stored, share
 from fedhealth.privacy.ledger import SCHEMA, connect, journal_commitment
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort
@@ -92,7 +92,8 @@ def verify_ledger(path: Path) -> VerifiedLedger:
 
 def _verify(database: apsw.Connection, damaged_page: int | None) -> VerifiedLedger:
     account, tree = Account(), MerkleTree()
-    journal = _journal_roots(database)
+    journal, journal_is_whole = _journal_roots(database)
+    charged: dict[str, int] = {}
     for position in range(_count(database, "ledger")):
         try:
             entry = _checked_entry(database, position, journal)
@@ -102,10 +103,14 @@ def _verify(database: apsw.Connection, damaged_page: int | None) -> VerifiedLedg
         except (apsw.Error, ValueError, TypeError) as error:
             raise _bad(position, f"it cannot be read ({type(error).__name__})") from error
         tree.append(leaf_hash(canonical_bytes(entry)))
+        if isinstance(entry, Reserved):
+            charged[entry.release] = position
     if damaged_page is not None:
         raise _bad(tree.size, f"page {damaged_page} of the file was changed outside the entries")
     if account.created is None:
         raise _bad(0, "there is no entry")
+    if not journal_is_whole:
+        raise _bad(tree.size, "the local journal was changed after the last entry")
     created: Created = account.created
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(created.ledger_key))
     note = database.execute("SELECT note FROM head").fetchone()
@@ -117,18 +122,19 @@ def _verify(database: apsw.Connection, damaged_page: int | None) -> VerifiedLedg
     if head.root != tree.root().hex():
         raise _bad(0, "the entries do not add up to the signed head")
     _check_schema(database)
-    _check_rows(database, account, tree.size)
+    witnessed = _check_receipt(database, created.site, tree)
+    _check_rows(database, account, charged, witnessed)
     return VerifiedLedger(
         head=head,
         ledger_key=created.ledger_key,
         unsafe_test_site=created.unsafe_test_site,
         releases=len(account.reserved),
-        witnessed=_check_receipt(database, created.site, tree),
+        witnessed=witnessed,
         spending=tuple(_spending(account)),
     )
 
 
-def _checked_entry(database: apsw.Connection, position: int, journal: list[bytes]) -> "ENTRY":  # type: ignore[valid-type]
+def _checked_entry(database: apsw.Connection, position: int, journal: list[bytes]) -> Entry:
     found = database.execute(
         "SELECT body, leaf FROM entry WHERE log = 'ledger' AND position = ?", (position,)
     ).fetchone()
@@ -148,19 +154,24 @@ def _checked_entry(database: apsw.Connection, position: int, journal: list[bytes
     return entry
 
 
-def _journal_roots(database: apsw.Connection) -> list[bytes]:
-    """Return the journal's root at every size; a damaged journal ends early, and its commitments then fail."""
+def _journal_roots(database: apsw.Connection) -> tuple[list[bytes], bool]:
+    """Return the journal's root at every size, up to its first bad line, and whether it is whole.
+
+    The commitments of entries that follow a bad line fail; lines after the last entry are under no commitment yet.
+    """
     tree = MerkleTree()
     roots = [tree.root()]
     try:
-        for body, leaf in database.execute("SELECT body, leaf FROM entry WHERE log = 'journal' ORDER BY position"):
-            if leaf_hash(body) != leaf or canonical_bytes(JournalNote.model_validate_json(body)) != body:
-                break
+        lines = database.execute("SELECT position, body, leaf FROM entry WHERE log = 'journal' ORDER BY position")
+        for position, body, leaf in lines:
+            note = JournalNote.model_validate_json(body)
+            if position != tree.size or leaf_hash(body) != leaf or canonical_bytes(note) != body:
+                return roots, False
             tree.append(leaf)
             roots.append(tree.root())
     except (apsw.Error, ValueError):
-        pass
-    return roots
+        return roots, False
+    return roots, True
 
 
 def _count(database: apsw.Connection, log: str) -> int:
@@ -177,21 +188,26 @@ def _check_schema(database: apsw.Connection) -> None:
         raise _bad(0, "the file's schema is not that of a ledger")
 
 
-def _check_rows(database: apsw.Connection, account: Account, size: int) -> None:
+def _check_rows(database: apsw.Connection, account: Account, charged: dict[str, int], witnessed: int) -> None:
+    """Check the rows of releases against the position of each charge and the size of the last witnessed head."""
     seen = set()
     for release, position, state, payload in database.execute("SELECT release, position, state, payload FROM release"):
-        reserved, stored = account.reserved.get(release), account.stored.get(release)
-        if reserved is None or position >= size:
-            raise _bad(min(position, size), f"release {release[:12]} stands in the rows but was never charged")
+        stored, at = account.stored.get(release), charged.get(release)
+        if at is None:
+            raise _bad(max(0, position), f"release {release[:12]} stands in the rows but was never charged")
+        if position != at:
+            raise _bad(at, f"the row of release {release[:12]} points to entry {position}")
         if (stored is not None) != (state in ("stored", "sent")):
-            raise _bad(position, f"release {release[:12]} is '{state}' against what the entries say")
+            raise _bad(at, f"release {release[:12]} is '{state}' against what the entries say")
+        if (at < witnessed) != (state != "reserved"):
+            raise _bad(at, f"release {release[:12]} is '{state}' against the coordinator's receipt")
         if (payload is not None) != (state == "stored"):
-            raise _bad(position, f"the payload of release {release[:12]} is missing or was kept")
+            raise _bad(at, f"the payload of release {release[:12]} is missing or was kept")
         if payload is not None and not _is_payload(payload, stored):
-            raise _bad(position, f"the payload of release {release[:12]} was changed")
+            raise _bad(at, f"the payload of release {release[:12]} was changed")
         seen.add(release)
-    if missing := account.reserved.keys() - seen:
-        raise _bad(size, f"the row of release {min(missing)[:12]} is missing")
+    if missing := charged.keys() - seen:
+        raise _bad(charged[min(missing)], f"the row of release {min(missing)[:12]} is missing")
 
 
 def _is_payload(payload: bytes, stored: Stored | None) -> bool:
@@ -204,7 +220,10 @@ def _check_receipt(database: apsw.Connection, site: str, tree: MerkleTree) -> in
     found = database.execute("SELECT body FROM receipt").fetchone()
     if found is None:
         return 0
-    receipt = SignedReceipt.model_validate_json(found[0]).receipt
+    try:
+        receipt = SignedReceipt.model_validate_json(found[0]).receipt
+    except ValueError as error:
+        raise _bad(tree.size, "the coordinator's receipt cannot be read") from error
     if receipt.site != site or receipt.size > tree.size or tree.root(receipt.size).hex() != receipt.root:
         raise _bad(min(receipt.size, tree.size), "the coordinator's receipt is for another history")
     return receipt.size

@@ -146,6 +146,22 @@ def prepare_records(
     return _pack(sides[0], study.dimension), _pack(sides[1], study.dimension)
 
 
+def made_up_records(study: Study, patients: int) -> Records:
+    """Return records of nobody, as many as a public figure says: for measuring and warming up.
+
+    Args:
+        study: gives the number of features.
+        patients: how many, one record each.
+    """
+    generator = np.random.default_rng(0)
+    return Records(
+        features=generator.uniform(-1, 1, (patients, study.dimension)),
+        labels=generator.integers(0, 2, patients).astype(np.float64),
+        patients=np.arange(patients, dtype=np.int64),
+        patient_count=patients,
+    )
+
+
 def _pack(side: list[tuple[str, list[float], float]], dimension: int) -> Records:
     names = {patient: index for index, patient in enumerate(dict.fromkeys(patient for patient, _, _ in side))}
     return Records(

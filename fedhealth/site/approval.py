@@ -23,7 +23,7 @@ from fedhealth.privacy.entries import Approved, JournalNote, share
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest, StepName
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
-from fedhealth.records.table import Records, prepare_records, read_table
+from fedhealth.records.table import made_up_records, prepare_records, read_table
 from fedhealth.secret_file import PUBLIC_MODE, create_file
 from fedhealth.site.gate import Compute
 from fedhealth.site.state import SiteState, local_user
@@ -154,17 +154,10 @@ def _check_fit(study: Study, site: SiteFile) -> None:
 
 def _measure_replies(study: Study, declared_patients: int, compute: Compute) -> dict[StepName, int]:
     """Return the public duration of each step's reply, in ms, from made-up records of the declared size."""
-    made_up = np.random.default_rng(0)
+    records = made_up_records(study, declared_patients)
     stream = SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream("calibration", "calibration")
     durations: dict[StepName, int] = {}
     for name, step in plan_study(study).items():
-        size = declared_patients
-        records = Records(
-            features=made_up.uniform(-1, 1, (size, study.dimension)),
-            labels=made_up.integers(0, 2, size).astype(np.float64),
-            patients=np.arange(size, dtype=np.int64),
-            patient_count=size,
-        )
         weights = np.zeros(step.input_length)
         trials = []
         for _ in range(_TRIALS):

@@ -1,0 +1,171 @@
+"""Run a study over gates in this process.
+
+Everything that decides a number is the real thing: gate, ledger, mechanism, strategy, witness. Left out are the link,
+the node and the waiting for the public time of a reply. Every simulated site is a test site with known noise, and its
+ledger says so in its first entry, so that no simulated ledger can pass for a hospital's.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from fedhealth.coordinator.asking import Asker, NoRelease
+from fedhealth.coordinator.server_app import StudyCodec
+from fedhealth.coordinator.witness import PinnedSite, Witness
+from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
+from fedhealth.flower.rounds import evaluate_model, strategy_for, train_rounds
+from fedhealth.learning.diagnosis import STEPS
+from fedhealth.learning.plan import CONFUSION_CELLS, envelope_of, plan_study
+from fedhealth.policy.rules import Policy
+from fedhealth.policy.site_file import SiteFile
+from fedhealth.privacy.accountant import Budget
+from fedhealth.privacy.entries import Approved, Created
+from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.release import ReleaseIdentity, StepName, input_digest
+from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
+from fedhealth.records.table import Table
+from fedhealth.signing import public_key_hex
+from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
+from fedhealth.study.protocol import Study
+from fedhealth.study.signature import sign_study
+
+RESEARCHER = "simulation"
+_STEPS: dict[str, StepName] = {"train": "train", "evaluate": "evaluate"}
+
+
+@dataclass(frozen=True)
+class SimulatedSite:
+    """A site in this process.
+
+    Attributes:
+        file: what it says of itself.
+        table: its records.
+        split_key: 32 bytes; decides who is held out.
+        noise_seed: known noise.
+    """
+
+    file: SiteFile
+    table: Table
+    split_key: bytes
+    noise_seed: int
+
+
+def open_gate(
+    site: SimulatedSite,
+    study: Study,
+    folder: Path,
+    researcher: Ed25519PrivateKey,
+    witness: Ed25519PrivateKey,
+    clock: Clock,
+    compute: Compute = STEPS,
+) -> tuple[Gate, Ledger]:
+    """Make a test site's ledger in `folder`, approve the study, and return its gate and its ledger."""
+    key, signed = Ed25519PrivateKey.generate(), sign_study(study, researcher)
+    budget = Budget(epsilon=50.0, delta=study.privacy.delta)
+    created = Created(
+        site=site.file.id,
+        ledger_key=public_key_hex(key.public_key()),
+        budgets={study.data_set: budget},
+        unsafe_test_site=True,
+        at=clock.unix_ms(),
+    )
+    ledger = Ledger.create(folder / f"{site.file.id}.sqlite", created, key)
+    ledger.append(
+        Approved(
+            study=study.digest,
+            data_set=study.data_set,
+            declared_patients=site.file.data_set.declared_patients,
+            reply_after_ms={"train": 20, "evaluate": 20},
+            envelope=envelope_of(study),
+            delta=study.privacy.delta,
+            by="simulation",
+            at=clock.unix_ms(),
+        )
+    )
+    inputs = GateInputs(
+        site=site.file,
+        policy=Policy.model_validate(
+            {
+                "tasks": [study.task],
+                "researchers": [RESEARCHER],
+                "min_patients_a_side": 1,
+                "max_epsilon_a_study": 20,
+                "budget": {study.data_set: {"epsilon": budget.epsilon, "delta": budget.delta}},
+            }
+        ),
+        table=site.table,
+        split_key=site.split_key,
+        naming_secret=bytes(32),
+        noise_secret=UnsafeFixedNoiseSecret(site.noise_seed),
+        witness_key=witness.public_key(),
+        researchers={RESEARCHER: public_key_hex(researcher.public_key())},
+    )
+    gate = Gate(inputs, ledger, compute, clock)
+    gate.prepare(signed)
+    return gate, ledger
+
+
+class InProcessFederation:
+    """Gates, witness and strategy of one study in this process.
+
+    Args:
+        study: the protocol.
+        sites: at least two.
+        folder: an empty folder for ledgers.
+    """
+
+    def __init__(self, study: Study, sites: Sequence[SimulatedSite], folder: Path) -> None:
+        researcher, witness_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        clock = Clock(monotonic=time.monotonic, unix_ms=lambda: time.time_ns() // 10**6)
+        self.study = study
+        self.ledgers: dict[str, Ledger] = {}
+        self._gates: dict[str, Gate] = {}
+        for site in sites:
+            self._gates[site.file.id], self.ledgers[site.file.id] = open_gate(
+                site, study, folder, researcher, witness_key, clock
+            )
+        pinned = {}
+        for name, ledger in self.ledgers.items():
+            assert ledger.account.created is not None  # noqa: S101 - it was created above
+            pinned[name] = PinnedSite(ledger_key=ledger.account.created.ledger_key)
+        self._asker = Asker(self._carry, Witness(folder, pinned, witness_key))
+        declared = {site.file.id: site.file.data_set.declared_patients for site in sites}
+        set_task_identity(run_id=int(study.digest[:12], 16))
+        self._grid = LinkGrid(list(self._gates), self._ask, StudyCodec(study, declared))
+        self._strategy = strategy_for(study, len(self._gates))
+
+    def train(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Yield the number and the weights of each round."""
+        start = np.zeros(plan_study(self.study)["train"].input_length)
+        yield from train_rounds(self._grid, self._strategy, start, self.study.training.rounds)
+
+    def evaluate(self, weights: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+        """Return the noisy confusion table of each site."""
+        replies = evaluate_model(self._grid, self._strategy, weights)
+        return {site: {cell: float(str(reply[cell])) for cell in CONFUSION_CELLS} for site, reply in replies.items()}
+
+    def close(self) -> None:
+        """Close the ledgers."""
+        self._grid.close()
+        for ledger in self.ledgers.values():
+            with contextlib.suppress(OSError):
+                ledger.close()
+
+    async def _carry(self, site: str, frame: bytes) -> bytes:
+        return self._gates[site].handle(frame).frame
+
+    def _ask(self, site: str, step: str, number: int, data: bytes) -> bytes:
+        identity = ReleaseIdentity(
+            site=site, study=self.study.digest, step=_STEPS[step], round=number, input_digest=input_digest(data)
+        )
+        try:
+            return asyncio.run(self._asker.ask(identity, data))
+        except NoRelease as refusal:
+            raise NotReleased(refusal.code) from refusal

@@ -1,0 +1,224 @@
+import re
+
+import pytest
+
+from fedhealth.coordinator.evidence import Evidence, LedgerHead, SiteEvidence, figures_of, pooled_figures, spent_by
+from fedhealth.coordinator.report import Reference, Score, SiteReference, render_report
+from fedhealth.errors import FedHealthError
+from fedhealth.learning.plan import CONFUSION_CELLS, plan_study
+from fedhealth.study.protocol import Study
+
+NOISY_COUNTS = {
+    "cleveland": (25.3, 6.1, 31.0, 9.2),
+    "switzerland": (6.0, 1.4, 0.7, 2.9),  # 11 patients: no 95 % interval is within 15 points
+}
+MODEL_SHA256 = "ab" * 32
+TITLES = {"cleveland": "Cleveland Clinic", "switzerland": "Zürich & <Basel>"}
+
+
+@pytest.fixture(scope="module")
+def study():
+    number = {"kind": "number", "column": "age", "unit": "years", "range": (30, 80), "impute": 55}
+    return Study.model_validate(
+        {
+            "format": 1,
+            "name": "heart",
+            "title": "Diagnosis of heart disease",
+            "task": "diagnosis",
+            "purpose": "Estimate the chance of heart disease.",
+            "legal_basis": "Consent.",
+            "data_set": "heart",
+            "features": [number],
+            "endpoint": {"kind": "binary", "column": "num", "positive_above": 0, "positive": "a vessel is narrowed"},
+            "model": {"kind": "logistic-regression"},
+            "training": {"rounds": 20, "learning_rate": 1.0, "l2_clip_norm": 1.0},
+            "evaluation": {"held_out_fraction": 0.25},
+            "privacy": {"unit": "patient", "delta": 1e-4, "training_epsilon": 2.0, "evaluation_epsilon": 1.0},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def evidence(study):
+    return make_evidence(study, NOISY_COUNTS)
+
+
+def make_evidence(study, noisy_counts):
+    noise_sd = plan_study(study)["evaluate"].mechanism.noise_multiplier
+    tables = {site: dict(zip(CONFUSION_CELLS, cells, strict=True)) for site, cells in noisy_counts.items()}
+    too_wide = study.evaluation.too_wide
+    return Evidence(
+        software="fedhealth 0.1.0",
+        federation="four-hospitals",
+        study={"name": study.name, "title": study.title, "digest": study.digest},
+        researcher="researcher+key",
+        started="2025-11-22T08:00:00Z",
+        finished="2025-11-22T08:05:00Z",
+        rounds_planned=20,
+        rounds_completed=19,
+        held_out_fraction=0.25,
+        too_wide=too_wide,
+        pooled=pooled_figures(tables.values(), noise_sd, too_wide),
+        sites=tuple(
+            SiteEvidence(
+                site=site,
+                declared_patients=300,
+                rounds=tuple(number for number in range(1, 21) if site == "cleveland" or number != 8),
+                epsilon=2.0,
+                delta=1e-4,
+                spent=spent_by(study, 20, 1),
+                noisy_counts=table,
+                noise_standard_deviation=noise_sd,
+                figures=figures_of(table, noise_sd, too_wide),
+                ledger=LedgerHead(size=24, root=f"root-of-{site}", note="note", ledger_key=f"{site}+ledger"),
+            )
+            for site, table in tables.items()
+        ),
+        model_sha256=MODEL_SHA256,
+    )
+
+
+def make_reference(study):
+    def site(name, alone, pooled, federated):
+        return SiteReference(
+            site=name,
+            training_patients=8811,
+            held_out_patients=8822,
+            held_out_ill=8833,
+            local_alone=Score(accuracy=alone, auc=0.9123),
+            local_alone_pooled=Score(accuracy=pooled, auc=0.9234),
+            federated=Score(accuracy=federated, auc=None),
+        )
+
+    return Reference(
+        study=study.digest,
+        model_sha256=MODEL_SHA256,
+        sites=(site("cleveland", 0.912, 0.923, 0.934), site("switzerland", 0.945, 0.956, 0.967)),
+        federated=Score(accuracy=0.978, auc=0.9567),
+        pooled_without_privacy=Score(accuracy=0.989, auc=0.9678),
+    )
+
+
+# What of `make_reference` a reader would see.
+RAW = (
+    "8811",
+    "8822",
+    "8833",
+    "0.91",
+    "0.92",
+    "0.96",
+    "0.97",
+    *(f"{n}\u00a0%" for n in (91, 92, 93, 94, 96, 97, 98, 99)),
+)
+
+
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_page_loads_nothing_and_runs_nothing(study, evidence, with_reference):
+    page = render_report(evidence, study, TITLES, make_reference(study) if with_reference else None)
+    assert "http:" not in page.replace("http-equiv", "")
+    assert "https:" not in page
+    assert "<script" not in page
+    assert "<link" not in page
+    assert "@import" not in page
+    assert "<?xml" not in page
+    assert not re.search(r"\ssrc\s*=|srcset|\son\w+\s*=", page)
+    assert not re.search(r"url\((?!#)", page)
+    assert all(target.startswith("#") for target in re.findall(r"href\s*=\s*[\"']([^\"']*)", page))
+    assert page.count("<svg") == (2 if with_reference else 1)
+
+
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_ids_in_page_are_unique_and_every_mark_exists(study, evidence, with_reference):
+    page = render_report(evidence, study, TITLES, make_reference(study) if with_reference else None)
+    ids = re.findall(r'\sid="([^"]*)"', page)
+    used = set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', page))
+    assert {a or b for a, b in used} <= set(ids)
+    # A mark or clip path that both charts define is named by a digest of what it draws.
+    assert [name for name in set(ids) if ids.count(name) > 1 and not re.fullmatch(r"[mp][0-9a-f]{10}", name)] == []
+
+
+def test_equal_evidence_gives_equal_bytes(study, evidence):
+    assert render_report(evidence, study, TITLES) == render_report(evidence, study, TITLES)
+
+
+def test_too_wide_figure_is_withheld_in_chart_and_table_and_has_no_number(study, evidence):
+    page = render_report(evidence, study, TITLES)
+    assert evidence.sites[1].figures.accuracy.estimate is None
+    chart = page[page.index("<svg") : page.index("</svg>")]
+    [row] = re.findall(r"<tr><th[^>]*>Zürich[^\n]*</th>\s*<td data-name=\"Accuracy\".*?</tr>", page, flags=re.DOTALL)
+    assert row.count("too few patients to say") == 3
+    assert "%" not in row
+    assert "Zürich &amp; &lt;Basel&gt;: too few patients to say" in chart
+    assert ">too few patients to say</text>" in chart
+
+
+def test_shows_a_figure_with_its_interval(study, evidence):
+    figure = evidence.sites[0].figures.accuracy
+    words = f"{100 * figure.estimate:.0f}\u00a0% ({100 * figure.low:.0f} to {100 * figure.high:.0f})"
+    assert render_report(evidence, study, TITLES).count(words) == 3  # the chart, its description, the table
+
+
+def test_answer_says_so_when_all_hospitals_together_are_too_few(study):
+    page = render_report(make_evidence(study, {"switzerland": NOISY_COUNTS["switzerland"]}), study, TITLES)
+    assert "<strong>too few patients to say</strong> how often the model is right" in page
+    assert "of the time" not in page
+
+
+def test_privacy_rounds_and_heads_are_shown_per_hospital(study, evidence):
+    page = render_report(evidence, study, TITLES)
+    assert page.count(">2.00 (20&nbsp;releases)<") == 2
+    assert page.count(">1.00 (1&nbsp;release)<") == 2
+    # (e^2 + 0.0001) / (1 + e^2) = 7.389156 / 8.389056 = 0.8808, rounded up.
+    assert page.count("89 in 100") == 2
+    assert "1 to 20" in page
+    assert "1 to 7, 9 to 20" in page
+    assert "19 of 20" in page
+    for text in ("root-of-cleveland", "switzerland+ledger", study.digest, MODEL_SHA256, "fedhealth audit verify PATH"):
+        assert text in page
+
+
+def test_epsilon_is_rounded_up(study, evidence):
+    site = evidence.sites[0].model_copy(update={"epsilon": 1.2301})
+    page = render_report(evidence.model_copy(update={"sites": (site,)}), study, TITLES)
+    assert ">1.24</td>" in page
+
+
+def test_text_from_outside_is_escaped(study, evidence):
+    titles = {"cleveland": "<script>alert(1)</script>$x$", "switzerland": "</svg><b onload=x>"}
+    page = render_report(evidence, study, titles, make_reference(study))
+    assert "<script" not in page
+    assert "<b " not in page
+    assert page.count("</svg>") == 2
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;$x$" in page
+
+
+def test_without_reference_there_is_no_section_and_no_raw_number(study, evidence):
+    page = render_report(evidence, study, TITLES)
+    assert "Only because" not in page
+    assert "AUC" not in page
+    visible = re.sub(r"<svg.*?<desc|<style.*?</style>", "", page, flags=re.DOTALL)
+    assert [number for number in RAW if number in visible] == []
+
+
+def test_with_reference_raw_numbers_are_in_the_marked_section_only(study, evidence):
+    plain = render_report(evidence, study, TITLES)
+    page = render_report(evidence, study, TITLES, make_reference(study))
+    before, section = page.split('<section class="public"')
+    assert ">Only because these data are public</h2>" in section
+    assert "A real federation could never show" in section
+    assert [number for number in RAW if number not in section] == []
+    main = before[before.index("<main>") :]
+    assert main.strip() == plain[plain.index("<main>") : plain.index("</main>")].strip()
+
+
+def test_refuses_evidence_of_another_study(study, evidence):
+    other = evidence.model_copy(update={"study": {**evidence.study, "digest": "00" * 32}})
+    with pytest.raises(FedHealthError, match="another study"):
+        render_report(other, study, TITLES)
+
+
+@pytest.mark.parametrize("part", ["study", "model_sha256"])
+def test_refuses_reference_of_another_study_or_model(study, evidence, part):
+    reference = make_reference(study).model_copy(update={part: "00" * 32})
+    with pytest.raises(FedHealthError, match="another study or another model"):
+        render_report(evidence, study, TITLES, reference)
