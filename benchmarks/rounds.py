@@ -57,11 +57,7 @@ def main() -> None:
     print(f"slowest gate's compute       median {compute * 1e3:7.1f} ms")
     print(f"public reply_after           {replies:7d} ms (part of the overhead)")
     print(f"same rounds in one process   median {inside * 1e3:7.1f} ms (no link, no node, no waiting)")
-    overhead = median - compute
-    print(
-        f"overhead                     median {overhead * 1e3:7.1f} ms  (target: at most {TARGET_SECONDS * 1e3:.0f})",
-        end="",
-    )
+    overhead, goal = median - compute, f"target: at most {TARGET_SECONDS * 1e3:.0f}"
     print(f"overhead                     median {overhead * 1e3:7.1f} ms  ({goal}) {overhead <= TARGET_SECONDS}")
     print(OTHERS)
 

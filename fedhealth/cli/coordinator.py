@@ -55,6 +55,6 @@ def run(
     async def work() -> None:
         evidence = await StudyRun(CoordinatorHome(home), signed, options, on_event).run()
         titles = {site.site: site.site for site in evidence.sites}
-        (out / "report.html").write_text(render_report(evidence, open_signed_study(signed).study, titles))
+        (out / "report.html").write_text(render_report(evidence, open_signed_study(signed).study, titles), "utf-8")
 
     run_until_stopped(work(), lifeline)

@@ -67,10 +67,13 @@ def run_demo(
     ledgers = tuple(verify_ledger(site.state.ledger) for site in federation.sites)
     reference = _reference(federation, protocol) if all(site.file.public_data for site in federation.sites) else None
     titles = {site.file.id: site.file.title for site in federation.sites}
-    report = federation.results / "report.html"
-    report.write_text(render_report(evidence, federation.study, titles, reference))
+    report = federation.folder / "report.html"
+    report.write_text(render_report(evidence, federation.study, titles, reference), encoding="utf-8")
     console.print(_summary(evidence, ledgers))
-    console.print(f"Report:   {report}\nEvidence: {federation.results / 'evidence.json'}", soft_wrap=True)
+    console.print(f"Report:    {report}", soft_wrap=True)
+    console.print(
+        f"Published: {federation.results} (evidence, report and model as a real federation could)", soft_wrap=True
+    )
     console.print(
         f"All {len(ledgers)} ledgers verify. Check one yourself:\n"
         f"  fedhealth audit verify {federation.sites[0].state.gate}",
@@ -166,7 +169,7 @@ def _follow(
 
 def _reference(federation: Federation, protocol: Path) -> Reference:
     """Have the figures that only public data allow made by a process of its own, and read them."""
-    path = federation.results / "reference.json"
+    path = federation.folder / "reference.json"
     command = [sys.executable, "-m", "fedhealth.demo.reference", "--out", str(path)]
     command += ["--protocol", str(protocol), "--model", str(federation.results / "model.safetensors")]
     for site in federation.sites:

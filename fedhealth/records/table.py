@@ -11,6 +11,7 @@ Invariant: nothing here depends on more than one patient at a time, but for the 
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,8 @@ def prepare_records(
 ) -> tuple[Records, Records]:
     """Return the training side and the held-out side of a table, as the study wants them.
 
-    Rows without an endpoint or without a patient are left out.
+    Rows without an endpoint or without a patient are left out, and a patient's rows beyond the study's
+    `max_records_per_patient`.
 
     Args:
         table: the whole table.
@@ -130,6 +132,7 @@ def prepare_records(
     place = {column: table.columns.index(column) for column in wanted}
     number = _number if strict else _number_or_nan
     sides: tuple[list[tuple[str, list[float], float]], ...] = ([], [])
+    records: Counter[str] = Counter()
     for line, row in table.rows:
         outcome = number(row[place[study.endpoint.column]], table, line, study.endpoint.column)
         patient = row[place[patient_column]]
@@ -139,6 +142,9 @@ def prepare_records(
             for value in _inputs(feature, row[place[feature.column]], table, line, number)
         ]
         if outcome is None or not patient:
+            continue
+        records[patient] += 1
+        if records[patient] > study.max_records_per_patient:
             continue
         held_out = is_held_out(split_key, patient, study.evaluation.held_out_fraction)
         label = math.nan if math.isnan(outcome) else float(outcome > study.endpoint.positive_above)

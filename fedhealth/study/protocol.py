@@ -173,7 +173,9 @@ class Study(_Part):
         purpose: why patients' data may be used for this.
         legal_basis: on what legal ground.
         data_set: which data set of each site is asked for.
-        min_declared_patients: sites that declare fewer are not asked.
+        min_declared_patients: a site that declares fewer cannot approve it.
+        max_records_per_patient: of each patient only the first so many records are read, so that nobody's records
+            decide how long a step takes.
     """
 
     format: Literal[1]
@@ -184,6 +186,7 @@ class Study(_Part):
     legal_basis: Text
     data_set: StudyName
     min_declared_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
+    max_records_per_patient: Annotated[int, Field(ge=1, le=10_000)]
     features: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=1000)]
     endpoint: BinaryEndpoint
     model: LogisticRegression
