@@ -1,3 +1,4 @@
+import contextlib
 import math
 from fractions import Fraction
 
@@ -33,11 +34,14 @@ def mechanisms_and_patients(draw):
     return mechanism, draw(arrays.arrays(np.float64, (patients, dimension), elements=ANY_FLOAT))
 
 
-@pytest.fixture(params=["subnormals kept", "subnormals flushed"])
-def arithmetic(request):
-    torch.set_flush_denormal(request.param == "subnormals flushed")
-    yield
-    torch.set_flush_denormal(False)
+@contextlib.contextmanager
+def subnormals(flushed):
+    """Compute as a gate does, which flushes them, or as a plain process."""
+    torch.set_flush_denormal(flushed)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def squared_sensitivity(mechanism):
@@ -46,20 +50,22 @@ def squared_sensitivity(mechanism):
     return (reach + Fraction(math.nextafter(math.sqrt(mechanism.dimension), 9)) / 2) ** 2
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.parametrize("flushed", [False, True], ids=["subnormals kept", "subnormals flushed"])
+@settings(max_examples=300, deadline=None)
 @given(case=mechanisms_and_patients())
-def test_one_patient_changes_the_sum_by_the_proven_bound_and_nobody_elses_part(arithmetic, case):
+def test_one_patient_changes_the_sum_by_the_proven_bound_and_nobody_elses_part(flushed, case):
     mechanism, vectors = case
-    total, zeroed = mechanism.clip_and_sum(vectors)
-    assert zeroed == sum(not all(map(math.isfinite, row)) for row in vectors.tolist())
+    with subnormals(flushed):
+        total, zeroed = mechanism.clip_and_sum(vectors)
+        without = [mechanism.clip_and_sum(np.delete(vectors, patient, axis=0))[0] for patient in range(len(vectors))]
+        alone = [mechanism.clip_and_sum(row[None])[0] for row in vectors]
+    finite = [all(map(math.isfinite, row)) for row in vectors.tolist()]
+    assert zeroed == finite.count(False)
     for patient in range(len(vectors)):
-        without, _ = mechanism.clip_and_sum(np.delete(vectors, patient, axis=0))
-        alone, _ = mechanism.clip_and_sum(vectors[[patient]])
-        change = [int(a) - int(b) for a, b in zip(total, without, strict=True)]
-        assert change == alone.tolist(), "the part of every other patient is the same to the last step"
+        change = [int(a) - int(b) for a, b in zip(total, without[patient], strict=True)]
+        assert change == alone[patient].tolist(), "the part of every other patient is the same to the last step"
         assert sum(step * step for step in change) <= squared_sensitivity(mechanism)
-        if not all(map(math.isfinite, vectors[patient].tolist())):
-            assert change == [0] * mechanism.dimension
+        assert finite[patient] or change == [0] * mechanism.dimension
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5, 8, 17, 100, 1025])
@@ -180,7 +186,7 @@ def probability_within(magnitude):
     return 1 - mpmath.erfc((mpmath.mpf(magnitude) + mpmath.mpf(1) / 2) / (NOISE_STEPS * mpmath.sqrt(2)))
 
 
-@pytest.mark.parametrize("magnitude", [0, 1, 2, 100, 1023, 1024, 4000, 9000, 9215, 9216, 9300, 10000, 12000, 13311])
+@pytest.mark.parametrize("magnitude", [0, 1, 2, 100, 1023, 1024, 4000, 9000, 9215, 9216, 9300, 10000, 12000, 12800])
 def test_each_magnitude_begins_where_its_probability_says_to_127_places(magnitude):
     with mpmath.workdps(150):
         threshold = int(mpmath.floor(probability_within(magnitude) * mpmath.mpf(2) ** 127))
