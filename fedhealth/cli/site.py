@@ -102,16 +102,17 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
 
     Example: fedhealth site gate sites/hungary --state state/hungary
     """
-    from fedhealth.site.gate_process import leave_network, open_gate, serve_gate
-    from fedhealth.site.state import SiteState, user_ids
+    from fedhealth.site.isolation import leave_network, user_ids
 
     allowed = user_ids(node_user or [])
-    if not leave_network():
+    if not leave_network(allowed):  # before anything is imported that starts threads
         logging.getLogger("fedhealth").warning("this kernel does not let the gate leave the network by itself")
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: sys.exit(0))
 
     from fedhealth.learning.diagnosis import STEPS
+    from fedhealth.site.gate_process import open_gate, serve_gate
+    from fedhealth.site.state import SiteState
     from fedhealth.training.per_patient import make_deterministic
 
     make_deterministic()

@@ -8,7 +8,7 @@ answers the same question with the same bytes.
 from collections.abc import Awaitable, Callable
 
 from fedhealth.coordinator.witness import Witness
-from fedhealth.errors import FedHealthError
+from fedhealth.errors import FedHealthError, RefusalCode
 from fedhealth.link.frames import (
     Accepted,
     Answer,
@@ -82,6 +82,11 @@ class Asker:
         if isinstance(reply, NeedWitness):
             receipt = await self._countersigned(identity.site, reply.note, reply.proof)
             reply, payload = await self._exchange(identity.site, pack(Witnessed(study=identity.study, receipt=receipt)))
+            if isinstance(reply, Refused) and reply.code is RefusalCode.BAD_REQUEST:
+                # A gate that was restarted since remembers the charge, but not that this study waited for a receipt.
+                reply, payload = await self._exchange(identity.site, question)
+            elif isinstance(reply, ReleaseReply):
+                self._acknowledged(identity.site, receipt)
         if not isinstance(reply, ReleaseReply):
             raise _not_released(reply)
         if reply.release != identity.digest:
@@ -102,6 +107,7 @@ class Asker:
         acknowledged, _ = await self._exchange(site, pack(Witnessed(study=None, receipt=receipt)))
         if not isinstance(acknowledged, Head):
             raise _not_released(acknowledged)
+        self._acknowledged(site, receipt)
         return reply
 
     def checkpointed(self) -> None:
@@ -122,9 +128,12 @@ class Asker:
 
     def _sign(self, site: str, note: str, proof: tuple[str, ...]) -> SignedReceipt:
         waiting = self._acknowledge.setdefault(site, [])
-        receipt = self._witness.countersign(site, note, proof, waiting[:64])
-        del waiting[:64]
-        return receipt
+        return self._witness.countersign(site, note, proof, waiting[:64])
+
+    def _acknowledged(self, site: str, signed: SignedReceipt) -> None:
+        """Forget what a receipt acknowledged, now that the site has answered to it."""
+        done = set(signed.receipt.checkpointed)
+        self._acknowledge[site] = [release for release in self._acknowledge[site] if release not in done]
 
     async def _exchange(self, site: str, frame: bytes) -> tuple[Reply, bytes]:
         try:

@@ -71,8 +71,14 @@ class StudyCodec:
         return _STEP_OF[message.metadata.message_type], int(str(number)), encode_weights(weights)
 
     def decode(self, site: str, message: Message, payload: bytes) -> RecordDict:
-        """Return new weights with their public weight, or the noisy counts of an evaluation."""
+        """Return new weights with their public weight, or the noisy counts of an evaluation.
+
+        Raises:
+            NotReleased: the payload is not of this step; the site does not keep the protocol.
+        """
         step = _STEP_OF[message.metadata.message_type]
+        if len(payload) != 8 * self._plan[step].mechanism.dimension:
+            raise NotReleased("away")
         figures: dict[str, float] = {EXAMPLES: float(self._declared[site])}
         if step == "train":
             weights = weights_of(message.content.array_records["arrays"])

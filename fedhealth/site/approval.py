@@ -87,9 +87,12 @@ def approve_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
                 wanted=f"at least {policy.min_patients_a_side} (min_patients_a_side in policy.toml)",
                 next_step="Reject the study, or lower the rule. The coordinator learns nothing of this.",
             )
+    signed_file = state.studies / f"{study.digest}.json"
     ledger = Ledger.open(state.ledger, site.id, state.ledger_key())
     try:
         if study.digest in ledger.account.approved:
+            if not signed_file.exists():  # a crash came between the two writes below
+                create_file(signed_file, data, PUBLIC_MODE)
             raise ApprovalMissing(
                 f"study '{study.name}' ({study.digest[:12]}) was approved here before",
                 next_step="Nothing to do; an approval is given once.",
@@ -110,11 +113,13 @@ def approve_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
         budget = ledger.account.created.budgets[study.data_set]
     finally:
         ledger.close()
-    create_file(state.studies / f"{study.digest}.json", data, PUBLIC_MODE)
+    create_file(signed_file, data, PUBLIC_MODE)
     names: tuple[Cohort, ...] = ("training", "held-out")
     return approved, Feasibility(
         patients={name: side.patient_count for name, side in zip(names, sides, strict=True)},
-        positives={name: int(np.nansum(side.labels)) for name, side in zip(names, sides, strict=True)},
+        positives={
+            name: np.unique(side.patients[side.labels > 0]).size for name, side in zip(names, sides, strict=True)
+        },
         epsilon={name: epsilon_of(cost, study.privacy.delta) for name, cost in envelope.items()},
         share={name: share(cost, budget) for name, cost in envelope.items()},
     )

@@ -26,6 +26,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedhealth.errors import (
+    ApprovalMissing,
     BudgetExhausted,
     IdentityInvalid,
     LedgerDamaged,
@@ -184,6 +185,12 @@ class Gate:
         except PolicyForbids:
             self._forbidden.add(digest)
             raise
+        if signed.study.data_set != self._inputs.site.data_set.name:
+            raise ApprovalMissing(
+                f"study '{signed.study.name}' was approved for data set '{signed.study.data_set}', which pays for it",
+                got=f"data set '{self._inputs.site.data_set.name}' in site.toml",
+                next_step="Correct site.toml, or withdraw the study.",
+            )
         self._studies[digest] = signed
         training, held_out = prepare_records(
             self._inputs.table,

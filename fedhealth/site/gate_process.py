@@ -1,14 +1,12 @@
 """The gate as a process: one Unix socket for the node, no network.
 
 One connection at a time, one frame in flight; the caller's Unix user is checked by the kernel's word
-(`SO_PEERCRED`), the frame's size before it is read. Where the kernel allows it the process first moves into an empty
-network namespace, so that it could not reach a network if it wanted to. It ends when its standard input closes, so
-that it never outlives whoever started it.
+(`SO_PEERCRED`), the frame's size before it is read. Where the kernel allows it the process first leaves the network
+(`fedhealth.site.isolation`). It ends when its standard input closes, so that it never outlives whoever started it,
+and no node can keep it from ending by stopping in the middle of a frame.
 """
 
-import ctypes
 import logging
-import os
 import select
 import socket
 import struct
@@ -27,20 +25,10 @@ from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
 from fedhealth.site.state import SiteState
 
 _LOG = logging.getLogger(__name__)
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_FRAME_SECONDS = 10.0
+"""How long a node may take over one frame, either way."""
 
 SYSTEM_CLOCK = Clock(monotonic=time.monotonic, unix_ms=lambda: time.time_ns() // 10**6)
-
-
-def leave_network() -> bool:
-    """Move this process into a network namespace without any interface; return whether the kernel allowed it.
-
-    Must run before the process has threads.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWUSER | _CLONE_NEWNET
-    unshare = getattr(libc, "unshare", None)
-    return unshare is not None and unshare(flags) == 0
 
 
 def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = SYSTEM_CLOCK) -> tuple[Gate, Ledger]:
@@ -129,7 +117,7 @@ def _converse(gate: Gate, connection: socket.socket, lifeline: int | None) -> bo
         ready, _, _ = select.select(watched, [], [])
         if lifeline in ready:
             return False
-        frame = receive_frame(connection)
+        frame = receive_frame(connection, lifeline)
         if frame is None:
             return True
         reply = gate.handle(frame)
@@ -139,30 +127,48 @@ def _converse(gate: Gate, connection: socket.socket, lifeline: int | None) -> bo
                 return False
             if lifeline is None:
                 time.sleep(wait)
-        try:
-            connection.sendall(struct.pack("!I", len(reply.frame)) + reply.frame)
-        except OSError:
+        if not send_frame(connection, reply.frame, lifeline):
             return True
 
 
-def receive_frame(connection: socket.socket) -> bytes | None:
-    """Return the next frame; None when the peer hung up, stalled in mid-frame, or announced too much."""
-    connection.settimeout(10)
+def receive_frame(connection: socket.socket, lifeline: int | None = None) -> bytes | None:
+    """Return the next frame.
+
+    Returns:
+        None when the peer hung up, took longer than 10 s, or announced too much, or when the lifeline closed.
+    """
+    deadline = time.monotonic() + _FRAME_SECONDS
     try:
-        head = _exactly(connection, 4)
+        head = _exactly(connection, 4, lifeline, deadline)
         if head is None:
             return None
         (length,) = struct.unpack("!I", head)
-        return _exactly(connection, length) if length <= MAX_FRAME_BYTES else None
+        return _exactly(connection, length, lifeline, deadline) if length <= MAX_FRAME_BYTES else None
     except OSError:
         return None
-    finally:
-        connection.settimeout(None)
 
 
-def _exactly(connection: socket.socket, count: int) -> bytes | None:
-    parts = bytearray()
+def send_frame(connection: socket.socket, frame: bytes, lifeline: int | None = None) -> bool:
+    """Send a frame; False when the peer hung up, took longer than 10 s to read it, or the lifeline closed."""
+    rest = memoryview(struct.pack("!I", len(frame)) + frame)
+    deadline, watched = time.monotonic() + _FRAME_SECONDS, [] if lifeline is None else [lifeline]
+    try:
+        while rest:
+            closed, writable, _ = select.select(watched, [connection], [], max(0.0, deadline - time.monotonic()))
+            if closed or not writable:
+                return False
+            rest = rest[connection.send(rest, socket.MSG_DONTWAIT) :]
+    except OSError:
+        return False
+    return True
+
+
+def _exactly(connection: socket.socket, count: int, lifeline: int | None, deadline: float) -> bytes | None:
+    parts, watched = bytearray(), [connection] if lifeline is None else [connection, lifeline]
     while len(parts) < count:
+        ready, _, _ = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))
+        if connection not in ready or lifeline in ready:
+            return None
         part = connection.recv(min(count - len(parts), 1 << 20))
         if not part:
             return None

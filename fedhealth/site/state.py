@@ -10,7 +10,6 @@ import os
 import pwd
 import secrets
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -188,15 +187,3 @@ def load_node_file(state: SiteState) -> NodeFile:
 def local_user() -> str:
     """Return the name under which an approval is recorded: the Unix user of this process."""
     return pwd.getpwuid(os.getuid()).pw_name
-
-
-def user_ids(names: Iterable[str]) -> frozenset[int]:
-    """Return the ids of Unix users by name; this process's own user if no name is given.
-
-    Raises:
-        ConfigInvalid: there is no such user.
-    """
-    try:
-        return frozenset(pwd.getpwnam(name).pw_uid for name in names) or frozenset({os.getuid()})
-    except KeyError as error:
-        raise ConfigInvalid("there is no such Unix user", got=str(error), next_step="Check --node-user.") from error

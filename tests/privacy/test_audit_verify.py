@@ -139,7 +139,7 @@ def test_the_editing_itself_is_not_what_is_found(copy):
 CHEAPER = "replace(CAST(body AS TEXT), '\"mu_squared\":', '\"mu_squared\":1')"
 OTHER_RELEASE = "f" * 64
 EDITS = {
-    "body of an entry": ("UPDATE entry SET body = body || x'20' WHERE log = 'ledger' AND position = 3", 3),
+    "body of an entry": ("UPDATE entry SET body = CAST(body || ' ' AS BLOB) WHERE log = 'ledger' AND position = 3", 3),
     "leaf of an entry": ("UPDATE entry SET leaf = zeroblob(32) WHERE log = 'ledger' AND position = 3", 3),
     "cost in an entry": (
         f"UPDATE entry SET body = CAST({CHEAPER} AS BLOB) WHERE log = 'ledger' AND position = 2",  # noqa: S608
@@ -156,11 +156,11 @@ EDITS = {
     "salt of a commitment": ("UPDATE opening SET salt = zeroblob(32) WHERE position = 4", 4),
     "size of the journal": ("UPDATE opening SET journal_size = 0 WHERE position = 7", 7),
     "opening gone": ("DELETE FROM opening WHERE position = 5", 5),
-    "first line of the journal": ("UPDATE entry SET body = body || x'20' WHERE log = 'journal' AND position = 0", 5),
-    "first line of the journal gone": ("DELETE FROM entry WHERE log = 'journal' AND position = 0", 2),
+    "first line of the journal": ("UPDATE entry SET body = CAST(body || ' ' AS BLOB) WHERE log = 'journal' AND position = 0", 5),
+    "first line of the journal gone": ("DELETE FROM entry WHERE log = 'journal' AND position = 0", 5),
     "whole journal gone": ("DELETE FROM entry WHERE log = 'journal'", 5),
     "last line of the journal, under no commitment yet": (
-        "UPDATE entry SET body = body || x'20' WHERE log = 'journal' AND position = 2",
+        "UPDATE entry SET body = CAST(body || ' ' AS BLOB) WHERE log = 'journal' AND position = 2",
         8,
     ),
     "head gone": ("DELETE FROM head", 8),

@@ -1,0 +1,57 @@
+"""What a gate does about its own process before it has any data: who may connect, and no network.
+
+Leaving the network moves one thread, so it must happen while the process has one thread only; this module
+therefore imports nothing that starts threads (numpy does), and is imported before everything that might.
+
+Source: unshare(2), user_namespaces(7), unix(7).
+"""
+
+import ctypes
+import os
+import pwd
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedhealth.errors import ConfigInvalid
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_OVERFLOW_USER = 65534
+"""What every user without a mapping looks like inside a user namespace."""
+
+
+def user_ids(names: Iterable[str]) -> frozenset[int]:
+    """Return the ids of Unix users by name; this process's own user if no name is given.
+
+    Raises:
+        ConfigInvalid: there is no such user.
+    """
+    try:
+        return frozenset(pwd.getpwnam(name).pw_uid for name in names) or frozenset({os.getuid()})
+    except KeyError as error:
+        raise ConfigInvalid("there is no such Unix user", got=str(error), next_step="Check --node-user.") from error
+
+
+def leave_network(allowed_users: frozenset[int]) -> bool:
+    """Move this process into a network namespace without any interface; return whether that was done.
+
+    Without root's rights this takes a user namespace as well, in which the kernel names only this process's own
+    user and calls all others alike. So it is done only where the gate's own user alone may connect: the gate must
+    not become unable to tell the node's user from a stranger.
+
+    Args:
+        allowed_users: who may connect to the gate.
+    """
+    user, group = os.geteuid(), os.getegid()
+    if len(os.listdir("/proc/self/task")) != 1 if Path("/proc/self/task").exists() else False:
+        return False
+    unshare = getattr(ctypes.CDLL(None, use_errno=True), "unshare", None)
+    if unshare is None:
+        return False
+    if user == 0:
+        return bool(unshare(_CLONE_NEWNET) == 0)
+    if allowed_users != {user} or user == _OVERFLOW_USER or unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+        return False
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    return True
