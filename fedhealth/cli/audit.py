@@ -19,13 +19,17 @@ def _role() -> None:
 
 @app.command()
 def verify(
-    path: Annotated[Path, typer.Argument(help="A site's state folder, or its ledger.sqlite.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="GATE_FOLDER_OR_LEDGER", help="A gate's state folder, or its ledger.sqlite.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Verify a ledger offline; exit 0 only if no byte was changed.
 
-    Exit codes: 0 intact; 7 damaged (the first bad entry is named); 8 the signature is wrong; 10 intact, but of a
-    test site whose noise is known. Example: fedhealth audit verify runs/demo/state/hungary/gate
+    Exit codes: 0 intact; 7 damaged (the first bad entry is named);
+    8 the signature is wrong; 10 intact, but of a test site: its noise is known.
+
+    Example: fedhealth audit verify runs/demo-DATE/state/hungary/gate
     """
     from fedhealth.privacy.verify import verify_ledger
 
@@ -41,8 +45,11 @@ def verify(
         typer.echo(f"  witnessed   up to entry {found.witnessed} by the coordinator")
         for line in found.spending:
             typer.echo(f"  {line.data_set}, {line.cohort} patients:")
-            typer.echo(f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g}")
-            typer.echo(f"    of the budget {line.share_spent:.1%} spent, {line.share_set_aside:.1%} set aside")
+            typer.echo(f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g},")
+            typer.echo(
+                f"    which is {line.share_spent:.1%} of the budget; approvals set aside {line.share_set_aside:.1%}"
+            )
+        typer.echo("  (a budget is counted in Renyi divergence, which adds up; epsilon does not)")
     if found.unsafe_test_site:
         typer.echo("TEST SITE: its noise is known; nothing it released is private.", err=True)
         raise typer.Exit(UNSAFE_TEST_SITE_EXIT_CODE)

@@ -1,6 +1,7 @@
 """`fedhealth coordinator`: the datacentre's side."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedhealth.cli.site import Lifeline, run_until_stopped
-from fedhealth.errors import ConfigInvalid
+from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
+from fedhealth.errors import INTERRUPTED_EXIT_CODE, ConfigInvalid
 
 app = typer.Typer(help="For the datacentre: run a study over the sites that joined.", no_args_is_help=True)
 
@@ -21,22 +22,26 @@ def _role() -> None:
 
 @app.command()
 def run(
-    study: Annotated[Path, typer.Argument(help="The signed study.")],
+    study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed study.")],
     home: Annotated[Path, typer.Option(help="The coordinator's state folder.")],
     out: Annotated[Path, typer.Option(help="Folder for model, evidence and report.")],
     address: Annotated[str, typer.Option(help="Where to listen, HOST:PORT; port 0 takes a free one.")] = "127.0.0.1:0",
     patience: Annotated[float, typer.Option(help="Seconds that a site that is away or busy is waited for.")] = 60.0,
-    allow_unsafe_test_sites: Annotated[bool, typer.Option(help="For tests only: their noise is known.")] = False,
+    allow_unsafe_test_sites: Annotated[
+        bool, typer.Option("--allow-unsafe-test-sites", help="For tests only: their noise is known.")
+    ] = False,
     lifeline: Lifeline = False,
 ) -> None:
     """Run one study to its end and write evidence.json, report.html and model.safetensors; events as JSON lines.
 
     Example: fedhealth coordinator run study.signed --home state/coordinator --out results
     """
-    from fedhealth.coordinator.home import CoordinatorHome
-    from fedhealth.coordinator.report import render_report
-    from fedhealth.coordinator.service import RunOptions, StudyRun
-    from fedhealth.study.signature import open_signed_study
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or a port in use is said twice, once by grpc in its own words
+    with loading(lifeline):
+        from fedhealth.coordinator.home import CoordinatorHome
+        from fedhealth.coordinator.report import render_report
+        from fedhealth.coordinator.service import RunOptions, StudyRun
+        from fedhealth.study.signature import open_signed_study
 
     try:
         signed = study.read_bytes()
@@ -57,4 +62,5 @@ def run(
         titles = {site.site: site.site for site in evidence.sites}
         (out / "report.html").write_text(render_report(evidence, open_signed_study(signed).study, titles), "utf-8")
 
-    run_until_stopped(work(), lifeline)
+    if not run_until_stopped(work(), lifeline):
+        raise typer.Exit(INTERRUPTED_EXIT_CODE)

@@ -1,44 +1,62 @@
 """`fedhealth <role> <verb>`: the entry point, and how errors reach a person.
 
 A mistake of the user is one message (what, got, wanted, next step) on standard error and a stable exit code; a
-traceback is a defect. Modules are imported inside the commands, so that `audit verify` loads no torch.
+traceback is a defect. The commands are imported inside `main`, so that Ctrl-C while they load is only Ctrl-C; their
+own modules inside each, so that `audit verify` loads no torch.
 """
 
-import logging
+import signal
 import sys
 
-import click
-import typer
-
-from fedhealth.cli import audit, coordinator, demo, site
-from fedhealth.errors import INTERRUPTED_EXIT_CODE, FedHealthError
-
-app = typer.Typer(
-    help="Hospitals train models together while patient data never leave a hospital.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("demo", help=demo.run.__doc__)(demo.run)
-app.add_typer(site.app, name="site")
-app.add_typer(coordinator.app, name="coordinator")
-app.add_typer(audit.app, name="audit")
+from fedhealth.errors import INTERRUPTED_EXIT_CODE, ConfigInvalid, FedHealthError
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    try:
+        code = _run()
+    except FedHealthError as error:
+        code = _say(error)
+    except KeyboardInterrupt:
+        code = INTERRUPTED_EXIT_CODE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = _say(
+            ConfigInvalid(
+                f"cannot use {error.filename}",
+                got=error.strerror or type(error).__name__,
+                next_step="Check the path, its permissions and the disk.",
+            )
+        )
+    if code == INTERRUPTED_EXIT_CODE:
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # ending takes a moment, in which an impatient person presses again
+        sys.stderr.write("stopped\n")
+    sys.exit(code)
+
+
+def _run() -> int:
+    import logging
+
+    import click
+
+    from fedhealth.cli.commands import app
+
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except FedHealthError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
+        return app(standalone_mode=False) or 0
+    except click.UsageError as error:
         error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("stopped", err=True)
-        sys.exit(INTERRUPTED_EXIT_CODE)
+        return error.exit_code
+    except click.Abort:
+        return INTERRUPTED_EXIT_CODE
+
+
+def _say(error: FedHealthError) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return error.exit_code
 
 
 if __name__ == "__main__":

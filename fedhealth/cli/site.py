@@ -1,26 +1,26 @@
 """`fedhealth site`: what a site administrator does, and the two processes of a site."""
 
-import asyncio
 import logging
-import os
+import re
 import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
 from fedhealth.errors import ConfigInvalid
 
 app = typer.Typer(
     help="For the site administrator: make a site, approve studies, run its processes.", no_args_is_help=True
 )
 
-Folder = Annotated[Path, typer.Argument(help="The site's folder, with site.toml and policy.toml.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="SITE_FOLDER", help="The site's folder, with site.toml and policy.toml.")
+]
 State = Annotated[Path, typer.Option("--state", help="The site's state folder, made by `site init`.")]
-Lifeline = Annotated[bool, typer.Option("--lifeline", help="End when standard input closes.", hidden=True)]
+_KEY, _NAME = "[0-9a-f]{64}", "[a-z0-9][a-z0-9-]{0,62}"
 Users = Annotated[
     list[str] | None, typer.Option("--node-user", help="A Unix user whose node may connect; this user by default.")
 ]
@@ -43,19 +43,38 @@ def init(
     """
     from fedhealth.site.state import SiteState, init_site
 
+    if not re.fullmatch(_KEY, witness):
+        raise ConfigInvalid(
+            "the witness key is not a public key",
+            got=f"--witness {witness}",
+            wanted="64 hexadecimal digits in lower case",
+            next_step="Ask the coordinator's operator for the witness key.",
+        )
+    if unsafe_test_site is not None and unsafe_test_site < 0:
+        raise ConfigInvalid(
+            "the seed of a test site cannot be used",
+            got=f"--unsafe-test-site {unsafe_test_site}",
+            wanted="0 or a positive whole number",
+            next_step="Give another seed, or leave it out for a real site.",
+        )
     researchers = {}
     for pin in trust or []:
-        name, separator, key = pin.partition("=")
-        if not separator or len(key) != 64 or not set(key) <= set("0123456789abcdef"):
-            raise ConfigInvalid(f"cannot pin '{pin}'", wanted="NAME=KEY with 64 hexadecimal digits")
-        researchers[name] = key
+        found = re.fullmatch(f"({_NAME})=({_KEY})", pin)
+        if found is None:
+            raise ConfigInvalid(
+                "a researcher's key cannot be pinned",
+                got=f"--trust {pin}",
+                wanted="NAME=KEY: a name as in policy.toml (a-z, 0-9, -) and 64 hexadecimal digits in lower case",
+                next_step="Ask the researcher for the public key.",
+            )
+        researchers[found[1]] = found[2]
     typer.echo(init_site(folder, SiteState(state), witness, researchers, unsafe_test_site))
 
 
 @app.command()
 def approve(
     folder: Folder,
-    study: Annotated[Path, typer.Argument(help="The signed study.")],
+    study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed study.")],
     state: State,
 ) -> None:
     """Look at a study with this hospital's patients in view, and approve it. The gate must not be running.
@@ -70,7 +89,7 @@ def approve(
     from fedhealth.training.per_patient import make_deterministic
 
     make_deterministic()
-    approved, seen = approve_study(folder, SiteState(state), _read(study), STEPS)
+    approved, seen = approve_study(folder, SiteState(_made(state)), _read(study), STEPS)
     typer.echo(f"approved study {approved.study[:12]} by {approved.by}")
     for side, patients in seen.patients.items():
         typer.echo(
@@ -82,7 +101,7 @@ def approve(
 @app.command()
 def resume(
     folder: Folder,
-    study: Annotated[str, typer.Argument(help="Digest of the study, 64 hexadecimal digits.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY_DIGEST", help="64 hexadecimal digits.")],
     state: State,
 ) -> None:
     """Let a study that a failure stopped here go on. The gate must not be running.
@@ -92,7 +111,7 @@ def resume(
     from fedhealth.site.approval import resume_study
     from fedhealth.site.state import SiteState
 
-    resume_study(folder, SiteState(state), study)
+    resume_study(folder, SiteState(_made(state)), study)
     typer.echo("resumed; start the gate again")
 
 
@@ -107,16 +126,16 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
     allowed = user_ids(node_user or [])
     if not leave_network(allowed):  # before anything is imported that starts threads
         logging.getLogger("fedhealth").warning("this kernel does not let the gate leave the network by itself")
+    with loading(lifeline):
+        from fedhealth.learning.diagnosis import STEPS
+        from fedhealth.site.gate_process import open_gate, serve_gate
+        from fedhealth.site.state import SiteState
+        from fedhealth.training.per_patient import make_deterministic
+
+        make_deterministic()
+    site_state = SiteState(_made(state))
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: sys.exit(0))
-
-    from fedhealth.learning.diagnosis import STEPS
-    from fedhealth.site.gate_process import open_gate, serve_gate
-    from fedhealth.site.state import SiteState
-    from fedhealth.training.per_patient import make_deterministic
-
-    make_deterministic()
-    site_state = SiteState(state)
     opened, ledger = open_gate(folder, site_state, STEPS)
     try:
         serve_gate(opened, site_state.socket, allowed, sys.stdin.fileno() if lifeline else None)
@@ -130,8 +149,9 @@ def node(state: State, lifeline: Lifeline = False) -> None:
 
     Example: fedhealth site node --state state/hungary
     """
-    from fedhealth.site.node import run_node
-    from fedhealth.site.state import SiteState
+    with loading(lifeline):
+        from fedhealth.site.node import run_node
+        from fedhealth.site.state import SiteState
 
     def on_state(change: str) -> None:
         logging.getLogger("fedhealth").info("link: %s", change)
@@ -139,19 +159,16 @@ def node(state: State, lifeline: Lifeline = False) -> None:
     run_until_stopped(run_node(SiteState(state), on_state), lifeline)
 
 
-def run_until_stopped(work: Coroutine[Any, Any, Any], lifeline: bool) -> None:
-    """Run a coroutine until it ends, a signal comes, or (with a lifeline) standard input closes."""
-
-    async def supervised() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
-        for stop in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(stop, task.cancel)
-        if lifeline:
-            loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 1) else task.cancel())
-        with suppress(asyncio.CancelledError):
-            await task
-
-    asyncio.run(supervised())
+def _made(state: Path) -> Path:
+    """Return a site's state folder that exists."""
+    if not (state / "gate").is_dir():
+        raise ConfigInvalid(
+            f"there is no site's state at {state}",
+            got="no folder 'gate' in it",
+            wanted="a folder made by `fedhealth site init`",
+            next_step="Correct --state; for a new site: fedhealth site init --help",
+        )
+    return state
 
 
 def _read(path: Path) -> bytes:

@@ -31,10 +31,12 @@ Carry = Callable[[str, bytes], Awaitable[bytes]]
 """Carry a frame to a site's gate and return its reply; raises `FedHealthError` when the site is away."""
 
 AWAY = "away"
+LEDGER_DAMAGED = "ledger-damaged"
+"""The site showed a head that does not extend what was countersigned, or that its key did not sign."""
 
 
 class NoRelease(Exception):
-    """A site gave no release: one of `RefusalCode`, or "away"."""
+    """A site gave no release: one of `RefusalCode`, "away" or "ledger-damaged"."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code} {detail}".strip())
@@ -98,12 +100,9 @@ class Asker:
         """Countersign a site's current head, acknowledging what is checkpointed, and return it.
 
         Raises:
-            NoRelease: the site is away.
+            NoRelease: the site is away, or its ledger was rolled back or forked.
         """
-        reply, _ = await self._exchange(site, pack(AskHead(since=self._witness.seen(site))))
-        if not isinstance(reply, Head):
-            raise _not_released(reply)
-        receipt = self._sign(site, reply.note, reply.proof)
+        reply, receipt = await self._signed_head(site)
         acknowledged, _ = await self._exchange(site, pack(Witnessed(study=None, receipt=receipt)))
         if not isinstance(acknowledged, Head):
             raise _not_released(acknowledged)
@@ -121,10 +120,16 @@ class Asker:
             return self._sign(site, note, proof)
         except FedHealthError:
             # The gate proved it from its own last receipt, which is not ours if a reply was lost; ask from ours.
-            reply, _ = await self._exchange(site, pack(AskHead(since=self._witness.seen(site))))
-            if not isinstance(reply, Head):
-                raise _not_released(reply) from None
-            return self._sign(site, reply.note, reply.proof)
+            return (await self._signed_head(site))[1]
+
+    async def _signed_head(self, site: str) -> tuple[Head, SignedReceipt]:
+        reply, _ = await self._exchange(site, pack(AskHead(since=self._witness.seen(site))))
+        if not isinstance(reply, Head):
+            raise _not_released(reply)
+        try:
+            return reply, self._sign(site, reply.note, reply.proof)
+        except FedHealthError as error:
+            raise NoRelease(LEDGER_DAMAGED, str(error)) from error
 
     def _sign(self, site: str, note: str, proof: tuple[str, ...]) -> SignedReceipt:
         waiting = self._acknowledge.setdefault(site, [])

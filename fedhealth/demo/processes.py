@@ -2,20 +2,23 @@
 
 Every child holds the read end of a pipe whose write end only the parent has: when the parent ends, however it ends,
 the pipe closes and the child stops by itself. Children are in sessions of their own, so that Ctrl-C reaches the
-parent alone, which then stops them in order.
+parent alone, which then stops them all.
 """
 
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from fedhealth.errors import FederationFailed
 
-STOP_SECONDS = 3.0
+STOP_SECONDS = 2.0
 """How long children have to stop by themselves before they are killed."""
 
 
@@ -26,11 +29,17 @@ class Child:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    has_events: bool = False
 
-    def last_words(self) -> str:
-        """Return the last lines of the log, for the person who started it."""
+    def end(self) -> str:
+        """Return how a process that has ended did so, and what it said last: its error message, or its log's end."""
+        status = self.process.wait()
+        if status < 0:
+            return f"{signal.Signals(-status).name}, a signal that ended it"
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        return " | ".join(lines[-3:])
+        messages = [line.removeprefix("error: ").removesuffix(".") for line in lines if line.startswith("error: ")]
+        said = messages[-1] if messages else " | ".join(lines[-3:])
+        return f"exit code {status}: {said}" if said else f"exit code {status}"
 
 
 class Processes:
@@ -61,22 +70,22 @@ class Processes:
                 stderr=output,
                 start_new_session=True,
             )
-        child = Child(name, process, log)
+        child = Child(name, process, log, events)
         self._children.append(child)
         return child
 
     def check(self) -> None:
-        """Raise if a child ended that should be running.
+        """Raise if a child ended that should be running; one with events is left to whoever reads them.
 
         Raises:
             FederationFailed: names it, with the last lines of its log.
         """
         for child in self._children:
-            if (status := child.process.poll()) not in (None, 0):
+            if not child.has_events and child.process.poll() is not None:
                 raise FederationFailed(
                     f"the process '{child.name}' ended",
-                    got=f"exit code {status}: {child.last_words()}",
-                    next_step=f"Read {child.log}.",
+                    got=child.end(),
+                    next_step=f"Nothing was published. Its log: {child.log}",
                 )
 
     def wait_for(self, path: Path, seconds: float) -> None:
@@ -93,18 +102,34 @@ class Processes:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop every child: ask, wait, kill. Nothing is left running when this returns."""
-        for child in self._children:
-            _close(child.process.stdin)
-        deadline = time.monotonic() + STOP_SECONDS
-        for child in reversed(self._children):
-            try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+        """Stop every child: ask, wait, kill. Nothing is left running when this returns; a second Ctrl-C waits."""
+        with _undisturbed():
+            for child in self._children:
+                _close(child.process.stdin)
+                child.process.terminate()  # beside the lifeline: it ends what still loads at once
+            deadline = time.monotonic() + STOP_SECONDS
+            while time.monotonic() < deadline and any(child.process.poll() is None for child in self._children):
+                time.sleep(0.01)
+            for child in self._children:
                 child.process.kill()
+            for child in self._children:
                 child.process.wait()
-            _close(child.process.stdout)
-        self._children.clear()
+                _close(child.process.stdout)
+            self._children.clear()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM for the seconds that stopping takes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _close(stream: IO[bytes] | None) -> None:

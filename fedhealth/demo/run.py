@@ -1,12 +1,16 @@
 """Run the demonstration: start a federation's processes, follow them, verify what they left, show the result."""
 
 import json
+import os
+import select
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,10 +20,15 @@ from fedhealth.coordinator.evidence import Evidence, Figure
 from fedhealth.coordinator.report import Reference, render_report
 from fedhealth.demo.federation import Federation, point_node, set_up
 from fedhealth.demo.processes import Child, Processes
-from fedhealth.errors import FederationFailed
+from fedhealth.errors import ApprovalMissing, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
 from fedhealth.privacy.verify import VerifiedLedger, verify_ledger
 
 _START_SECONDS = 60.0
+_CHECK_SECONDS = 0.2
+_ERRORS: Mapping[int, type[FedHealthError]] = {
+    error.exit_code: error for error in (ApprovalMissing, IdentityInvalid, LinkUnavailable)
+}
+"""What a coordinator that ended with this exit code reports, beside `FederationFailed`."""
 
 
 @dataclass(frozen=True)
@@ -59,26 +68,28 @@ def run_demo(
     Raises:
         FedHealthError: something went wrong; every process is stopped.
     """
-    console.print("Setting up: keys, certificates, ledgers; each site looks at the study and approves it ...")
-    federation = set_up(folder, protocol, sites, unsafe_noise_seed)
+    with _waiting(console, "Setting up: keys, certificates, ledgers, approvals"):
+        federation = set_up(folder, protocol, sites, unsafe_noise_seed)
     evidence = run_processes(
         federation, console, address=address, allow_unsafe_test_sites=unsafe_noise_seed is not None
     )
     ledgers = tuple(verify_ledger(site.state.ledger) for site in federation.sites)
-    reference = _reference(federation, protocol) if all(site.file.public_data for site in federation.sites) else None
+    reference = None
+    if all(site.file.public_data for site in federation.sites):
+        with _waiting(console, "Working out the reference figures, which only public data allow"):
+            reference = _reference(federation, protocol)
     titles = {site.file.id: site.file.title for site in federation.sites}
     report = federation.folder / "report.html"
     report.write_text(render_report(evidence, federation.study, titles, reference), encoding="utf-8")
     console.print(_summary(evidence, ledgers))
-    console.print(f"Report:    {report}", soft_wrap=True)
-    console.print(
-        f"Published: {federation.results} (evidence, report and model as a real federation could)", soft_wrap=True
-    )
-    console.print(
-        f"All {len(ledgers)} ledgers verify. Check one yourself:\n"
-        f"  fedhealth audit verify {federation.sites[0].state.gate}",
-        soft_wrap=True,
-    )
+    for line in (
+        f"Report:    {report}",
+        f"Published: {federation.results}",
+        "           (evidence, report and model, as a real federation could)",
+        f"All {len(ledgers)} ledgers verify. Check one yourself:",
+        f"  fedhealth audit verify {shlex.quote(str(federation.sites[0].state.gate))}",
+    ):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     return DemoResult(evidence, report, ledgers)
 
 
@@ -102,38 +113,61 @@ def run_processes(
     Raises:
         FederationFailed: a process ended, or the study did.
     """
-    console.print(f"Starting the coordinator and {len(federation.sites)} sites, each a node and a gate ...")
     with Processes(federation.logs) as processes:
-        for site in federation.sites:
-            arguments = ["site", "gate", str(site.folder), "--state", str(site.state.root)]
-            processes.start(f"{site.file.id}-gate", arguments)
-        coordinator = processes.start(
-            "coordinator",
-            [
-                *("coordinator", "run", str(federation.signed_study), "--home", str(federation.home.root)),
-                *("--out", str(federation.results), "--address", address),
-                *(["--allow-unsafe-test-sites"] if allow_unsafe_test_sites else []),
-            ],
-            events=True,
-        )
-        events = _events(coordinator)
-        port = next((event["port"] for event in events if event["event"] == "listening"), None)
-        if port is None:
-            _fail(coordinator)
-        for site in federation.sites:
-            point_node(site, f"127.0.0.1:{port}")
-            processes.wait_for(site.state.socket, _START_SECONDS)
-            processes.start(f"{site.file.id}-node", ["site", "node", "--state", str(site.state.root)])
+        with _waiting(console, f"Starting the coordinator and {len(federation.sites)} sites, each a node and a gate"):
+            coordinator, events = _start(processes, federation, address, allow_unsafe_test_sites)
         _follow(events, federation, console, on_event)
         if coordinator.process.wait() != 0:
             _fail(coordinator)
     return Evidence.model_validate_json((federation.results / "evidence.json").read_bytes())
 
 
-def _events(child: Child) -> Iterator[dict[str, Any]]:
-    assert child.process.stdout is not None  # noqa: S101 - it was started with events
-    for line in child.process.stdout:
-        yield json.loads(line)
+def _start(
+    processes: Processes, federation: Federation, address: str, allow_unsafe_test_sites: bool
+) -> tuple[Child, Iterator[dict[str, Any]]]:
+    """Start everything, and return the coordinator with the events that follow."""
+    for site in federation.sites:
+        arguments = ["site", "gate", str(site.folder), "--state", str(site.state.root)]
+        processes.start(f"{site.file.id}-gate", arguments)
+    coordinator = processes.start(
+        "coordinator",
+        [
+            *("coordinator", "run", str(federation.signed_study), "--home", str(federation.home.root)),
+            *("--out", str(federation.results), "--address", address),
+            *(["--allow-unsafe-test-sites"] if allow_unsafe_test_sites else []),
+        ],
+        events=True,
+    )
+    events = _events(coordinator, processes)
+    port = next((event["port"] for event in events if event["event"] == "listening"), None)
+    if port is None:
+        _fail(coordinator)
+    host = address.rpartition(":")[0]
+    for site in federation.sites:
+        point_node(site, f"{host if host.startswith('127.') else '127.0.0.1'}:{port}")
+        processes.wait_for(site.state.socket, _START_SECONDS)
+        processes.start(f"{site.file.id}-node", ["site", "node", "--state", str(site.state.root)])
+    return coordinator, events
+
+
+def _events(coordinator: Child, processes: Processes) -> Iterator[dict[str, Any]]:
+    """Yield the coordinator's events as they come, and watch the other processes meanwhile.
+
+    Raises:
+        FederationFailed: another process ended.
+    """
+    assert coordinator.process.stdout is not None  # noqa: S101 - it was started with events
+    source, rest = coordinator.process.stdout.fileno(), b""
+    while True:
+        processes.check()
+        if not select.select([source], [], [], _CHECK_SECONDS)[0]:
+            continue
+        part = os.read(source, 1 << 16)
+        if not part:
+            return
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
 
 
 def _follow(
@@ -182,7 +216,7 @@ def _reference(federation: Federation, protocol: Path) -> Reference:
 
 def _summary(evidence: Evidence, ledgers: tuple[VerifiedLedger, ...]) -> Table:
     table = Table(title="Held-out patients, with 95 % intervals that include the noise", title_justify="left")
-    for column in ("hospital", "accuracy", "rounds", "epsilon", "of cap"):
+    for column in ("hospital", "accuracy", "rounds", "epsilon", "of budget"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for site, ledger in zip(evidence.sites, ledgers, strict=True):
         used = max(line.share_spent for line in ledger.spending)
@@ -199,8 +233,18 @@ def _say(figure: Figure) -> str:
     return f"{figure.estimate:.0%} ({figure.low:.0%}-{figure.high:.0%})"
 
 
-def _fail(child: Child) -> None:
-    child.process.wait()
-    raise FederationFailed(
-        "the coordinator ended early", got=child.last_words() or "no message", next_step=f"Read {child.log}."
-    )
+def _fail(coordinator: Child) -> NoReturn:
+    """Raise what the coordinator said before it ended."""
+    error = _ERRORS.get(coordinator.process.wait(), FederationFailed)
+    raise error("the coordinator ended early", got=coordinator.end(), next_step=f"Its log: {coordinator.log}")
+
+
+@contextmanager
+def _waiting(console: Console, what: str) -> Iterator[None]:
+    """Show what takes the next seconds: a line, and a spinner where somebody watches."""
+    if console.is_terminal:
+        with console.status(f"{what} ..."):
+            yield
+        return
+    console.print(f"{what} ...", soft_wrap=True)
+    yield

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhealth.errors import ConfigInvalid
 from fedhealth.privacy.accountant import Cost, noise_multiplier_for
 from fedhealth.privacy.gaussian import GridGaussian
 from fedhealth.privacy.release import Cohort, StepName
@@ -43,7 +44,22 @@ class Step:
 
 
 def plan_study(study: Study) -> dict[StepName, Step]:
-    """Return the steps of a study; the order of the dict is the order they run in."""
+    """Return the steps of a study; the order of the dict is the order they run in.
+
+    Raises:
+        ConfigInvalid: no mechanism of ours gives so little epsilon over so many rounds or weights.
+    """
+    try:
+        return _steps_of(study)
+    except ValueError as error:
+        raise ConfigInvalid(
+            f"study '{study.name}' asks for a mechanism that does not exist",
+            got=str(error),
+            next_step="Give it more epsilon, fewer rounds, or fewer features.",
+        ) from error
+
+
+def _steps_of(study: Study) -> dict[StepName, Step]:
     weights = study.dimension + 1
     privacy, rounds = study.privacy, study.training.rounds
     return {

@@ -95,7 +95,7 @@ def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: i
             got=error.strerror or str(error),
             next_step="Choose a shorter path (at most 107 bytes) in a folder the gate may write to.",
         ) from error
-    watched: list[socket.socket | int] = [listener] if lifeline is None else [listener, lifeline]
+    watched = _watched(listener, lifeline)
     with listener:
         while True:
             ready, _, _ = select.select(watched, [], [])
@@ -112,7 +112,7 @@ def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: i
 
 def _converse(gate: Gate, connection: socket.socket, lifeline: int | None) -> bool:
     """Answer frames until the node hangs up (True) or the lifeline closes (False)."""
-    watched: list[socket.socket | int] = [connection] if lifeline is None else [connection, lifeline]
+    watched = _watched(connection, lifeline)
     while True:
         ready, _, _ = select.select(watched, [], [])
         if lifeline in ready:
@@ -164,7 +164,7 @@ def send_frame(connection: socket.socket, frame: bytes, lifeline: int | None = N
 
 
 def _exactly(connection: socket.socket, count: int, lifeline: int | None, deadline: float) -> bytes | None:
-    parts, watched = bytearray(), [connection] if lifeline is None else [connection, lifeline]
+    parts, watched = bytearray(), _watched(connection, lifeline)
     while len(parts) < count:
         ready, _, _ = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))
         if connection not in ready or lifeline in ready:
@@ -174,6 +174,10 @@ def _exactly(connection: socket.socket, count: int, lifeline: int | None, deadli
             return None
         parts += part
     return bytes(parts)
+
+
+def _watched(connection: socket.socket, lifeline: int | None) -> list[socket.socket | int]:
+    return [connection] if lifeline is None else [connection, lifeline]
 
 
 def _peer_user(connection: socket.socket) -> int:

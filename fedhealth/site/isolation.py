@@ -40,18 +40,27 @@ def leave_network(allowed_users: frozenset[int]) -> bool:
 
     Args:
         allowed_users: who may connect to the gate.
+
+    Raises:
+        ConfigInvalid: the new user namespace cannot be given this process's user.
     """
-    user, group = os.geteuid(), os.getegid()
-    if len(os.listdir("/proc/self/task")) != 1 if Path("/proc/self/task").exists() else False:
-        return False
+    user, group, tasks = os.geteuid(), os.getegid(), Path("/proc/self/task")
+    alone = not tasks.exists() or len(list(tasks.iterdir())) == 1
     unshare = getattr(ctypes.CDLL(None, use_errno=True), "unshare", None)
     if unshare is None:
         return False
     if user == 0:
-        return bool(unshare(_CLONE_NEWNET) == 0)
+        return bool(unshare(_CLONE_NEWNET) == 0) and alone
     if allowed_users != {user} or user == _OVERFLOW_USER or unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         return False
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    try:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    except OSError as error:
+        raise ConfigInvalid(
+            "the gate left the network and cannot tell its own user from others any more",
+            got=error.strerror or "an error",
+            next_step="Start the gate as its own user directly, not through a program that changes users.",
+        ) from error
     return True

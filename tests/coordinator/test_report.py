@@ -28,6 +28,7 @@ def study():
             "purpose": "Estimate the chance of heart disease.",
             "legal_basis": "Consent.",
             "data_set": "heart",
+            "max_records_per_patient": 1,
             "features": [number],
             "endpoint": {"kind": "binary", "column": "num", "positive_above": 0, "positive": "a vessel is narrowed"},
             "model": {"kind": "logistic-regression"},

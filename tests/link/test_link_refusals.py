@@ -206,7 +206,7 @@ def other_session(end):
 
 FRAMES = {
     "replayed": lambda end: [end.seal(FrameKind.ANSWER, 1, "echo", b"")] * 2,
-    "reordered": lambda end: seal_pair(end)[::-1],
+    "out of order": lambda end: seal_pair(end)[1:],  # the first never comes
     "altered": lambda end: [end.seal(FrameKind.ANSWER, 1, "echo", b"good")[:-4] + b"evil"],
     "other session": other_session,
     "garbage": lambda end: [b"garbage"],

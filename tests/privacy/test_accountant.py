@@ -21,7 +21,6 @@ from fedhealth.privacy.accountant import (
 )
 
 
-
 def exact_delta(mu, epsilon):
     """Balle and Wang 2018, Theorem 8, at 60 digits."""
     with mpmath.workdps(60):

@@ -39,8 +39,11 @@ def test_a_note_is_a_c2sp_signed_note_and_comes_back():
 
 def test_every_changed_missing_or_added_byte_of_a_note_is_refused():
     raw = NOTE.encode()
-    changed = [raw[:place] + bytes([raw[place] ^ flip]) + raw[place + 1 :] for place in range(len(raw)) for flip in
-               (1, 2, 16, 32, 128)]
+    changed = [
+        raw[:place] + bytes([raw[place] ^ flip]) + raw[place + 1 :]
+        for place in range(len(raw))
+        for flip in (1, 2, 16, 32, 128)
+    ]
     changed += [raw[:place] + raw[place + 1 :] for place in range(len(raw))]
     changed += [raw[:place] + extra + raw[place:] for place in range(len(raw) + 1) for extra in (b" ", b"\n", b"0")]
     changed += [raw[:place] for place in range(len(raw))]
@@ -81,8 +84,18 @@ def test_the_note_of_another_site_or_key_is_refused():
             open_checkpoint(note, site, key.public_key())
 
 
-@pytest.mark.parametrize("change", [{"site": "North"}, {"site": "a\nb"}, {"size": 0}, {"size": 1.0}, {"root": "0" * 63},
-                                    {"root": "0" * 64 + "\n"}, {"root": "A" * 64}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"site": "North"},
+        {"site": "a\nb"},
+        {"size": 0},
+        {"size": 1.0},
+        {"root": "0" * 63},
+        {"root": "0" * 64 + "\n"},
+        {"root": "A" * 64},
+    ],
+)
 def test_a_head_that_has_no_note_does_not_exist(change):
     with pytest.raises(ValidationError):
         Checkpoint(**(HEAD.model_dump() | change))
@@ -96,7 +109,8 @@ def test_a_receipt_comes_back_from_the_witness_only():
 
 
 @pytest.mark.parametrize(
-    "change", [{"site": "south"}, {"size": 4}, {"root": "1" + "0" * 63}, {"checkpointed": ()}, {"checkpointed": ("2" * 64,)}]
+    "change",
+    [{"site": "south"}, {"size": 4}, {"root": "1" + "0" * 63}, {"checkpointed": ()}, {"checkpointed": ("2" * 64,)}],
 )
 def test_a_changed_receipt_is_refused(change):
     signed = SignedReceipt(receipt=RECEIPT.model_copy(update=change), signature=sign_receipt(RECEIPT, KEY).signature)

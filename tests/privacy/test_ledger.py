@@ -3,8 +3,8 @@ import sys
 
 import apsw
 import pytest
-from conftest import Hospital
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hospital_ledger import Hospital
 
 from fedhealth.errors import BudgetExhausted, FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.accountant import Budget
@@ -136,7 +136,7 @@ def test_an_approval_beyond_the_cap_is_refused_and_says_how_much_is_left(hospita
     ledger = hospital.create()
     ledger.append(hospital.approval(training=cap - 10))
     before = ledger.head()
-    with pytest.raises(BudgetExhausted, match="at most the 0.0% that is left"):
+    with pytest.raises(BudgetExhausted, match=r"at most the 0\.0% that is left"):
         ledger.append(hospital.approval(hospital.other_study, training=11))
     assert ledger.head() == before
     ledger.append(hospital.approval(hospital.other_study, training=10))
@@ -232,6 +232,7 @@ def test_receipts_of_another_history_site_or_time_are_refused(hospital, tmp_path
     longer = other.create()
     longer.append(other.approval(training=1))
     longer.append(other.approval(other.other_study))
+    ledger.append(hospital.approval(hospital.other_study))  # now both have three entries, and other ones
     own = hospital.receipt(ledger)
     foreign = own.model_copy(update={"receipt": own.receipt.model_copy(update={"site": "south"})})
     for receipt in (early, other.receipt(longer), foreign):
@@ -282,7 +283,10 @@ def test_the_file_is_for_its_owner_only(hospital):
 def test_a_closed_ledger_writes_nothing(hospital):
     ledger = hospital.create()
     ledger.close()
-    for call in (lambda: ledger.append(hospital.approval()), lambda: ledger.note(JournalNote(kind="alert", text="", at=1))):
+    for call in (
+        lambda: ledger.append(hospital.approval()),
+        lambda: ledger.note(JournalNote(kind="alert", text="", at=1)),
+    ):
         with pytest.raises(LedgerDamaged, match="closed"):
             call()
 
@@ -291,7 +295,10 @@ def test_equal_events_give_equal_sizes_whatever_the_journal_says(hospital, tmp_p
     """Rule 0: what patients cause goes to the journal, and the head that crosses does not grow by it."""
     (tmp_path / "neighbour").mkdir()
     sizes, bodies = [], []
-    for place, notes in ((hospital, []), (Hospital(tmp_path / "neighbour"), [JournalNote(kind="alert", text="x", at=1)])):
+    for place, notes in (
+        (hospital, []),
+        (Hospital(tmp_path / "neighbour"), [JournalNote(kind="alert", text="x", at=1)]),
+    ):
         ledger = place.create()
         ledger.append(place.approval())
         ledger.reserve(place.charge(0))

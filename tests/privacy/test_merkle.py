@@ -93,6 +93,7 @@ def test_a_proof_holds_between_any_two_sizes_and_for_no_other_size_root_or_node(
                 assert not is_consistent(first, one, second, two, proof[:-1])
                 assert not is_consistent(first, one, first, two, proof)
                 assert not is_consistent(second, one, second, two, proof)
+                assert not is_consistent(first, one, 1000, two, proof), "a proof that long leaves nodes out"
             for place in range(len(proof)):
                 changed = [bytes(32) if number == place else node for number, node in enumerate(proof)]
                 assert not is_consistent(first, one, second, two, changed)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from fedhealth.simulation.in_process import SimulatedSite, open_gate
 from fedhealth.site.gate import Clock, Gate
 from fedhealth.study.protocol import load_study
 from fedhealth.study.signature import sign_study
+from fedhealth.training.per_patient import make_deterministic
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = load_study(ROOT / "protocols" / "heart-disease-diagnosis.toml")
@@ -95,6 +97,7 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate):
         )
         return header
 
+    make_deterministic()  # as a gate's process is
     try:
         say(pack(PutStudy(), sign_study(STUDY, RESEARCHER)))
         for step, number, data in questions:
@@ -107,6 +110,7 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate):
                 say(pack(Answer(study=STUDY.digest, step=step, round=number), data))
             say(pack(AskHead(since=1)))
     finally:
+        torch.set_flush_denormal(False)  # hypothesis needs subnormals to make them
         ledger.close()
     return seen
 

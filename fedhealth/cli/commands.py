@@ -1,0 +1,16 @@
+"""Every command of `fedhealth`, by role."""
+
+import typer
+
+from fedhealth.cli import audit, coordinator, demo, site
+
+app = typer.Typer(
+    help="Hospitals train models together while patient data never leave a hospital.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo", help=demo.run.__doc__)(demo.run)
+app.add_typer(site.app, name="site")
+app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(audit.app, name="audit")

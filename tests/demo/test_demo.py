@@ -1,0 +1,259 @@
+"""The demonstration as a person starts it: real processes, from the first key to the report, and no process left."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from fedhealth.demo.federation import Federation, set_up
+from fedhealth.demo.run import run_processes
+from fedhealth.errors import FederationFailed
+from fedhealth.learning.plan import CONFUSION_CELLS
+from fedhealth.policy.site_file import load_site_file
+from fedhealth.privacy.verify import verify_ledger
+from fedhealth.records.table import prepare_records, read_table
+from fedhealth.simulation import in_process
+from fedhealth.simulation.in_process import InProcessFederation, SimulatedSite
+from fedhealth.site.state import SiteState
+from fedhealth.study.protocol import load_study
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = (ROOT / "protocols" / "heart-disease-diagnosis.toml").read_text(encoding="utf-8")
+SITES = ("cleveland", "hungary", "long-beach", "switzerland")
+ROUNDS, SEED = 10, 20260101
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines that name a run's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue
+        if process.status() != psutil.STATUS_ZOMBIE and any(str(folder) in word for word in words):
+            found.append(" ".join(words))
+    return found
+
+
+class Run:
+    """A finished run of the demonstration with known noise, and what it left."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "run"
+        self.protocol = folder / "protocol.toml"
+        self.protocol.write_text(PROTOCOL.replace("rounds = 20", f"rounds = {ROUNDS}"), encoding="utf-8")
+        self.study = load_study(self.protocol)
+        assert self.study.training.rounds == ROUNDS
+        command = [sys.executable, "-m", "fedhealth.cli.main", "demo", "--out", str(self.folder)]
+        command += ["--protocol", str(self.protocol), "--unsafe-test-sites", str(SEED)]
+        self.done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+        self.left_running = processes_of(self.folder)
+
+    @property
+    def evidence_text(self) -> str:
+        return (self.folder / "results" / "evidence.json").read_text(encoding="utf-8")
+
+    @property
+    def evidence(self) -> dict:
+        return json.loads(self.evidence_text)
+
+    def state(self, site: str) -> SiteState:
+        return SiteState(self.folder / "state" / site)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("demo"))
+
+
+def test_it_ends_well_and_leaves_no_process(run):
+    assert run.done.returncode == 0, run.done.stderr
+    assert run.left_running == []
+    assert "Traceback" not in run.done.stdout + run.done.stderr
+
+
+def test_it_leaves_the_published_folder_and_beside_it_what_only_public_data_allow(run):
+    published = {path.name for path in (run.folder / "results").iterdir()}
+    assert published == {"evidence.json", "report.html", "model.safetensors"}
+    assert (run.folder / "report.html").stat().st_size > 0
+    assert json.loads((run.folder / "reference.json").read_text(encoding="utf-8"))
+
+
+def test_it_shows_every_hospital_in_a_table_and_what_to_do_next(run):
+    for site in SITES:
+        assert re.search(rf"{site} .*{ROUNDS}/{ROUNDS}", run.done.stdout)
+    assert "all together" in run.done.stdout
+    assert f"fedhealth audit verify {run.state('cleveland').gate}" in run.done.stdout
+    assert str(run.folder / "report.html") in run.done.stdout
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_ledger_verifies_and_charged_one_release_a_round_and_one_evaluation(run, site):
+    found = verify_ledger(run.state(site).ledger)
+    assert found.releases == ROUNDS + 1
+    assert found.witnessed == found.head.size
+    for line in found.spending:
+        assert 0 < line.epsilon_spent <= 3
+        assert line.delta <= 1e-4
+        assert line.share_spent <= line.share_set_aside <= 1
+
+
+def test_all_sites_gave_a_release_in_all_of_at_least_ten_rounds(run):
+    evidence = run.evidence
+    assert evidence["rounds_completed"] == evidence["rounds_planned"] == ROUNDS >= 10
+    assert {site["site"]: site["rounds"] for site in evidence["sites"]} == {
+        name: list(range(1, ROUNDS + 1)) for name in SITES
+    }
+
+
+def test_the_evidence_claims_what_the_ledgers_charged_within_epsilon_3_and_delta_1e_4(run):
+    for site in run.evidence["sites"]:
+        ledger = verify_ledger(run.state(site["site"]).ledger)
+        assert site["epsilon"] == pytest.approx(max(line.epsilon_spent for line in ledger.spending), rel=1e-9)
+        assert site["epsilon"] <= 3
+        assert site["delta"] <= 1e-4
+        assert site["ledger"]["root"] == ledger.head.root
+        assert site["ledger"]["ledger_key"] == ledger.ledger_key
+
+
+def test_the_evidence_names_the_model_file(run):
+    model = (run.folder / "results" / "model.safetensors").read_bytes()
+    assert run.evidence["model_sha256"] == hashlib.sha256(model).hexdigest()
+
+
+def numbers_in(value):
+    """Yield every number of a JSON value, at any depth."""
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from numbers_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from numbers_in(part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def true_counts(run, site):
+    """Return the exact size of both sides of a site and its exact confusion table, worked out here from the CSV."""
+    file = load_site_file(ROOT / "sites" / site)
+    table = read_table(file.data_set.file, strict=True)
+    training, held_out = prepare_records(
+        table, run.study, file.data_set.patient_column, bytes.fromhex(file.split_key), strict=True
+    )
+    weights = load_file(run.folder / "results" / "model.safetensors")["weights"]
+    says_ill = held_out.features @ weights[:-1] + weights[-1] > 0
+    ill = held_out.labels == 1
+    cells = (says_ill & ill, says_ill & ~ill, ~says_ill & ~ill, ~says_ill & ill)
+    confusion = dict(zip(CONFUSION_CELLS, (int(cell.sum()) for cell in cells), strict=True))
+    return training.patient_count, held_out.patient_count, confusion
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_evidence_holds_no_exact_count_of_patients(run, site):
+    training, held_out, confusion = true_counts(run, site)
+    assert sum(confusion.values()) == held_out
+    published = next(part for part in run.evidence["sites"] if part["site"] == site)
+    # What is no secret: round numbers, ledger size, the number of releases, and the declared round figure.
+    public = {"rounds", "ledger", "declared_patients", "spent"}
+    released = list(numbers_in({key: value for key, value in published.items() if key not in public}))
+    assert released
+    secret = {training, held_out, training + held_out, *confusion.values(), sum(list(confusion.values())[::3])}
+    assert not {number for number in released if number in secret}
+    # The released cells are the true ones with noise on each: near them, never the same.
+    for cell, exact in confusion.items():
+        off = abs(published["noisy_counts"][cell] - exact)
+        assert 0 < off < 6 * published["noise_standard_deviation"], cell
+
+
+def test_the_pooled_figure_is_not_the_exact_one(run):
+    right = total = 0
+    for site in SITES:
+        _, held_out, confusion = true_counts(run, site)
+        right, total = right + confusion["true-positive"] + confusion["true-negative"], total + held_out
+    estimate = run.evidence["pooled"]["accuracy"]["estimate"]
+    assert estimate != right / total
+    assert abs(estimate - right / total) < 0.15
+
+
+def test_the_model_is_the_one_that_the_same_noise_gives_in_one_process(run, tmp_path, monkeypatch):
+    """Ledgers, link, node, gate processes and Flower's process change no bit of the model.
+
+    The key of a release's noise includes a fingerprint of the data under the site's naming secret, which is drawn
+    at `site init`; the comparison takes each site's from the run's own folder. All sites have the same seed here,
+    but not the same noise, because the site's id is part of the key.
+    """
+    real = in_process.GateInputs
+    monkeypatch.setattr(
+        in_process,
+        "GateInputs",
+        lambda **parts: real(**{**parts, "naming_secret": run.state(parts["site"].id).naming_secret()}),
+    )
+    sites = []
+    for name in SITES:
+        file = load_site_file(ROOT / "sites" / name)
+        table = read_table(file.data_set.file, strict=False)
+        sites.append(SimulatedSite(file, table, bytes.fromhex(file.split_key), SEED))
+    federation = InProcessFederation(run.study, sites, tmp_path)
+    try:
+        *_, (number, weights) = federation.train()
+        counts = federation.evaluate(weights)
+    finally:
+        federation.close()
+    assert number == ROUNDS
+    written = load_file(run.folder / "results" / "model.safetensors")["weights"]
+    assert written.shape == (run.study.dimension + 1,)
+    assert np.array_equal(written, weights)
+    assert {site["site"]: site["noisy_counts"] for site in run.evidence["sites"]} == counts
+
+
+def test_known_noise_is_said_in_the_evidence_and_by_the_audit(run):
+    assert run.evidence["unsafe_test_sites"] == list(SITES)
+    audit = subprocess.run(
+        [sys.executable, "-m", "fedhealth.cli.main", "audit", "verify", str(run.state("hungary").gate)],
+        capture_output=True,
+        text=True,
+    )
+    assert audit.returncode == 10
+    assert "TEST SITE" in audit.stderr
+
+
+def test_one_wrong_byte_in_a_ledger_of_the_run_is_found(run, tmp_path):
+    whole = run.state("hungary").ledger.read_bytes()
+    damaged = tmp_path / "ledger.sqlite"
+    damaged.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    audit = subprocess.run(
+        [sys.executable, "-m", "fedhealth.cli.main", "audit", "verify", str(damaged)], capture_output=True, text=True
+    )
+    assert audit.returncode == 7
+    assert re.search(r"first bad entry is number \d+", audit.stderr)
+
+
+@pytest.fixture(scope="module")
+def two_test_sites(tmp_path_factory) -> Federation:
+    """A federation of two test sites, set up and not running."""
+    folder = tmp_path_factory.mktemp("two")
+    for name in SITES[:2]:
+        (folder / "sites").mkdir(exist_ok=True)
+        (folder / "sites" / name).symlink_to(ROOT / "sites" / name)
+    (folder / "protocol.toml").write_text(PROTOCOL, encoding="utf-8")
+    return set_up(folder / "run", folder / "protocol.toml", folder / "sites", unsafe_noise_seed=SEED)
+
+
+def test_a_coordinator_refuses_test_sites_unless_it_is_told_and_charges_nothing(two_test_sites):
+    before = [verify_ledger(site.state.ledger).releases for site in two_test_sites.sites]
+    with pytest.raises(FederationFailed, match="test site with known noise"):
+        run_processes(two_test_sites, Console(quiet=True), allow_unsafe_test_sites=False)
+    assert [verify_ledger(site.state.ledger).releases for site in two_test_sites.sites] == before == [0, 0]
+    assert list(two_test_sites.results.iterdir()) == []
+    assert processes_of(two_test_sites.folder) == []

@@ -1,0 +1,89 @@
+"""The private pieces of Flower that this project stands on: if one moves, these tests say which."""
+
+import inspect
+import subprocess
+import sys
+
+import flwr
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, FedAvgM
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedhealth.flower.link_grid import LinkGrid, set_task_identity
+
+
+def test_flower_is_the_version_that_these_contracts_were_read_from():
+    assert flwr.__version__.startswith("1.41.")
+
+
+def test_a_message_cannot_be_made_before_the_process_has_an_identity():
+    program = (
+        "from flwr.app import Message, RecordDict\n"
+        "try:\n    Message(RecordDict(), dst_node_id=1, message_type='train')\n"
+        "except RuntimeError as error:\n    print(error)\n"
+        "from fedhealth.flower.link_grid import set_task_identity\n"
+        "set_task_identity(run_id=5)\n"
+        "print(Message(RecordDict(), dst_node_id=1, message_type='train').metadata.run_id)\n"
+    )
+    lines = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert lines.splitlines() == ["TaskIdentity.run_id is not set.", "5"]
+
+
+def test_a_message_reads_the_identity_of_the_process():
+    set_task_identity(run_id=123)
+    assert (TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id) == (1, 123, 0)
+    metadata = Message(RecordDict(), dst_node_id=9, message_type=MessageType.TRAIN).metadata
+    assert (metadata.run_id, metadata.src_node_id, metadata.dst_node_id, metadata.src_task_id) == (123, 0, 9, 1)
+    assert metadata.message_id == ""
+
+
+def test_an_empty_run_can_be_made_from_its_id():
+    assert Run.create_empty(42).run_id == 42
+
+
+def test_the_message_id_is_where_the_grid_writes_it_and_a_reply_names_it():
+    set_task_identity(run_id=1)
+    message = Message(RecordDict(), dst_node_id=3, message_type=MessageType.TRAIN)
+    message.metadata.__dict__["_message_id"] = "17"
+    assert message.metadata.message_id == "17"
+    reply = Message(RecordDict(), reply_to=message)
+    assert reply.metadata.reply_to_message_id == "17"
+    assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (3, 0)
+    refused = Message(Error(code=1, reason="busy"), reply_to=message)
+    assert refused.has_error()
+    assert (refused.error.reason, refused.metadata.src_node_id) == ("busy", 3)
+
+
+def test_the_grid_implements_exactly_what_flower_leaves_abstract():
+    wanted = {
+        *("set_run", "run", "create_message", "get_node_ids"),
+        *("push_messages", "pull_messages", "send_and_receive"),
+    }
+    assert Grid.__abstractmethods__ == wanted
+    assert LinkGrid.__abstractmethods__ == frozenset()
+    own = {name for name in vars(LinkGrid) if not name.startswith("_") and name in vars(Grid)}
+    assert own == wanted
+    for name in wanted - {"run"}:
+        theirs, ours = inspect.signature(getattr(Grid, name)), inspect.signature(getattr(LinkGrid, name))
+        assert list(theirs.parameters) == list(ours.parameters), name
+
+
+@pytest.mark.parametrize("strategy", [FedAvg, FedAvgM])
+def test_a_strategy_has_the_parts_that_the_rounds_drive(strategy):
+    for name in ("configure_train", "aggregate_train", "configure_evaluate"):
+        assert callable(getattr(strategy, name))
+    made = strategy()
+    assert (made.weighted_by_key, made.arrayrecord_key, made.configrecord_key) == ("num-examples", "arrays", "config")
+    assert (made.fraction_train, made.fraction_evaluate) == (1.0, 1.0)
+
+
+def test_records_carry_doubles_to_the_last_bit():
+    values = np.array([0.1, -0.0, 5e-324, 1.7976931348623157e308])
+    record = ArrayRecord({"weights": Array(values)})
+    assert record["weights"].numpy().tobytes() == values.tobytes()
+    content = RecordDict({"arrays": record, "config": ConfigRecord({"server-round": 3}), "metrics": MetricRecord()})
+    assert content.config_records["config"]["server-round"] == 3

@@ -1,0 +1,264 @@
+"""A hospital of 24 made-up patients whose gate can be crashed and opened again."""
+
+import struct
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedhealth.canonical import canonical_bytes
+from fedhealth.learning.plan import encode_release, encode_weights, envelope_of, plan_study
+from fedhealth.link.frames import (
+    Answer,
+    NeedWitness,
+    Witnessed,
+    pack,
+    unpack_reply,
+)
+from fedhealth.policy.rules import Policy
+from fedhealth.policy.site_file import SiteFile
+from fedhealth.privacy.accountant import Budget
+from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
+from fedhealth.privacy.entries import Approved, Created
+from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
+from fedhealth.records.table import read_table
+from fedhealth.signing import public_key_hex
+from fedhealth.site.gate import Clock, Gate, GateInputs
+from fedhealth.study.protocol import Study
+from fedhealth.study.signature import sign_study
+
+PROTOCOL = {
+    "format": 1,
+    "name": "small",
+    "title": "A small study",
+    "task": "diagnosis",
+    "purpose": "To test the gate.",
+    "legal_basis": "Made-up records.",
+    "data_set": "ward",
+    "max_records_per_patient": 4,
+    "features": [
+        {"kind": "number", "column": "age", "unit": "years", "range": [0, 100], "impute": 50},
+        {"kind": "number", "column": "dose", "unit": "mg", "range": [0, 10], "impute": 5},
+    ],
+    "endpoint": {"kind": "binary", "column": "ill", "positive_above": 0, "positive": "is ill"},
+    "model": {"kind": "logistic-regression"},
+    "training": {"rounds": 3, "learning_rate": 1.0, "l2_clip_norm": 1.0},
+    "evaluation": {"held_out_fraction": 0.25},
+    "privacy": {"unit": "patient", "delta": 1e-4, "training_epsilon": 2.0, "evaluation_epsilon": 2.0},
+}
+REPLY_AFTER_MS = {"train": 20, "evaluate": 40}
+PATIENTS = 24
+DECLARED = 30
+
+
+def protocol(**changes):
+    """Return the small study, with top-level keys replaced or, given a dict, updated."""
+    merged = {**PROTOCOL, **changes}
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            merged[key] = {**PROTOCOL[key], **value}
+    return Study.model_validate(merged)
+
+
+def noise_only(step, weights, records, stream):
+    """A step whose release is noise and nothing else, so that equal payloads mean equal noise."""
+    return encode_release(step.mechanism.add_noise(np.zeros(step.mechanism.dimension, np.int64), stream)), 0
+
+
+def counting(step, weights, records, stream):
+    """A step that depends on the patients: the noisy number of records with the condition, in each coordinate."""
+    vectors = np.repeat(records.labels[:, None], step.mechanism.dimension, axis=1)
+    total, zeroed = step.mechanism.clip_and_sum(vectors)
+    return encode_release(step.mechanism.add_noise(total, stream)), zeroed
+
+
+def csv_text(ill=lambda patient: patient % 2):
+    rows = [f"p{patient},{20 + patient},{patient % 10},{ill(patient)}" for patient in range(PATIENTS)]
+    return "id,age,dose,ill\n" + "\n".join(rows) + "\n"
+
+
+class FakeClock:
+    """Time that moves only when told to."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    @property
+    def clock(self):
+        return Clock(monotonic=lambda: self.now, unix_ms=lambda: 1_700_000_000_000)
+
+
+class Hospital:
+    """One site: keys and files that stay, a ledger and a gate that can be opened again and again."""
+
+    def __init__(self, folder, study=None, compute=noise_only):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.study, self.time = folder, study or protocol(), FakeClock()
+        self.site = "ward-a"
+        self.key = Ed25519PrivateKey.from_private_bytes(b"ledger key".ljust(32))
+        self.researcher = Ed25519PrivateKey.from_private_bytes(b"researcher key".ljust(32))
+        self.witness = Ed25519PrivateKey.from_private_bytes(b"witness key".ljust(32))
+        self.signed = sign_study(self.study, self.researcher)
+        self.path = folder / "ledger.sqlite"
+        self.csv = folder / "patients.csv"
+        self.csv.write_text(csv_text())
+        self.max_epsilon = 20.0
+        created = Created(
+            site=self.site,
+            ledger_key=public_key_hex(self.key.public_key()),
+            budgets={"ward": Budget(epsilon=20.0, delta=1e-4)},
+            unsafe_test_site=True,
+            at=0,
+        )
+        self.ledger = Ledger.create(self.path, created, self.key)
+        self.ledger.append(
+            Approved(
+                study=self.study.digest,
+                data_set="ward",
+                declared_patients=DECLARED,
+                reply_after_ms=REPLY_AFTER_MS,
+                envelope=envelope_of(self.study),
+                delta=self.study.privacy.delta,
+                by="test",
+                at=0,
+            )
+        )
+        self._serve(compute)
+
+    def reopen(self, compute=noise_only):
+        """Open ledger and gate again, as after a restart of the process."""
+        self.ledger.close()
+        self.ledger = Ledger.open(self.path, self.site, self.key)
+        self._serve(compute)
+
+    def _serve(self, compute):
+        site = SiteFile.model_validate(
+            {
+                "id": self.site,
+                "title": "Ward A",
+                "data_set": {
+                    "name": "ward",
+                    "file": self.csv,
+                    "patient_column": "id",
+                    "declared_patients": DECLARED,
+                },
+            }
+        )
+        policy = {
+            "tasks": ["diagnosis"],
+            "researchers": ["test"],
+            "min_patients_a_side": 1,
+            "max_epsilon_a_study": self.max_epsilon,
+            "budget": {"ward": {"epsilon": 20.0, "delta": 1e-4}},
+        }
+        inputs = GateInputs(
+            site=site,
+            policy=Policy.model_validate(policy),
+            table=read_table(self.csv, strict=False),
+            split_key=bytes(32),
+            naming_secret=bytes(32),
+            noise_secret=UnsafeFixedNoiseSecret(5),
+            witness_key=self.witness.public_key(),
+            researchers={"test": public_key_hex(self.researcher.public_key())},
+        )
+        ready = [False]
+
+        def step(*arguments):
+            # Warming up is on made-up records and must not meet what a test plants.
+            return compute(*arguments) if ready[0] else noise_only(*arguments)
+
+        self.gate = Gate(inputs, self.ledger, {"train": step, "evaluate": step}, self.time.clock)
+        try:
+            self.gate.prepare(self.signed)
+        finally:
+            ready[0] = True
+
+    def close(self):
+        self.ledger.close()
+
+    # What the other side does
+
+    def send(self, frame):
+        """Return the reply's header, its body, and the seconds after which it may leave."""
+        arrived = self.time.now
+        reply = self.gate.handle(frame)
+        header, body = unpack_reply(reply.frame)
+        return header, body, reply.leaves_at - arrived
+
+    def question(self, step="train", number=1, data=None):
+        data = self.weights(0.0) if data is None else data
+        return pack(Answer(study=self.study.digest, step=step, round=number), data)
+
+    def weights(self, value):
+        return encode_weights(np.full(plan_study(self.study)["train"].input_length, value))
+
+    def receipt(self, note=None, *, key=None, checkpointed=(), **changes):
+        head = open_checkpoint(note or self.ledger.head(), self.site, self.key.public_key())
+        fields = {"site": self.site, "size": head.size, "root": head.root, "checkpointed": checkpointed, **changes}
+        return sign_receipt(Receipt(**fields), key or self.witness)
+
+    def witnessed(self, **changes):
+        return pack(Witnessed(study=self.study.digest, receipt=self.receipt(**changes)))
+
+    def acknowledge(self, *releases):
+        return self.send(pack(Witnessed(study=None, receipt=self.receipt(checkpointed=releases))))
+
+    def ask(self, step="train", number=1, data=None):
+        """Ask, countersign where wanted, and return the last reply."""
+        reply = self.send(self.question(step, number, data))
+        return self.send(self.witnessed()) if isinstance(reply[0], NeedWitness) else reply
+
+    # What the ledger says
+
+    @property
+    def entries(self):
+        return open_checkpoint(self.ledger.head(), self.site, self.key.public_key()).size
+
+    def charges(self, step="train"):
+        return self.ledger.account.releases(self.study.digest, step)
+
+
+def raw_frame(header, body=b""):
+    """Return a frame with any header at all, a mapping or bytes."""
+    head = header if isinstance(header, bytes) else canonical_bytes(header)
+    return struct.pack("!I", len(head)) + head + body
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    opened = []
+
+    def make(name="hospital", **arguments):
+        opened.append(Hospital(tmp_path / name, **arguments))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def steps():
+    """The planted step functions by name."""
+    return {"noise_only": noise_only, "counting": counting}
+
+
+@pytest.fixture(scope="session")
+def make_protocol():
+    return protocol
+
+
+@pytest.fixture(scope="session")
+def make_csv():
+    return csv_text
+
+
+@pytest.fixture(scope="session")
+def raw():
+    return raw_frame
+
+
+@pytest.fixture(scope="session")
+def make_hospital():
+    return Hospital

@@ -1,0 +1,329 @@
+"""An approval: what stops it, that a stopped one leaves no trace, and what the administrator is shown."""
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedhealth.errors import (
+    ApprovalMissing,
+    BudgetExhausted,
+    ConfigInvalid,
+    DataUnusable,
+    FedHealthError,
+    IdentityInvalid,
+    PolicyForbids,
+    RefusalCode,
+)
+from fedhealth.link.frames import Answer, NeedWitness, ReleaseReply, Witnessed, pack, unpack_reply
+from fedhealth.privacy.accountant import epsilon_of
+from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
+from fedhealth.privacy.entries import Created
+from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.stream import SiteNoiseSecret, UnsafeFixedNoiseSecret
+from fedhealth.privacy.verify import verify_ledger
+from fedhealth.signing import public_key_hex
+from fedhealth.site.approval import approve_study, resume_study
+from fedhealth.site.gate_process import open_gate
+from fedhealth.site.state import SiteState, init_site
+from fedhealth.study.signature import sign_study
+
+IN_A_CELL = "whiskey"
+
+
+class Ward:
+    """A site's folder and state, as its administrator has them."""
+
+    def __init__(self, root, text, epsilon=5.0, least=2, researchers='["alice"]', unsafe_noise_seed=None):
+        self.folder, self.state = root / "ward", SiteState(root / "state")
+        self.researcher, self.witness = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        self.folder.mkdir()
+        self.csv = self.folder / "patients.csv"
+        self.csv.write_text(text)
+        (self.folder / "site.toml").write_text(
+            'id = "ward-a"\ntitle = "Ward A"\n[data_set]\nname = "ward"\nfile = "patients.csv"\n'
+            'patient_column = "id"\ndeclared_patients = 30\n'
+        )
+        (self.folder / "policy.toml").write_text(
+            f'tasks = ["diagnosis"]\nresearchers = {researchers}\nmin_patients_a_side = {least}\n'
+            f"max_epsilon_a_study = 2.5\n[budget.ward]\nepsilon = {epsilon}\ndelta = 1e-4\n"
+        )
+        init_site(
+            self.folder,
+            self.state,
+            public_key_hex(self.witness.public_key()),
+            {"alice": public_key_hex(self.researcher.public_key())},
+            unsafe_noise_seed,
+        )
+
+    def approve(self, study, compute, key=None):
+        data = sign_study(study, key or self.researcher)
+        return approve_study(self.folder, self.state, data, {"train": compute, "evaluate": compute})
+
+    def open_gate(self, compute):
+        return open_gate(self.folder, self.state, {"train": compute, "evaluate": compute})
+
+    def receipt_of(self, ledger):
+        head = open_checkpoint(ledger.head(), "ward-a", self.state.ledger_key().public_key())
+        return sign_receipt(Receipt(site="ward-a", size=head.size, root=head.root), self.witness)
+
+    @property
+    def traces(self):
+        """What an approval could leave behind."""
+        return verify_ledger(self.state.gate).head.size, sorted(self.state.studies.iterdir())
+
+
+@pytest.fixture
+def ward(tmp_path, make_csv):
+    return lambda text=None, **arguments: Ward(tmp_path, make_csv() if text is None else text, **arguments)
+
+
+def replaced(text, line, cells):
+    lines = text.splitlines()
+    lines[line - 1] = cells
+    return "\n".join(lines) + "\n"
+
+
+STOPPED = [
+    ("too few patients", {}, {"least": 20}, {}, DataUnusable, "too few patients"),
+    ("no patients at all", {"text": "id,age,dose,ill\np1,50,5,\n"}, {}, {}, DataUnusable, "got 0 patients"),
+    ("a missing column", {"text": "id,age,ill\np1,50,1\n"}, {}, {}, DataUnusable, "also dose"),
+    ("epsilon above the policy's", {}, {}, {"privacy": {"training_epsilon": 2.6}}, PolicyForbids, "max_epsilon"),
+    ("no researcher allowed", {}, {"researchers": "[]"}, {}, PolicyForbids, "researchers"),
+    ("another data set", {}, {}, {"data_set": "lab"}, PolicyForbids, "budget"),
+    ("larger sites wanted", {}, {}, {"min_declared_patients": 31}, ApprovalMissing, "larger sites"),
+    ("more than the budget", {}, {"epsilon": 1.9}, {}, BudgetExhausted, "does not fit the privacy budget"),
+    ("no such mechanism", {}, {}, {"privacy": {"training_epsilon": 1e-4}}, FedHealthError, "noise multiplier"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "site", "study", "error", "says"), [each[1:] for each in STOPPED], ids=[each[0] for each in STOPPED]
+)
+def test_refuses_to_approve_and_leaves_no_trace(ward, make_protocol, steps, text, site, study, error, says):
+    here = ward(**text, **site)
+    before = here.traces
+    with pytest.raises(error, match=says):
+        here.approve(make_protocol(**study), steps["noise_only"])
+    assert here.traces == before == (1, [])
+
+
+@pytest.mark.parametrize("broken", [f"p3,{IN_A_CELL},5,1", "p3,inf,5,1", "p3,1e999,5,1", f"p3,50,5,{IN_A_CELL}"])
+def test_text_for_a_number_is_named_by_line_and_column_and_never_shown(ward, make_csv, make_protocol, steps, broken):
+    here = ward(replaced(make_csv(), 5, broken))
+    with pytest.raises(DataUnusable) as caught:
+        here.approve(make_protocol(), steps["noise_only"])
+    message = str(caught.value)
+    assert "line 5" in message
+    assert ("'ill'" if broken.endswith(IN_A_CELL) else "'age'") in message
+    for value in (IN_A_CELL, "inf,", "1e999", "p3"):
+        assert value not in message
+    assert here.traces == (1, [])
+
+
+def test_a_ragged_line_stops_an_approval(ward, make_csv, make_protocol, steps):
+    here = ward(replaced(make_csv(), 7, f"p5,{IN_A_CELL},50,5,1"))
+    with pytest.raises(DataUnusable, match="line 7") as caught:
+        here.approve(make_protocol(), steps["noise_only"])
+    assert IN_A_CELL not in str(caught.value)
+
+
+def test_a_study_signed_by_a_stranger_or_changed_after_signing_is_refused(ward, make_protocol, steps):
+    here = ward()
+    with pytest.raises(PolicyForbids, match="researchers"):
+        here.approve(make_protocol(), steps["noise_only"], key=Ed25519PrivateKey.generate())
+    changed = sign_study(make_protocol(), here.researcher).replace(b'"rounds":3', b'"rounds":2')
+    with pytest.raises(IdentityInvalid):
+        approve_study(here.folder, here.state, changed, {})
+    assert here.traces == (1, [])
+
+
+def test_an_approval_is_given_once(ward, make_protocol, steps):
+    here = ward(epsilon=20.0)
+    here.approve(make_protocol(), steps["noise_only"])
+    before = here.traces
+    with pytest.raises(ApprovalMissing, match="approved here before"):
+        here.approve(make_protocol(), steps["noise_only"])
+    assert here.traces == before
+    assert before[0] == 2
+
+
+def test_an_approval_whose_study_file_was_lost_in_a_crash_is_completed(ward, make_protocol, steps):
+    here = ward(epsilon=20.0)
+    here.approve(make_protocol(), steps["noise_only"])
+    _, (file,) = here.traces
+    whole = file.read_bytes()
+    file.unlink()  # as if the power was cut between the ledger's entry and the file
+    with pytest.raises(ApprovalMissing, match="approved here before"):
+        here.approve(make_protocol(), steps["noise_only"])
+    assert file.read_bytes() == whole
+    assert here.traces[0] == 2
+
+
+def test_a_second_study_gets_what_the_first_left_and_no_more(ward, make_protocol, steps):
+    # Two studies of epsilon 2 each together cost less than epsilon 4, and more than epsilon 2.5.
+    enough, not_enough = 4.0, 2.5
+    here = ward(epsilon=not_enough)
+    here.approve(make_protocol(), steps["noise_only"])
+    with pytest.raises(BudgetExhausted, match="does not fit"):
+        here.approve(make_protocol(name="second"), steps["noise_only"])
+    assert here.traces[0] == 2
+    assert enough > not_enough
+
+
+def test_two_studies_fit_a_budget_of_the_sum_of_their_epsilons(ward, make_protocol, steps):
+    here = ward(epsilon=4.0)
+    for name in ("first", "second"):
+        here.approve(make_protocol(name=name), steps["noise_only"])
+    spending = verify_ledger(here.state.gate).spending
+    assert all(line.share_set_aside <= 1 for line in spending)
+    assert here.traces[0] == 3
+
+
+def test_the_administrator_is_shown_patients_and_not_records(ward, make_protocol, steps):
+    # Every patient twice: first well, then ill; 24 patients are ill, not 24 of 48.
+    rows = [f"p{patient},50,5,{ill}" for patient in range(24) for ill in (0, 1)]
+    # And the first patient ill in three more records.
+    rows += ["p0,50,5,1"] * 2
+    here = ward("id,age,dose,ill\n" + "\n".join(rows) + "\n", epsilon=5.0)
+    approved, seen = here.approve(make_protocol(), steps["noise_only"])
+    assert sum(seen.patients.values()) == 24
+    assert seen.positives == seen.patients
+    assert approved.declared_patients == 30
+    # What the study costs, by the accountant, is what the protocol asks: 2.0 for each side.
+    for side in ("training", "held-out"):
+        assert seen.epsilon[side] == pytest.approx(epsilon_of(approved.envelope[side], 1e-4))
+        assert 1.99 < seen.epsilon[side] <= 2.0
+        assert 0 < seen.share[side] < 1
+
+
+def test_what_the_administrator_sees_is_not_in_the_ledger(ward, make_protocol, steps):
+    here = ward()
+    approved, _ = here.approve(make_protocol(), steps["noise_only"])
+    assert set(json.loads(approved.model_dump_json())) == {
+        *("journal", "kind", "study", "data_set", "declared_patients", "reply_after_ms", "envelope", "delta"),
+        *("by", "at"),
+    }
+
+
+def test_the_public_duration_covers_the_steps_on_records_of_the_declared_size(ward, make_protocol, steps):
+    import time
+
+    here, sizes = ward(), set()
+
+    def slow(step, weights, records, stream):
+        sizes.add(records.patient_count)
+        time.sleep(0.03 if step.name == "train" else 0)
+        return steps["noise_only"](step, weights, records, stream)
+
+    approved, _ = here.approve(make_protocol(), slow)
+    assert sizes == {30}  # never the true 24
+    assert approved.reply_after_ms["train"] >= 37.5  # 1.25 times 30 ms
+    assert approved.reply_after_ms["evaluate"] >= 20
+    assert approved.reply_after_ms["train"] % 5 == 0
+
+
+def test_a_fixed_noise_seed_is_refused_at_a_site_that_is_not_for_tests(ward, make_protocol, steps):
+    here = ward()
+    here.approve(make_protocol(), steps["noise_only"])
+    (here.state.gate / "unsafe-fixed-noise-seed").write_text("7")
+    with pytest.raises(ConfigInvalid, match="fixed noise seed"):
+        here.open_gate(steps["noise_only"])
+    # Even where somebody took the real secret away.
+    (here.state.gate / "noise.secret").unlink()
+    with pytest.raises(ConfigInvalid, match="fixed noise seed"):
+        here.open_gate(steps["noise_only"])
+    (here.state.gate / "unsafe-fixed-noise-seed").unlink()
+    with pytest.raises(FedHealthError, match=r"noise\.secret"):
+        here.open_gate(steps["noise_only"])
+
+
+def test_only_a_test_site_has_a_fixed_seed_and_its_ledger_says_so(ward, tmp_path):
+    here = ward(unsafe_noise_seed=7)
+    assert verify_ledger(here.state.gate).unsafe_test_site
+    created = Created(site="ward-a", ledger_key="0" * 64, budgets={}, unsafe_test_site=True, at=0)
+    assert isinstance(here.state.noise_secret(created), UnsafeFixedNoiseSecret)
+    assert not (here.state.gate / "noise.secret").exists()
+
+
+def test_the_three_secrets_of_a_site_are_independent_and_its_own(ward):
+    here = ward()
+    secrets = [(here.state.gate / f"{name}.secret").read_bytes() for name in ("noise", "split", "naming")]
+    assert len(set(secrets)) == 3
+    assert all(len(secret) == 32 for secret in secrets)
+    assert {(here.state.gate / f"{name}.secret").stat().st_mode & 0o777 for name in ("noise", "split", "naming")} == {
+        0o600
+    }
+    created = Created(site="ward-a", ledger_key="0" * 64, budgets={}, unsafe_test_site=False, at=0)
+    assert type(here.state.noise_secret(created)) is SiteNoiseSecret
+
+
+def test_a_site_is_made_once(ward):
+    here = ward()
+    before = here.state.ledger.read_bytes()
+    with pytest.raises(ConfigInvalid, match="has state at"):
+        init_site(here.folder, here.state, "0" * 64, {})
+    assert here.state.ledger.read_bytes() == before
+
+
+def ask(gate, here, ledger, study):
+    """Return the last reply to the first training round."""
+    question = pack(Answer(study=study.digest, step="train", round=1), bytes(24))
+    header, body = unpack_reply(gate.handle(question).frame)
+    if isinstance(header, NeedWitness):
+        answer = pack(Witnessed(study=study.digest, receipt=here.receipt_of(ledger)))
+        header, body = unpack_reply(gate.handle(answer).frame)
+    return header, body
+
+
+def test_a_study_that_failed_runs_again_only_after_its_administrator_resumed_it(ward, make_protocol, steps):
+    here, study, fails = ward(), make_protocol(), [False]
+    here.approve(study, steps["noise_only"])
+
+    def compute(*arguments):
+        if fails[0]:
+            raise MemoryError
+        return steps["noise_only"](*arguments)
+
+    gate, ledger = here.open_gate(compute)
+    fails[0] = True
+    assert ask(gate, here, ledger, study)[0].code == RefusalCode.BUSY
+    fails[0] = False
+    assert ask(gate, here, ledger, study)[0].code == RefusalCode.BUSY
+    ledger.close()
+
+    gate, ledger = here.open_gate(compute)
+    assert ask(gate, here, ledger, study)[0].code == RefusalCode.BUSY
+    ledger.close()
+
+    with pytest.raises(ApprovalMissing):
+        resume_study(here.folder, here.state, "ab" * 32)
+    resume_study(here.folder, here.state, study.digest)
+    gate, ledger = here.open_gate(compute)
+    header, body = ask(gate, here, ledger, study)
+    assert isinstance(header, ReleaseReply)
+    assert len(body) == 24
+    assert ledger.account.releases(study.digest, "train") == 1
+    ledger.close()
+
+
+def test_an_approval_waits_for_no_running_gate(ward, make_protocol, steps):
+    here = ward(epsilon=20.0)
+    here.approve(make_protocol(), steps["noise_only"])
+    _, ledger = here.open_gate(steps["noise_only"])
+    try:
+        with pytest.raises(FedHealthError, match="in use"):
+            here.approve(make_protocol(name="second"), steps["noise_only"])
+    finally:
+        ledger.close()
+    assert here.traces[0] == 2
+
+
+def test_a_missing_ledger_is_an_error_and_not_an_empty_ledger(ward, make_protocol, steps):
+    here = ward()
+    here.state.ledger.unlink()
+    with pytest.raises(FedHealthError, match="is missing"):
+        here.approve(make_protocol(), steps["noise_only"])
+    assert not here.state.ledger.exists()
+    with pytest.raises(FedHealthError, match="is missing"):
+        Ledger.open(here.state.ledger, "ward-a", here.state.ledger_key())

@@ -1,0 +1,144 @@
+"""The node's end of the gate's socket, and what the node's process must not load."""
+
+import asyncio
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from fedhealth.errors import LinkUnavailable
+from fedhealth.link.frames import MAX_FRAME_BYTES
+from fedhealth.site.node import GateChannel
+
+LIGHT = [
+    "fedhealth.site.node",
+    "fedhealth.link.client",
+    "fedhealth.cli.main",
+    "fedhealth.privacy.verify",
+    "fedhealth.site.isolation",
+]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_loads_no_torch(module):
+    program = f"import sys, {module}; print(int('torch' in sys.modules), int('numpy' in sys.modules))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    torch, numpy = found.stdout.split()
+    assert torch == "0"
+    if module in ("fedhealth.site.isolation", "fedhealth.cli.main"):
+        assert numpy == "0"  # its threads would stay in the network that the gate leaves
+
+
+class FakeGate:
+    """Answers frames over a Unix socket as `behave(frame, writer)` says."""
+
+    def __init__(self, path, behave):
+        self.path, self.behave, self.frames, self.busy = path, behave, [], 0
+
+    async def serve(self, reader, writer):
+        try:
+            while True:
+                (length,) = struct.unpack("!I", await reader.readexactly(4))
+                self.frames.append(await reader.readexactly(length))
+                self.busy += 1
+                assert self.busy == 1, "two frames were in flight at once"
+                await self.behave(self.frames[-1], writer)
+                await writer.drain()
+                self.busy -= 1
+        except (EOFError, OSError):
+            self.busy = 0
+        finally:
+            writer.close()
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_unix_server(self.serve, path=str(self.path), limit=MAX_FRAME_BYTES)
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.close()
+
+
+def framed(data):
+    return struct.pack("!I", len(data)) + data
+
+
+async def echo(frame, writer):
+    await asyncio.sleep(0.005)
+    writer.write(framed(frame))
+
+
+def test_carries_bytes_unread_and_one_frame_at_a_time(tmp_path):
+    async def scene():
+        async with FakeGate(tmp_path / "gate", echo) as gate:
+            channel = GateChannel(gate.path)
+            frames = [b"", b"\xff" * 10, b"not a frame at all", bytes(MAX_FRAME_BYTES)]
+            assert await asyncio.gather(*map(channel.ask, frames)) == frames
+            assert gate.frames == frames
+            await channel.close()
+
+    asyncio.run(scene())
+
+
+def test_without_a_gate_the_site_is_away_and_comes_back_when_the_gate_does(tmp_path):
+    async def scene():
+        channel = GateChannel(tmp_path / "gate")
+        for _ in range(2):
+            with pytest.raises(LinkUnavailable, match="does not answer"):
+                await channel.ask(b"x")
+        async with FakeGate(tmp_path / "gate", echo):
+            assert await channel.ask(b"x") == b"x"
+        await channel.close()
+
+    asyncio.run(scene())
+
+
+def test_a_gate_that_ends_in_mid_answer_is_away_and_the_rest_is_not_taken_for_the_next_answer(tmp_path):
+    async def half(frame, writer):
+        if frame == b"first":
+            writer.write(framed(b"an answer that is cut")[:-7])
+            await writer.drain()
+            writer.close()
+        else:
+            writer.write(framed(b"answer to " + frame))
+
+    async def scene():
+        async with FakeGate(tmp_path / "gate", half) as gate:
+            channel = GateChannel(gate.path)
+            with pytest.raises(LinkUnavailable):
+                await channel.ask(b"first")
+            assert await channel.ask(b"second") == b"answer to second"
+            await channel.close()
+
+    asyncio.run(scene())
+
+
+def test_an_answer_that_was_given_up_is_not_taken_for_the_next_one(tmp_path):
+    async def slow(frame, writer):
+        await asyncio.sleep(0.05 if frame == b"first" else 0)
+        writer.write(framed(b"answer to " + frame))
+
+    async def scene():
+        async with FakeGate(tmp_path / "gate", slow) as gate:
+            channel = GateChannel(gate.path)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(channel.ask(b"first"), 0.01)
+            await asyncio.sleep(0.08)
+            assert await channel.ask(b"second") == b"answer to second"
+            await channel.close()
+
+    asyncio.run(scene())
+
+
+def test_an_answer_that_is_announced_too_large_is_not_read(tmp_path):
+    async def huge(frame, writer):
+        writer.write(struct.pack("!I", MAX_FRAME_BYTES + 1))
+
+    async def scene():
+        async with FakeGate(tmp_path / "gate", huge) as gate:
+            channel = GateChannel(gate.path)
+            with pytest.raises(LinkUnavailable, match="too large"):
+                await channel.ask(b"x")
+            await channel.close()
+
+    asyncio.run(scene())

@@ -1,0 +1,202 @@
+import copy
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from fedhealth.canonical import canonical_bytes
+from fedhealth.errors import ConfigInvalid
+from fedhealth.study.protocol import Study, load_study
+
+PROTOCOL = """
+format = 1
+name = "heart"
+title = "Heart disease"
+task = "diagnosis"
+purpose = "research"
+legal_basis = "consent"
+data_set = "icu"
+min_declared_patients = 10
+max_records_per_patient = 2
+
+[[features]]
+kind = "number"
+column = "age"
+unit = "years"
+range = [20, 100]
+missing_values = [-9]
+impute = 60
+missing_indicator = true
+
+[[features]]
+kind = "category"
+column = "sex"
+categories = ["f", "m"]
+missing_indicator = true
+
+[endpoint]
+kind = "binary"
+column = "ill"
+positive_above = 0.5
+positive = "has it"
+
+[model]
+kind = "logistic-regression"
+
+[training]
+rounds = 20
+learning_rate = 0.5
+l2_clip_norm = 1.0
+strategy = "fedavgm"
+server_momentum = 0.9
+
+[evaluation]
+held_out_fraction = 0.25
+too_wide = 0.1
+
+[privacy]
+unit = "patient"
+delta = 1e-5
+training_epsilon = 2.0
+evaluation_epsilon = 1.0
+"""
+VALUES = tomllib.loads(PROTOCOL)
+
+
+def write(tmp_path, text):
+    file = tmp_path / "study.toml"
+    file.write_text(text)
+    return file
+
+
+def changed(path, value):
+    values = copy.deepcopy(VALUES)
+    part = values
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return values
+
+
+def leaves(part, path=()):
+    """Every place of the protocol that holds a value."""
+    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+        if isinstance(value, dict | list):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def test_a_protocol_is_read_whole(tmp_path):
+    study = load_study(write(tmp_path, PROTOCOL))
+    assert study == Study.model_validate(VALUES)
+    assert study.dimension == 5  # age, age missing, f, m, sex missing
+    assert study.privacy.training_epsilon == 2.0 and study.features[0].range == (20, 100)
+
+
+def test_the_digest_does_not_depend_on_how_the_file_is_written(tmp_path):
+    spaced = PROTOCOL.replace(" = ", "=").replace("format=1", "# a comment\nformat=1").replace("0.5", "0.50")
+    assert load_study(write(tmp_path, spaced)).digest == Study.model_validate(VALUES).digest
+
+
+CLOSED = {
+    ("format",),
+    ("task",),
+    ("features", 0, "kind"),
+    ("features", 1, "kind"),
+    ("endpoint", "kind"),
+    ("model", "kind"),
+    ("privacy", "unit"),
+}
+
+
+@pytest.mark.parametrize("path", [path for path in leaves(VALUES) if path not in CLOSED], ids=str)
+def test_another_value_in_any_field_is_another_digest(path):
+    value = VALUES
+    for key in path:
+        value = value[key]
+    if path == ("training", "strategy"):
+        values = changed(path, "fedavg")
+        values["training"]["server_momentum"] = 0.0
+    elif isinstance(value, bool):
+        values = changed(path, not value)
+    elif isinstance(value, str):
+        values = changed(path, value + "x")
+    else:
+        values = changed(path, value + 1 if isinstance(value, int) else value * 1.01)
+    assert Study.model_validate(values).digest != Study.model_validate(VALUES).digest
+
+
+@pytest.mark.parametrize("path", CLOSED, ids=str)
+def test_what_is_from_a_closed_list_cannot_be_anything_else(path):
+    with pytest.raises(ValidationError):
+        Study.model_validate(changed(path, "other"))
+
+
+@pytest.mark.parametrize("path", list(leaves(VALUES)), ids=str)
+def test_the_canonical_bytes_hold_every_field(path):
+    if path == ("training", "rounds"):
+        assert b'"rounds":20' in canonical_bytes(Study.model_validate(VALUES))
+    assert str(path[-1] if isinstance(path[-1], str) else path[-2]).encode() in canonical_bytes(
+        Study.model_validate(VALUES)
+    )
+
+
+SLIPS = {
+    "a misspelt key": ("learning_rate", "learning_rte", "did you mean 'learning_rate'"),
+    "a misspelt key of a feature": ("impute", "imput", "did you mean 'impute'"),
+    "a misspelt section": ("[evaluation]", "[evalution]", "did you mean 'evaluation'"),
+    "a key that is nothing like any": ('unit = "patient"', 'unit = "patient"\nzzz = 1', "unknown key 'privacy.zzz'"),
+    "a range the wrong way round": ("range = [20, 100]", "range = [100, 20]", "wanted the lower value first"),
+    "an empty range": ("range = [20, 100]", "range = [20, 20]", "wanted the lower value first"),
+    "an infinite range": ("range = [20, 100]", "range = [20, inf]", "range"),
+    "an imputed value out of range": ("impute = 60", "impute = 101", r"wanted a value within \[20"),
+    "the endpoint among the features": ('column = "ill"', 'column = "age"', "the endpoint 'age' is among the features"),
+    "a feature twice": ('column = "sex"', 'column = "age"', "name a column twice: age"),
+    "a category twice": ('["f", "m"]', '["f", "f"]', "repeat a word"),
+    "no category": ('["f", "m"]', "[]", "categories"),
+    "momentum without its strategy": ('"fedavgm"', '"fedavg"', "server_momentum is for strategy 'fedavgm'"),
+    "a strategy without momentum": ("server_momentum = 0.9", "server_momentum = 0.0", "which needs one above 0"),
+    "a missing key": ("rounds = 20\n", "", "key 'training.rounds' is missing"),
+    "another format": ("format = 1", "format = 2", "format"),
+    "no rounds": ("rounds = 20", "rounds = 0", "training.rounds"),
+    "half a round": ("rounds = 20", "rounds = 20.5", "training.rounds"),
+    "all held out": ("held_out_fraction = 0.25", "held_out_fraction = 1.0", "held_out_fraction"),
+    "a fraction that is no number": ("held_out_fraction = 0.25", "held_out_fraction = nan", "held_out_fraction"),
+    "epsilon of nothing": ("training_epsilon = 2.0", "training_epsilon = 0.0", "training_epsilon"),
+    "epsilon without end": ("training_epsilon = 2.0", "training_epsilon = inf", "training_epsilon"),
+    "delta that is no number": ("delta = 1e-5", "delta = nan", "privacy.delta"),
+    "delta as large as a gift": ("delta = 1e-5", "delta = 0.5", "privacy.delta"),
+    "another unit of privacy": ('unit = "patient"', 'unit = "record"', "privacy.unit"),
+    "a clip that is no number": ("l2_clip_norm = 1.0", "l2_clip_norm = nan", "l2_clip_norm"),
+    "a threshold that is no number": ("positive_above = 0.5", "positive_above = nan", "positive_above"),
+    "a name with a slash": ('name = "heart"', 'name = "../heart"', "name"),
+    "not TOML": ("format = 1", "format = ", "is not TOML"),
+}
+
+
+@pytest.mark.parametrize("case", SLIPS)
+def test_a_slip_is_refused_and_named(tmp_path, case):
+    right, wrong, message = SLIPS[case]
+    assert PROTOCOL.count(right) == 1 or right in ('unit = "patient"', "impute", "learning_rate")
+    with pytest.raises(ConfigInvalid, match=message):
+        load_study(write(tmp_path, PROTOCOL.replace(right, wrong, 1)))
+
+
+def test_a_file_that_is_missing_too_large_or_not_text_is_refused(tmp_path):
+    with pytest.raises(ConfigInvalid, match="cannot be read"):
+        load_study(tmp_path / "none.toml")
+    (tmp_path / "large.toml").write_bytes(b"#" * (256 * 1024 + 1))
+    with pytest.raises(ConfigInvalid, match="too large"):
+        load_study(tmp_path / "large.toml")
+    (tmp_path / "latin.toml").write_bytes('title = "Herzschwäche"'.encode("latin-1"))
+    with pytest.raises(ConfigInvalid, match="is not TOML"):
+        load_study(tmp_path / "latin.toml")
+
+
+def test_the_protocols_we_ship_are_valid():
+    files = list((Path(__file__).parents[2] / "protocols").glob("*.toml"))
+    assert files
+    for file in files:
+        load_study(file)
