@@ -5,6 +5,7 @@ left to the model.
 """
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,10 +39,12 @@ def read_toml(path: Path, model: type[Model], what: str) -> Model:
         raise ConfigInvalid(
             f"{what} {path} cannot be read", got=error.strerror or "an error", next_step="Check the path."
         ) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigInvalid(f"{what} {path} is not TOML", got=str(error), next_step="Correct the file.") from error
     try:
-        return model.model_validate(values)
+        # By way of JSON, because only there strictness means what a person expects: a list may be a tuple and a text
+        # a path, but "20" is no number and "yes" no truth value.
+        return model.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise ConfigInvalid(
             f"{what} {path} is not valid",

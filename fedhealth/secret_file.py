@@ -1,4 +1,4 @@
-"""Files that hold a private key: created once, readable by their owner only.
+"""Files that must not be half there: private keys, created once and readable by their owner only, and durable state.
 
 Invariants: a secret is never written over an existing file (`O_EXCL`), its mode is 0600 from the first byte,
 and a key that others on the machine may read is refused rather than used.
@@ -82,3 +82,23 @@ def read_secret(path: Path) -> bytes:
             next_step=f"Find out who read it; then: chmod 600 {path}",
         )
     return data
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file's content so that after a crash it is the old or the new one, whole."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -36,6 +36,7 @@ def run(
 
     Example: fedhealth coordinator run study.signed --home state/coordinator --out results
     """
+    check_address(address)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or a port in use is said twice, once by grpc in its own words
     with loading(lifeline):
         from fedhealth.coordinator.home import CoordinatorHome
@@ -64,3 +65,19 @@ def run(
 
     if not run_until_stopped(work(), lifeline):
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
+
+
+def check_address(address: str) -> None:
+    """Refuse what is not HOST:PORT: gRPC would take a port that is missing for 443, and 99999 for 34463.
+
+    Raises:
+        ConfigInvalid: there is no host, or no port from 0 to 65535.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigInvalid(
+            "the coordinator cannot listen there",
+            got=f"--address {address}",
+            wanted="HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:0",
+            next_step="Correct the address; port 0 takes a free one.",
+        )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.coordinator import check_address
+
 
 def run(
     out: Annotated[
@@ -25,6 +27,7 @@ def run(
 
     Example: fedhealth demo --out runs/first
     """
+    check_address(address)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from rich.console import Console
 

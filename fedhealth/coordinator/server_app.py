@@ -31,7 +31,6 @@ from fedhealth.coordinator.app_frames import (
     Start,
     exchange,
 )
-from fedhealth.coordinator.witness import replace_file
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
 from fedhealth.flower.rounds import (
     EXAMPLES,
@@ -44,6 +43,7 @@ from fedhealth.flower.rounds import (
 )
 from fedhealth.learning.plan import CONFUSION_CELLS, decode_release, encode_weights, model_update, plan_study
 from fedhealth.privacy.release import StepName
+from fedhealth.secret_file import replace_file
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
 

@@ -43,7 +43,7 @@ from fedhealth.coordinator.evidence import (
     spent_by,
 )
 from fedhealth.coordinator.home import CoordinatorHome
-from fedhealth.coordinator.witness import Witness, replace_file
+from fedhealth.coordinator.witness import Witness
 from fedhealth.errors import ApprovalMissing, FederationFailed, RefusalCode
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.frames import MAX_FRAME_BYTES, Accepted, Head, pack
@@ -52,6 +52,7 @@ from fedhealth.pki.identity import Role, load_identity
 from fedhealth.privacy.accountant import epsilon_of
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
+from fedhealth.secret_file import replace_file
 from fedhealth.signing import load_public_key
 from fedhealth.study.signature import open_signed_study
 

@@ -6,7 +6,6 @@ ledger back unseen.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from fedhealth.privacy.checkpoint import (
 )
 from fedhealth.privacy.merkle import is_consistent
 from fedhealth.privacy.release import Digest
+from fedhealth.secret_file import replace_file
 from fedhealth.signing import load_public_key
 
 
@@ -31,21 +31,6 @@ class PinnedSite(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     ledger_key: Digest
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file's content so that after a crash it is the old or the new one, whole."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class Witness:

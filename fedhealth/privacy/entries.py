@@ -29,7 +29,8 @@ class Created(_Entry):
 
     Attributes:
         site: the site.
-        ledger_key: raw Ed25519 public key, hexadecimal.
+        ledger_key: raw Ed25519 public key that signs its heads, hexadecimal.
+        witness_key: the coordinator's, pinned when the site joined; signs the receipts.
         budgets: cap of each data set, for the life of its data.
         unsafe_test_site: true if fixed noise secrets are allowed; such a site protects nobody.
         at: Unix time in milliseconds.
@@ -38,6 +39,7 @@ class Created(_Entry):
     kind: Literal["created"] = "created"
     site: SiteId
     ledger_key: Digest
+    witness_key: Digest
     budgets: dict[Name, Budget]
     unsafe_test_site: bool
     at: Milliseconds

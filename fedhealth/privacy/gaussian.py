@@ -2,10 +2,12 @@
 
 The release is a vector of integers, in grid steps. Three things make it what the accountant assumes:
 
-1. *Sensitivity.* Each patient's vector is clipped to `l2_clip_norm` and rounded to the grid; the sum is an
-   integer sum, exact. One patient changes it by at most `l2_clip_norm * (1 + 2**-30) + sqrt(d) / 2 * grid` in
-   L2 norm: 2**-30 covers the rounding of the norm and of the product in double precision (at most
-   (d + 4) * 2**-53 relative, d < 2**20), and rounding to the grid moves each coordinate by half a step.
+1. *Sensitivity.* Each patient's vector is clipped to `l2_clip_norm` and rounded to a grid 2**20 times finer than the
+   release's; the fine sum is an integer sum, exact, and only the sum is rounded to the release's grid, so that many
+   small contributions are not lost. One patient changes the rounded sum by at most
+   `l2_clip_norm * (1 + 2**-30) + sqrt(d) * grid * (1 + 2**-21)` in L2 norm: 2**-30 covers the rounding of the norm and
+   of the product in double precision (at most (d + 4) * 2**-53 relative, d < 2**20), 2**-21 the rounding of each
+   coordinate to the fine grid, and rounding two sums moves their difference by at most one step a coordinate.
    A vector that is not finite, before or after the clip, counts as zero.
 2. *Noise.* Rounding the Gaussian to integers commutes with adding an integer: s + round(G) = round(s + G).
    So the release is a function of the exact Gaussian mechanism and costs the same. There is no floating-point
@@ -42,7 +44,14 @@ _TAIL_BEYOND_TABLE = 1.3e-38
 
 TOTAL_VARIATION_PER_COORDINATE = _TABLE_LENGTH * 2.0**-128 + _TAIL_BEYOND_TABLE
 
+FINE_STEPS = 2**20
+"""Steps of the fine grid, on which patients are summed, in one step of the release's grid."""
+
+MAX_PATIENTS = 2**24
+"""So many clipped vectors, at the smallest noise multiplier, cannot overflow a 64-bit sum."""
+
 _CLIP_SLACK = 2.0**-30
+_FINE_SLACK = 2.0**-21
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ class GridGaussian:
     """One release's mechanism: how patients are clipped, and how much noise is added.
 
     Attributes:
-        noise_multiplier: standard deviation of the noise over the L2 sensitivity, > 0.
-        l2_clip_norm: the most one patient's vector may measure, > 0, in the vector's own unit.
+        noise_multiplier: standard deviation of the noise over the L2 sensitivity, in [0.01, 1e6].
+        l2_clip_norm: the most one patient's vector may measure, in [1e-6, 1e6], in the vector's own unit.
         dimension: length of the vector, in [1, 2**20).
     """
 
@@ -60,27 +69,31 @@ class GridGaussian:
     dimension: int
 
     def __post_init__(self) -> None:
-        for name in ("noise_multiplier", "l2_clip_norm"):
+        for name, lowest in (("noise_multiplier", 1e-2), ("l2_clip_norm", 1e-6)):
             value = getattr(self, name)
-            if not (math.isfinite(value) and 1e-6 <= value <= 1e6):
-                raise ValueError(f"{name} must be in [1e-6, 1e6], got {value}")
+            if not (math.isfinite(value) and lowest <= value <= 1e6):
+                raise ValueError(f"{name} must be in [{lowest:g}, 1e6], got {value}")
         if not 1 <= self.dimension < 2**20:
             raise ValueError(f"dimension must be in [1, 2**20), got {self.dimension}")
-        if self.noise_multiplier * math.sqrt(self.dimension) / 2 >= NOISE_STEPS:
+        if self._room <= 0:
             raise ValueError(
                 f"noise multiplier {self.noise_multiplier} over {self.dimension} coordinates needs a finer grid "
                 f"than {NOISE_STEPS} steps"
             )
 
     @property
+    def _room(self) -> float:
+        """Steps of noise that are left for the clip once rounding has its share."""
+        return NOISE_STEPS - self.noise_multiplier * math.sqrt(self.dimension) * (1 + _FINE_SLACK)
+
+    @property
     def grid(self) -> float:
         """One grid step in the vector's own unit.
 
         Solves NOISE_STEPS * grid = noise_multiplier * sensitivity with
-        sensitivity = l2_clip_norm * (1 + 2**-30) + sqrt(d) / 2 * grid.
+        sensitivity = l2_clip_norm * (1 + 2**-30) + sqrt(d) * grid * (1 + 2**-21).
         """
-        room = NOISE_STEPS - self.noise_multiplier * math.sqrt(self.dimension) / 2
-        return self.noise_multiplier * self.l2_clip_norm * (1 + _CLIP_SLACK) / room
+        return self.noise_multiplier * self.l2_clip_norm * (1 + _CLIP_SLACK) / self._room
 
     @property
     def cost(self) -> Cost:
@@ -93,16 +106,24 @@ class GridGaussian:
         return NOISE_STEPS * self.grid
 
     def clip_and_sum(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
-        """Clip each patient's vector, round it to the grid and sum.
+        """Clip each patient's vector, sum exactly on the fine grid, and round the sum to the grid.
 
         Args:
-            vectors: one row per patient, shape (patients, dimension); patients may be 0.
+            vectors: one row per patient, shape (patients, dimension); from 0 to `MAX_PATIENTS` patients.
 
         Returns:
-            The exact sum in grid steps, shape (dimension,), and how many patients counted as zero because
-            their vector was not finite. The second is for the local journal only; it must not cross.
+            The sum in grid steps, shape (dimension,), and how many patients counted as zero because their vector was
+            not finite. The second is for the local journal only; it must not cross.
+
+        Raises:
+            ValueError: another shape, or too many patients.
         """
-        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+        fine, zeroed = self.fine_sum(vectors)
+        return (fine + FINE_STEPS // 2) // FINE_STEPS, zeroed
+
+    def fine_sum(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
+        """Return the same in steps of the fine grid: exact, so that sums over parts of the patients add up."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension or len(vectors) > MAX_PATIENTS:
             raise ValueError(f"vectors have shape {vectors.shape}, wanted (patients, {self.dimension})")
         with np.errstate(all="ignore"):
             # Scaling by the largest entry first keeps the norm from overflowing where the clip is still defined.
@@ -114,7 +135,7 @@ class GridGaussian:
             # min(1, clip / (norm * scale)) * vector, written so that nothing overflows on the way.
             reach = np.where(norms > 0, np.minimum(scale, self.l2_clip_norm / np.where(norms > 0, norms, 1.0)), 0.0)
             clipped = unit * reach[:, None]
-        steps = np.rint(clipped / self.grid).astype(np.int64)
+        steps = np.rint(clipped / (self.grid / FINE_STEPS)).astype(np.int64)
         return steps.sum(axis=0, dtype=np.int64), int(np.count_nonzero(~usable))
 
     def add_noise(self, total: NDArray[np.int64], stream: KeyedStream) -> NDArray[np.int64]:

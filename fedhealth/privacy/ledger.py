@@ -6,9 +6,10 @@ never does. Beside them stand the rows of releases: reserved -> witnessed -> sto
 
 Source: SQLite with `synchronous=FULL` and write-ahead log; page checksums by SQLite's checksum VFS; RFC 9162 trees.
 
-Invariants: an acknowledged call is durable; one process at a time holds a ledger; a failed write closes the ledger
-for good, so that memory and disk never differ; nothing is ever updated or deleted in the logs. Times come from the
-caller. Who may approve, and what a release contains, is left to the gate.
+Invariants: an acknowledged call is durable, and in the file itself, not only in its write-ahead log; one process at a
+time holds a ledger; a failed write closes the ledger for good, so that memory and disk never differ; nothing is ever
+updated or deleted in the logs. Times come from the caller. Who may approve, and what a release contains, is left to the
+gate.
 """
 
 import fcntl
@@ -37,6 +38,7 @@ from fedhealth.privacy.checkpoint import (
 from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, JournalNote, Reserved, Stored
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest, SiteId
+from fedhealth.secret_file import sync_folder
 
 SCHEMA = """
 CREATE TABLE entry (
@@ -111,6 +113,7 @@ class Ledger:
             database.execute(SCHEMA)
             cls(database, held, created.site, key).append(created)
         unfinished.rename(path)
+        sync_folder(path.parent)
         return cls.open(path, created.site, key)
 
     @classmethod
@@ -269,6 +272,7 @@ class Ledger:
             try:
                 with self._database:
                     yield
+                self._settle()
             except FedHealthError:
                 if self._tree.size != size:
                     self._broken = True
@@ -283,6 +287,16 @@ class Ledger:
             except BaseException:
                 self._broken = True
                 raise
+
+    def _settle(self) -> None:
+        """Move what was committed from the write-ahead log into the file.
+
+        Only then is it acknowledged: a log that is damaged or deleted after a crash takes nothing with it that
+        anybody was told of.
+        """
+        logged, moved = self._database.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if moved < logged:
+            raise apsw.IOError("the write-ahead log could not be moved into the file")
 
     def _append(self, entry: Entry, notes: Iterable[JournalNote] = ()) -> int:
         self.account.apply(entry)
@@ -364,7 +378,7 @@ def _in_use(path: Path) -> LedgerDamaged:
     return LedgerDamaged(
         f"the ledger at {path} is in use",
         got="a lock held by another process",
-        next_step="Stop the gate of this site first: `fedhealth site status`.",
+        next_step="Stop the gate of this site first.",
     )
 
 
@@ -372,5 +386,6 @@ def _prepare(database: apsw.Connection) -> None:
     database.pragma("locking_mode", "exclusive")
     database.pragma("journal_mode", "wal")
     database.pragma("synchronous", "full")
+    database.pragma("recursive_triggers", True)  # else REPLACE would delete an entry unseen
     if database.pragma("synchronous") != 2:
         raise LedgerDamaged("this SQLite does not offer synchronous=FULL", next_step="Install the pinned apsw.")

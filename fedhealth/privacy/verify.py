@@ -17,13 +17,14 @@ import apsw
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedhealth.canonical import canonical_bytes
-from fedhealth.errors import FedHealthError, LedgerDamaged
+from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.accountant import epsilon_of
-from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint
+from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
 from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, JournalNote, Reserved, Stored, share
 from fedhealth.privacy.ledger import SCHEMA, connect, journal_commitment
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort
+from fedhealth.signing import load_public_key
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,15 @@ def verify_ledger(path: Path) -> VerifiedLedger:
             damaged_page = _first_damaged_page(copy)
             database = connect(copy, apsw.SQLITE_OPEN_READWRITE)
             try:
-                return _verify(database, damaged_page)
+                database.pragma("locking_mode", "exclusive")
+                database.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                verified = _verify(database, damaged_page)
+                pages = database.pragma("page_count") * database.pragma("page_size")
             finally:
                 database.close()
+            if copy.stat().st_size != pages:
+                raise _bad(verified.head.size, "bytes were added to the file after its last page")
+            return verified
         except (apsw.Error, OSError) as error:
             raise _bad(0, f"the file cannot be read ({type(error).__name__}: {error})") from error
 
@@ -122,7 +129,7 @@ def _verify(database: apsw.Connection, damaged_page: int | None) -> VerifiedLedg
     if head.root != tree.root().hex():
         raise _bad(0, "the entries do not add up to the signed head")
     _check_schema(database)
-    witnessed = _check_receipt(database, created.site, tree)
+    witnessed = _check_receipt(database, created, tree)
     _check_rows(database, account, charged, witnessed)
     return VerifiedLedger(
         head=head,
@@ -216,15 +223,16 @@ def _is_payload(payload: bytes, stored: Stored | None) -> bool:
     )
 
 
-def _check_receipt(database: apsw.Connection, site: str, tree: MerkleTree) -> int:
+def _check_receipt(database: apsw.Connection, created: Created, tree: MerkleTree) -> int:
     found = database.execute("SELECT body FROM receipt").fetchone()
     if found is None:
         return 0
     try:
-        receipt = SignedReceipt.model_validate_json(found[0]).receipt
-    except ValueError as error:
-        raise _bad(tree.size, "the coordinator's receipt cannot be read") from error
-    if receipt.site != site or receipt.size > tree.size or tree.root(receipt.size).hex() != receipt.root:
+        signed = SignedReceipt.model_validate_json(found[0])
+        receipt = open_receipt(signed, load_public_key(created.witness_key))
+    except (ValueError, IdentityInvalid) as error:
+        raise _bad(tree.size, "the coordinator's receipt cannot be read or is not signed by its key") from error
+    if receipt.site != created.site or receipt.size > tree.size or tree.root(receipt.size).hex() != receipt.root:
         raise _bad(min(receipt.size, tree.size), "the coordinator's receipt is for another history")
     return receipt.size
 

@@ -11,6 +11,7 @@ Invariant: nothing here depends on more than one patient at a time, but for the 
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from fedhealth.errors import DataUnusable
 from fedhealth.records.split import is_held_out
 from fedhealth.study.protocol import CategoryFeature, Feature, NumberFeature, Study
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BLANKS = frozenset({"", "na", "nan", "null", "none", "?"})
 
 
@@ -64,43 +66,59 @@ def read_table(path: Path, *, strict: bool) -> Table:
     """Read a CSV file with a header.
 
     Args:
-        path: UTF-8, comma-separated, one header line.
-        strict: refuse a ragged row, instead of leaving it out.
+        path: UTF-8, comma-separated, one header line, one line a record.
+        strict: refuse a row that cannot be read, instead of leaving it out.
 
     Raises:
-        DataUnusable: missing, unreadable, without rows, or a row of another length; nothing of a value is shown.
+        DataUnusable: missing, unreadable or without a header; or `strict` and not UTF-8, without rows, or a row of
+            another length. Nothing of a value is shown.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.reader(lines, strict=True)
-            header = next(reader, [])
-            rows = [(reader.line_num, tuple(cell.strip() for cell in row)) for row in reader if row]
+        lines = path.read_bytes().decode("utf-8-sig", "strict" if strict else "replace").splitlines()
     except OSError as error:
         raise DataUnusable(
             f"the data file {path} cannot be read",
             got=error.strerror or "an error",
             next_step="Check `file` in site.toml and the permissions of the gate's user.",
         ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise DataUnusable(
-            f"the data file {path} is not a CSV file in UTF-8",
-            got=type(error).__name__,
+            f"the data file {path} is not in UTF-8",
+            got=f"a byte that is not, near line {error.object[: error.start].count(10) + 1}",
             next_step="Export it again as CSV, UTF-8, with a header.",
         ) from error
-    if len(set(header)) != len(header) or not header:
+    header = _cells(lines[0]) if lines else None
+    if not header or len(set(header)) != len(header):
         raise DataUnusable(f"the header of {path} is empty or names a column twice", next_step="Correct the header.")
-    if not rows:
+    rows, ragged = [], 0
+    for number, line in enumerate(lines[1:], start=2):
+        cells = _cells(line)
+        if cells is not None and len(cells) == len(header):
+            rows.append((number, cells))
+        elif line.strip():
+            ragged += 1
+            if strict:
+                raise DataUnusable(
+                    f"line {number} of {path} is not like the header",
+                    got=f"{len(cells)} cells" if cells else "a quote that does not close on the line",
+                    wanted=f"{len(header)} cells on one line",
+                    next_step="Correct the line or export the file again, without line breaks inside cells.",
+                )
+    if strict and not rows:
         raise DataUnusable(f"the data file {path} has no rows", next_step="Export it again.")
-    whole = tuple((line, row) for line, row in rows if len(row) == len(header))
-    if strict and len(whole) < len(rows):
-        line, row = next((line, row) for line, row in rows if len(row) != len(header))
-        raise DataUnusable(
-            f"line {line} of {path} is not like the header",
-            got=f"{len(row)} cells",
-            wanted=f"{len(header)}",
-            next_step="Correct the line or export the file again.",
-        )
-    return Table(path, tuple(header), whole, len(rows) - len(whole))
+    return Table(path, header, tuple(rows), ragged)
+
+
+def _cells(line: str) -> tuple[str, ...] | None:
+    """Return the cells of one line, or None where its quotes are wrong.
+
+    Each line is read alone: a quote that one patient's line leaves open must not swallow the next patient's.
+    """
+    try:
+        rows = list(csv.reader([line], strict=True))
+    except csv.Error:
+        return None
+    return tuple(cell.strip() for cell in rows[0]) if len(rows) == 1 else None
 
 
 def prepare_records(
@@ -209,10 +227,7 @@ def _number_or_nan(cell: str, table: Table, line: int, column: str) -> float | N
 def _number(cell: str, table: Table, line: int, column: str) -> float | None:
     if cell.lower() in _BLANKS:
         return None
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
+    value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
     if not math.isfinite(value):
         raise DataUnusable(
             f"line {line}, column '{column}' of {table.path} cannot be used",

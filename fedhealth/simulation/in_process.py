@@ -72,6 +72,7 @@ def open_gate(
     created = Created(
         site=site.file.id,
         ledger_key=public_key_hex(key.public_key()),
+        witness_key=public_key_hex(witness.public_key()),
         budgets={study.data_set: budget},
         unsafe_test_site=True,
         at=clock.unix_ms(),

@@ -171,6 +171,7 @@ def init_site(
     created = Created(
         site=site.id,
         ledger_key=public,
+        witness_key=witness_key,
         budgets={name: Budget(epsilon=budget.epsilon, delta=budget.delta) for name, budget in policy.budget.items()},
         unsafe_test_site=unsafe_noise_seed is not None,
         at=time.time_ns() // 10**6,

@@ -7,6 +7,7 @@ nothing. Its canonical bytes give the study's digest; whoever changes one byte a
 What it costs is in `fedhealth.study.plan`; whether a site allows it, in `fedhealth.policy`.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,7 +18,7 @@ from fedhealth.config import read_toml
 
 StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
-Column = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Column = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -50,6 +51,8 @@ class NumberFeature(_Part):
         low, high = self.range
         if not low < high:
             raise ValueError(f"range of '{self.column}' is [{low}, {high}], wanted the lower value first")
+        if not math.isfinite(high - low):
+            raise ValueError(f"range of '{self.column}' is wider than a number can say")
         if not low <= self.impute <= high:
             raise ValueError(f"impute of '{self.column}' is {self.impute}, wanted a value within [{low}, {high}]")
         return self

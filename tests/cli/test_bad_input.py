@@ -25,7 +25,7 @@ from fedhealth.study.signature import sign_study
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = ROOT / "protocols" / "heart-disease-diagnosis.toml"
 RESEARCHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
-KEY = "a" * 64
+KEY = public_key_hex(Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32).public_key())
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ AT_APPROVAL = {
     "the CSV is in another encoding": (
         lambda site: site.csv.write_bytes("id,größe\n1,2\n".encode("latin-1")),
         4,
-        ["not a CSV file in UTF-8", "Export it again"],
+        ["patients.csv is not", "in UTF-8", "Export it again"],
     ),
     "a column is missing": (
         lambda site: site.edit_csv(with_line(1, lambda line: line.replace("chol", "cholesterol"))),
@@ -241,7 +241,7 @@ def test_a_budget_already_spent_is_said_and_nothing_more_is_set_aside(site, comm
     site.study.write_bytes(sign_study(load_study(second), RESEARCHER))
     ended, said = command(*site.approve())
     assert ended == 5
-    check_one_message(said, ["second-heart", "heart-disease", "budget"])
+    check_one_message(said, ["data set 'heart-disease'", "got a cost of", "that is left", "Lower the study's epsilon"])
     assert site.size() == 2
 
 
@@ -446,7 +446,17 @@ def test_a_port_in_use_is_one_message(coordinator, command, tmp_path):
     assert list((tmp_path / "results").iterdir()) == []
 
 
-@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "127.0.0.1:99999", "8.8.8.8:1"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:x", ":0", ""])
+def test_an_address_that_is_none_is_one_message_before_anything_is_made(coordinator, command, address, tmp_path):
+    out = tmp_path / "out"
+    for words in (coordinator, ("demo", "--out", out, "--protocol", PROTOCOL, "--sites", ROOT / "sites")):
+        ended, said = command(*words, "--address", address)
+        assert ended == 3
+        check_one_message(said, [f"--address {address}", "HOST:PORT", "65535", "Correct the address"])
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("address", ["no-such-host.invalid:0", "8.8.8.8:1"])
 def test_an_address_that_cannot_be_used_is_one_message(coordinator, command, address):
     ended, said = command(*coordinator, "--address", address)
     assert ended == 9

@@ -22,6 +22,7 @@ class Hospital:
         return Created(
             site=self.site,
             ledger_key=self.key.public_key().public_bytes_raw().hex(),
+            witness_key=self.witness_key.public_key().public_bytes_raw().hex(),
             budgets={"icu": Budget(epsilon=epsilon, delta=1e-5)},
             unsafe_test_site=unsafe,
             at=1,

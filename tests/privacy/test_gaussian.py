@@ -46,9 +46,9 @@ def subnormals(flushed):
 
 
 def squared_sensitivity(mechanism):
-    """The proven bound in grid steps, squared, rounded up: (clip (1 + 2**-30) / grid + sqrt(d) / 2)**2."""
+    """The proven bound in grid steps, squared: (clip (1 + 2**-30) / grid + sqrt(d) (1 + 2**-21))**2, rounded up."""
     reach = Fraction(mechanism.l2_clip_norm) * (1 + Fraction(1, 2**30)) / Fraction(mechanism.grid)
-    return (reach + Fraction(math.nextafter(math.sqrt(mechanism.dimension), 9)) / 2) ** 2
+    return (reach + Fraction(math.nextafter(math.sqrt(mechanism.dimension), 9)) * (1 + Fraction(1, 2**21))) ** 2
 
 
 @pytest.mark.parametrize("flushed", [False, True], ids=["subnormals kept", "subnormals flushed"])
@@ -58,13 +58,16 @@ def test_one_patient_changes_the_sum_by_the_proven_bound_and_nobody_elses_part(f
     mechanism, vectors = case
     with subnormals(flushed):
         total, zeroed = mechanism.clip_and_sum(vectors)
-        without = [mechanism.clip_and_sum(np.delete(vectors, patient, axis=0))[0] for patient in range(len(vectors))]
-        alone = [mechanism.clip_and_sum(row[None])[0] for row in vectors]
+        others = [np.delete(vectors, patient, axis=0) for patient in range(len(vectors))]
+        without = [mechanism.clip_and_sum(rows)[0] for rows in others]
+        fine = mechanism.fine_sum(vectors)[0]
+        alone = [mechanism.fine_sum(row[None])[0] for row in vectors]
+        rest = [mechanism.fine_sum(rows)[0] for rows in others]
     finite = [all(map(math.isfinite, row)) for row in vectors.tolist()]
     assert zeroed == finite.count(False)
     for patient in range(len(vectors)):
         change = [int(a) - int(b) for a, b in zip(total, without[patient], strict=True)]
-        assert change == alone[patient].tolist(), "the part of every other patient is the same to the last step"
+        assert (fine - rest[patient] == alone[patient]).all(), "everybody else's part is the same to the last step"
         assert sum(step * step for step in change) <= squared_sensitivity(mechanism)
         assert finite[patient] or change == [0] * mechanism.dimension
 
@@ -73,9 +76,17 @@ def test_one_patient_changes_the_sum_by_the_proven_bound_and_nobody_elses_part(f
 def test_a_patients_part_has_the_same_bits_in_any_company(dimension):
     mechanism = GridGaussian(1.0, 1.0, dimension)
     vectors = np.random.default_rng(dimension).normal(size=(23, dimension))
-    parts = [mechanism.clip_and_sum(row[None])[0] for row in vectors]
+    parts = [mechanism.fine_sum(row[None])[0] for row in vectors]
     for start in range(0, 22):
-        assert (mechanism.clip_and_sum(vectors[start:])[0] == sum(parts[start:])).all()
+        assert (mechanism.fine_sum(vectors[start:])[0] == sum(parts[start:])).all()
+
+
+def test_many_contributions_far_below_a_step_are_not_lost():
+    # 10,000 patients give a quarter of a step each: 2,500 steps together, though each alone rounds to none.
+    mechanism = GridGaussian(noise_multiplier=1.0, l2_clip_norm=1.0, dimension=3)
+    vectors = np.full((10_000, 3), mechanism.grid / 4)
+    assert mechanism.clip_and_sum(vectors[:1])[0].tolist() == [0, 0, 0]
+    assert mechanism.clip_and_sum(vectors)[0].tolist() == [2500, 2500, 2500]
 
 
 @given(arrays.arrays(np.float64, 4, elements=st.floats(-1e300, 1e300)))
@@ -89,7 +100,7 @@ def test_a_vector_within_the_clip_is_kept_and_a_longer_one_keeps_its_direction(v
 
 def test_the_noise_is_the_multiplier_times_the_sensitivity_and_the_cost_follows():
     mechanism = GridGaussian(noise_multiplier=7.0, l2_clip_norm=0.3, dimension=20)
-    sensitivity = 0.3 * (1 + 2**-30) + math.sqrt(20) / 2 * mechanism.grid
+    sensitivity = 0.3 * (1 + 2**-30) + math.sqrt(20) * (1 + 2**-21) * mechanism.grid
     assert mechanism.standard_deviation == pytest.approx(7.0 * sensitivity, rel=1e-12)
     assert mechanism.standard_deviation == 1024 * mechanism.grid
     assert mechanism.cost.mu_squared == math.ceil(Fraction(2**40, 49))  # mu = 1 / 7
@@ -106,7 +117,8 @@ def test_the_noise_is_the_multiplier_times_the_sensitivity_and_the_cost_follows(
         (1.0, math.nan, 1),
         (1.0, 1.0, 0),
         (1.0, 1.0, 2**20),
-        (2048.0, 1.0, 1),  # 2048 sqrt(1) / 2 steps of rounding already use up the 1024
+        (1024.0, 1.0, 1),  # 1024 sqrt(1) steps of rounding already use up the 1024
+        (0.009, 1.0, 1),
     ],
 )
 def test_a_mechanism_without_a_proof_does_not_exist(arguments):

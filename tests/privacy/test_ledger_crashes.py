@@ -145,9 +145,9 @@ def test_kill_9_during_creation_leaves_a_whole_ledger_or_none(hospital, monkeypa
     verify_ledger(hospital.path)
 
 
-@pytest.mark.parametrize("room", [0, 1000, 9000, 20_000, 50_000])
+@pytest.mark.parametrize("room", [0, 1000, 9000, 20_000, 40_000])
 def test_a_full_disk_closes_the_ledger_and_keeps_what_was_acknowledged(hospital, room):
-    """A real write fails: the kernel refuses to let the log grow beyond `room` bytes."""
+    """A real write fails: the kernel refuses to let a file grow beyond `room` bytes."""
     prepared(hospital)
 
     def body(acknowledge):
@@ -155,7 +155,7 @@ def test_a_full_disk_closes_the_ledger_and_keeps_what_was_acknowledged(hospital,
         ledger = hospital.open()
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
         try:
-            for number in range(RELEASES):
+            for number in range(40):
                 ledger.reserve(hospital.charge(number))
                 acknowledge(f"reserved {number}")
         except LedgerDamaged:

@@ -136,7 +136,7 @@ BAD_FILES = {
     "a short row": (b"id,age\n1,2\n3\n", "line 3"),
     "a long row": (b"id,age\n1,2,3\n", "line 2"),
     "another encoding": ("id,age\nJürgen,2\n".encode("latin-1"), "UTF-8"),
-    "a quote that never ends": (b'id,age\n"1,2\n3,4\n', "CSV"),
+    "a quote that never ends": (b'id,age\n"1,2\n3,4\n', "line 2"),
     "an Excel file": (b"PK\x03\x04\x14\x00\x06\x00\xff\xfe", "UTF-8"),
 }
 

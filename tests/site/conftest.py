@@ -107,6 +107,7 @@ class Hospital:
         created = Created(
             site=self.site,
             ledger_key=public_key_hex(self.key.public_key()),
+            witness_key=public_key_hex(self.witness.public_key()),
             budgets={"ward": Budget(epsilon=20.0, delta=1e-4)},
             unsafe_test_site=True,
             at=0,

@@ -55,6 +55,9 @@ class Ward:
             {"alice": public_key_hex(self.researcher.public_key())},
             unsafe_noise_seed,
         )
+        self.drawn = {path.stem: path.read_bytes() for path in self.state.gate.glob("*.secret")}
+        # A split that is the same in every run, so that both sides have patients enough.
+        (self.state.gate / "split.secret").write_bytes(bytes(32))
 
     def approve(self, study, compute, key=None):
         data = sign_study(study, key or self.researcher)
@@ -241,20 +244,20 @@ def test_a_fixed_noise_seed_is_refused_at_a_site_that_is_not_for_tests(ward, mak
 def test_only_a_test_site_has_a_fixed_seed_and_its_ledger_says_so(ward, tmp_path):
     here = ward(unsafe_noise_seed=7)
     assert verify_ledger(here.state.gate).unsafe_test_site
-    created = Created(site="ward-a", ledger_key="0" * 64, budgets={}, unsafe_test_site=True, at=0)
+    created = Created(site="ward-a", ledger_key="0" * 64, witness_key="0" * 64, budgets={}, unsafe_test_site=True, at=0)
     assert isinstance(here.state.noise_secret(created), UnsafeFixedNoiseSecret)
     assert not (here.state.gate / "noise.secret").exists()
 
 
 def test_the_three_secrets_of_a_site_are_independent_and_its_own(ward):
     here = ward()
-    secrets = [(here.state.gate / f"{name}.secret").read_bytes() for name in ("noise", "split", "naming")]
-    assert len(set(secrets)) == 3
-    assert all(len(secret) == 32 for secret in secrets)
+    assert sorted(here.drawn) == ["naming", "noise", "split"]
+    assert len(set(here.drawn.values())) == 3
+    assert all(len(secret) == 32 for secret in here.drawn.values())
     assert {(here.state.gate / f"{name}.secret").stat().st_mode & 0o777 for name in ("noise", "split", "naming")} == {
         0o600
     }
-    created = Created(site="ward-a", ledger_key="0" * 64, budgets={}, unsafe_test_site=False, at=0)
+    created = Created(site="ward-a", ledger_key="0" * 64, witness_key="0" * 64, budgets={}, unsafe_test_site=False, at=0)
     assert type(here.state.noise_secret(created)) is SiteNoiseSecret
 
 

@@ -82,7 +82,8 @@ def test_one_patient_changes_a_release_by_the_proven_bound(name, weights, seed, 
     other, _ = release(name, np.array(weights), without(records, patient))
     change = sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
     reach = Fraction(mechanism.l2_clip_norm) * (1 + Fraction(1, 2**30)) / Fraction(mechanism.grid)
-    assert change <= (reach + Fraction(math.nextafter(math.sqrt(mechanism.dimension), 9)) / 2) ** 2
+    rounding = Fraction(math.nextafter(math.sqrt(mechanism.dimension), 9)) * (1 + Fraction(1, 2**21))
+    assert change <= (reach + rounding) ** 2
     if broken == patient:
         assert zeroed >= 1 and change == 0, "a patient who cannot be read counts as zero, and nobody can tell"
 
