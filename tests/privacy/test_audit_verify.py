@@ -298,3 +298,20 @@ def test_garbage_is_refused_without_a_traceback(tmp_path):
         (tmp_path / "ledger.sqlite").write_bytes(generator.randbytes(size))
         with pytest.raises(FedHealthError):
             verify_ledger(tmp_path)
+
+
+def test_a_zero_page_behind_the_last_is_found(copy):
+    with copy.path.open("ab") as file:
+        file.write(bytes(4096))
+    with pytest.raises(LedgerDamaged, match="first bad entry"):
+        verify_ledger(copy.path)
+
+
+def test_a_receipt_signed_by_another_key_is_found(copy):
+    database = connect(copy.path, apsw.SQLITE_OPEN_READWRITE)
+    body = database.execute("SELECT body FROM receipt").get
+    forged = body.replace(b'"signature":"', b'"signature":"00')[:-4] + b'"}'
+    database.execute("UPDATE receipt SET body = ?", (forged,))
+    database.close()
+    with pytest.raises(LedgerDamaged, match="receipt"):
+        verify_ledger(copy.path)

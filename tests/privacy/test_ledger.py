@@ -338,3 +338,10 @@ def test_a_damaged_file_is_refused_by_name_or_opens_with_the_head_it_had(hospita
             assert ledger.head() == head
             ledger.close()
     assert refused >= 15
+
+
+def test_replacing_an_entry_is_refused_like_deleting_it(hospital):
+    ledger = hospital.create()
+    with pytest.raises(apsw.ConstraintError, match="append-only"):
+        ledger._database.execute("REPLACE INTO entry VALUES ('ledger', 0, x'00', x'00')")
+    ledger.close()

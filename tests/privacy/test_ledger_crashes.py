@@ -245,3 +245,28 @@ def test_a_table_that_cannot_grow_refuses_the_charge_and_rolls_all_of_it_back(ho
     ledger = hospital.open()
     assert ledger.head() == head and ledger.row(hospital.charge(number).release) is None
     ledger.close()
+
+
+@pytest.mark.parametrize("harm", ["delete", "flip", "empty"])
+def test_a_damaged_log_after_a_kill_takes_no_acknowledged_charge_with_it(hospital, harm):
+    prepared(hospital)
+    acknowledged, _ = in_a_child(lambda acknowledge: live(hospital, lambda text: die_after(acknowledge, text)))
+    log = hospital.path.with_name(hospital.path.name + "-wal")
+    assert log.exists() and log.stat().st_size > 0, "the process was killed, not closed"
+    if harm == "delete":
+        log.unlink()
+    elif harm == "empty":
+        log.write_bytes(b"")
+    else:
+        raw = bytearray(log.read_bytes())
+        for place in range(40, len(raw), 500):
+            raw[place] ^= 1
+        log.write_bytes(raw)
+    check_nothing_acknowledged_is_lost(hospital, acknowledged)
+
+
+def die_after(acknowledge, text, counted=[]):  # noqa: B006 - counts in the child, which dies
+    acknowledge(text)
+    counted.append(text)
+    if len(counted) == 9:
+        os.kill(os.getpid(), signal.SIGKILL)

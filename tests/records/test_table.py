@@ -207,3 +207,35 @@ def test_a_patient_less_moves_and_changes_nobody_and_nobody_is_on_both_sides(row
         gone = {key: count - without.get(key, 0) for key, count in whole.items() if count != without.get(key, 0)}
         assert set(without) <= set(whole)
         assert sum(gone.values()) in (0, 1), "exactly the patient's own records are gone, from one side"
+
+
+BROKEN_LINES = {
+    "a byte that is no text": b"x,1,\xff,f,1\n",
+    "a quote left open": b'x,1,"1,f,1\n',
+    "a quote closed by the next": b'x,"1,1,f,1\n',
+    "a very long cell": b"x,1," + b"9" * 200_000 + b",f,1\n",
+    "a cell of digits that are no number to us": "x,1,1_0,f,1\n".encode(),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_LINES)
+def test_after_approval_one_broken_line_changes_nobody_else(tmp_path, name):
+    others = b'p,1,1,f,1\nq,2,2,m,0\nr,"3",3,f,1\n'
+    path = tmp_path / "data.csv"
+
+    def rows(data):
+        path.write_bytes(HEADER.encode() + data)
+        return [row for _, row in read_table(path, strict=False).rows]
+
+    alone = rows(others)
+    for place in (0, 10, 20):
+        mixed = rows(others[:place] + BROKEN_LINES[name] + others[place:])
+        assert [row for row in mixed if row[0] != "x"] == alone
+
+
+@pytest.mark.parametrize("cell", ["1_0", "１２", "0x10", "1e", "--1", "1,5", "infinity"])
+def test_what_only_python_calls_a_number_is_text(tmp_path, cell):
+    path = tmp_path / "data.csv"
+    path.write_text(HEADER + f'p,1,"{cell}",f,1\n', encoding="utf-8")
+    with pytest.raises(DataUnusable, match="line 2"):
+        prepare_records(read_table(path, strict=True), STUDY, "id", KEY, strict=True)
