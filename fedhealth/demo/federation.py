@@ -4,12 +4,14 @@ Here one person plays every part. In a hospital each part is somebody's: the coo
 signs, an administrator of each site pins the researcher's key and approves.
 """
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator
-from fedhealth.errors import ConfigInvalid
+from fedhealth.errors import ConfigInvalid, FedHealthError
 from fedhealth.learning.diagnosis import STEPS
 from fedhealth.pki.identity import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, create_tls_key
 from fedhealth.policy.site_file import SiteFile, load_site_file
@@ -89,6 +91,14 @@ def set_up(folder: Path, protocol: Path, sites: Path, unsafe_noise_seed: int | N
         folder.mkdir(parents=True)
     except FileExistsError as error:
         raise ConfigInvalid(f"{folder} exists already", next_step="Choose another folder with --out.") from error
+    try:
+        return _populate(folder, study, loaded, unsafe_noise_seed)
+    except FedHealthError:
+        shutil.rmtree(folder)  # nothing ran and nothing was charged: the next try may have the same name
+        raise
+
+
+def _populate(folder: Path, study: Study, loaded: Sequence[DemoSite], unsafe_noise_seed: int | None) -> Federation:
     now = datetime.now(UTC)
     home = CoordinatorHome(folder / "state" / "coordinator")
     witness_key = init_coordinator(home, FEDERATION, now)

@@ -27,6 +27,7 @@ import bisect
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import mpmath
 import numpy as np
@@ -50,6 +51,7 @@ FINE_STEPS = 2**20
 MAX_PATIENTS = 2**24
 """So many clipped vectors, at the smallest noise multiplier, cannot overflow a 64-bit sum."""
 
+_CELL_BITS = 18
 _CLIP_SLACK = 2.0**-30
 _FINE_SLACK = 2.0**-21
 
@@ -148,25 +150,45 @@ class GridGaussian:
 def rounded_gaussian(count: int, stream: KeyedStream) -> NDArray[np.int64]:
     """Return `count` independent samples of round(G), G normal with standard deviation `NOISE_STEPS`.
 
-    Draws `count` words of the stream, and one more for each sample whose word meets a threshold (about one in
-    10**15): 63 bits for the magnitude, one for the sign.
+    Draws `count` words of the stream, 63 bits for the magnitude and one for the sign, and one word more for each
+    sample whose word meets the leading bits of a threshold (about one in 10**15).
     """
-    exact, leading = _thresholds()
+    table = _thresholds()
     words = stream.words(count)
     uniform = words >> np.uint64(1)
-    magnitude = np.searchsorted(leading, uniform, side="left").astype(np.int64)
-    undecided = leading[np.minimum(magnitude, _TABLE_LENGTH - 1)] == uniform
-    for place in np.flatnonzero(undecided):
+    magnitude = table.by_cell[uniform >> np.uint64(63 - _CELL_BITS)]
+    shared = np.flatnonzero(magnitude < 0)
+    magnitude[shared] = np.searchsorted(table.leading, uniform[shared], side="left")
+    met = table.leading[np.minimum(magnitude[shared], _TABLE_LENGTH - 1)] == uniform[shared]
+    for place in shared[met]:
         fine = (int(uniform[place]) << 64) | int(stream.words(1)[0])
-        magnitude[place] = bisect.bisect_right(exact, fine)
-    return np.where(words & np.uint64(1), magnitude, -magnitude)
+        magnitude[place] = bisect.bisect_right(table.exact, fine)
+    samples: NDArray[np.int64] = np.where(words & np.uint64(1), magnitude, -magnitude)
+    return samples
+
+
+class _Thresholds(NamedTuple):
+    """Where one magnitude ends and the next begins.
+
+    Attributes:
+        exact: floor(2**127 * P(|round(G)| <= m)) for m = 0 .. table length - 1.
+        leading: the first 63 bits of each.
+        by_cell: for each value of the first `_CELL_BITS` bits of a uniform number, the magnitude, or -1 where a
+            threshold lies within and more bits must be looked at.
+    """
+
+    exact: list[int]
+    leading: NDArray[np.uint64]
+    by_cell: NDArray[np.int64]
 
 
 @lru_cache(maxsize=1)
-def _thresholds() -> tuple[list[int], NDArray[np.uint64]]:
-    """Return floor(2**127 * P(|round(G)| <= m)) for m = 0 .. table length - 1, and the first 63 bits of each."""
-    with mpmath.workprec(240):
+def _thresholds() -> _Thresholds:
+    with mpmath.workprec(180):
         scale = mpmath.sqrt(2) * NOISE_STEPS
         half, unit = mpmath.mpf(1) / 2, mpmath.mpf(2) ** 127
         exact = [int(mpmath.floor(unit - unit * mpmath.erfc((m + half) / scale))) for m in range(_TABLE_LENGTH)]
-    return exact, np.array([value >> 64 for value in exact], dtype=np.uint64)
+    leading = np.array([value >> 64 for value in exact], dtype=np.uint64)
+    edges = np.arange(2**_CELL_BITS + 1, dtype=np.uint64) << np.uint64(63 - _CELL_BITS)
+    below = np.searchsorted(leading, edges, side="left")
+    return _Thresholds(exact, leading, np.where(below[:-1] == below[1:], below[:-1], -1))

@@ -1,3 +1,4 @@
+import bisect
 import contextlib
 import itertools
 import math
@@ -79,6 +80,45 @@ def test_a_patients_part_has_the_same_bits_in_any_company(dimension):
     parts = [mechanism.fine_sum(row[None])[0] for row in vectors]
     for start in range(0, 22):
         assert (mechanism.fine_sum(vectors[start:])[0] == sum(parts[start:])).all()
+
+
+class Words:
+    """A stream that says what it is told to."""
+
+    def __init__(self, words):
+        self._words = list(words)
+
+    def words(self, count):
+        said, self._words = self._words[:count], self._words[count:]
+        return np.array(said, dtype=np.uint64)
+
+
+@given(
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=50),
+    st.lists(st.integers(0, 2**64 - 1), min_size=50, max_size=50),
+)
+def test_a_sample_is_the_number_of_thresholds_at_or_below_its_uniform_number(words, more):
+    exact, later = _thresholds().exact, iter(more)
+    expected = []
+    for word in words:  # the definition, on whole numbers, without the table of cells
+        low, high = (word >> 1) << 64, ((word >> 1) << 64) + 2**64 - 1
+        if bisect.bisect_right(exact, low) != bisect.bisect_right(exact, high):
+            low += next(later)
+        magnitude = bisect.bisect_right(exact, low)
+        expected.append(magnitude if word & 1 else -magnitude)
+    assert rounded_gaussian(len(words), Words([*words, *more])).tolist() == expected
+
+
+@pytest.mark.parametrize("magnitude", [0, 1, 700, 3000, 9000])
+@pytest.mark.parametrize("step", [-1, 0, 1])
+def test_a_word_that_meets_a_threshold_is_decided_by_the_next_word(magnitude, step):
+    exact = _thresholds().exact
+    leading, rest = divmod(exact[magnitude], 2**64)
+    if not 0 <= rest + step < 2**64:
+        return
+    # at the threshold or above it is the next magnitude's, below it is still this one's; unless others lie between
+    expected = bisect.bisect_right(exact, exact[magnitude] + step)
+    assert rounded_gaussian(1, Words([2 * leading + 1, rest + step])).tolist() == [expected]
 
 
 def test_many_contributions_far_below_a_step_are_not_lost():
@@ -210,7 +250,7 @@ def test_each_magnitude_begins_where_its_probability_says_to_127_places(magnitud
 
 
 def test_the_distance_from_exact_noise_is_below_the_stated_one():
-    exact, _ = _thresholds()
+    exact = _thresholds().exact
     assert all(a <= b for a, b in itertools.pairwise(exact)) and exact[-1] <= 2**127
     with mpmath.workdps(150):
         unit = mpmath.mpf(2) ** 127

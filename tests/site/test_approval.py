@@ -257,7 +257,9 @@ def test_the_three_secrets_of_a_site_are_independent_and_its_own(ward):
     assert {(here.state.gate / f"{name}.secret").stat().st_mode & 0o777 for name in ("noise", "split", "naming")} == {
         0o600
     }
-    created = Created(site="ward-a", ledger_key="0" * 64, witness_key="0" * 64, budgets={}, unsafe_test_site=False, at=0)
+    created = Created(
+        site="ward-a", ledger_key="0" * 64, witness_key="0" * 64, budgets={}, unsafe_test_site=False, at=0
+    )
     assert type(here.state.noise_secret(created)) is SiteNoiseSecret
 
 
