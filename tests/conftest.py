@@ -1,8 +1,15 @@
-"""Process-wide state that a test may change and no other test may inherit."""
+"""What holds for every test: how hypothesis draws, and process-wide state that no test may inherit from another."""
 
+import os
 import sys
 
 import pytest
+from hypothesis import settings
+
+# No deadline, because machines are noisy and timed assertions do not belong in tests. In continuous integration the
+# same examples are drawn each time, so that a change is judged by what it changed.
+settings.register_profile("fedhealth", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("fedhealth")
 
 
 @pytest.fixture(autouse=True)

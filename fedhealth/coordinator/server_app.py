@@ -20,6 +20,7 @@ import safetensors.numpy
 from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from fedhealth.canonical import canonical_bytes
 from fedhealth.coordinator.app_frames import (
     AskSite,
     Begin,
@@ -118,8 +119,12 @@ def connect(path: Path) -> socket.socket:
 
 
 def store_model(path: Path, weights: "np.typing.NDArray[np.float64]", study: str, completed: int) -> None:
-    """Write the weights so that after a crash the file is the old one or the new one, whole."""
-    data = safetensors.numpy.save({"weights": weights}, metadata={"study": study, "rounds": str(completed)})
+    """Write the weights so that after a crash the file is the old one or the new one, whole.
+
+    Equal models give equal bytes: safetensors writes several metadata keys in any order, so there is one.
+    """
+    notes = canonical_bytes({"study": study, "rounds": completed}).decode()
+    data = safetensors.numpy.save({"weights": weights}, metadata={"fedhealth": notes})
     replace_file(path, data)
 
 

@@ -93,6 +93,12 @@ def test_pooled_intervals_cover_the_truth_over_the_draws_of_noise():
     assert covered / 400 > 0.95
 
 
+def test_accuracy_adds_two_noisy_counts_on_each_side():
+    # Two noises of standard deviation s add up to one of s times the square root of two.
+    accuracy = figures_of(table(80, 10, 90, 20), 5.0, 0.5).accuracy
+    assert accuracy == figures_of(table(80 + 90, 0, 0, 10 + 20), 5.0 * math.sqrt(2), 0.5).sensitivity
+
+
 def test_more_noise_gives_wider_intervals():
     widths = []
     for noise in (0.0, 2.0, 5.0, 9.0):

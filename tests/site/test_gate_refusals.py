@@ -135,7 +135,8 @@ def test_a_receipt_that_does_not_cover_the_charge_releases_nothing(hospital):
     before_the_charge = site.receipt()
     site.send(site.question())
     reply, body, _ = site.send(pack(Witnessed(study=site.study.digest, receipt=before_the_charge)))
-    assert (reply.kind, body) == ("refused", b"")
+    assert (reply.kind, reply.code, body) == ("refused", RefusalCode.BAD_REQUEST, b"")
+    assert isinstance(site.send(site.witnessed())[0], ReleaseReply)  # nothing was computed, so nothing stopped
 
 
 def test_refuses_a_withdrawn_study(hospital):
