@@ -149,15 +149,13 @@ def test_equal_runs_give_equal_models(tmp_path):
 
 
 def test_a_stored_model_is_the_old_or_the_new_one_whole(tmp_path, monkeypatch):
-    import fedhealth.coordinator.witness as files
-
     path = tmp_path / "model"
     store_model(path, np.array([1.0, 2.0]), "ab" * 32, 1)
 
     def cut(_):
         raise OSError(5, "broken disk")
 
-    monkeypatch.setattr(files.os, "fsync", cut)
+    monkeypatch.setattr("os.fsync", cut)
     with pytest.raises(OSError, match="broken disk"):
         store_model(path, np.array([3.0, 4.0]), "ab" * 32, 2)
     weights, notes = load(path)

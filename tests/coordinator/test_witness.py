@@ -123,7 +123,7 @@ def test_a_replaced_file_is_never_seen_half_written(tmp_path, monkeypatch):
     def cut(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(witness_module.os, "fsync", cut)
+    monkeypatch.setattr("os.fsync", cut)
     with pytest.raises(OSError, match="No space"):
         witness_module.replace_file(path, b"new and longer")
     assert path.read_bytes() == b"old"
