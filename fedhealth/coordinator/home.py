@@ -4,9 +4,11 @@ Made once by `init_coordinator`; a site joins with `admit_site`, which certifies
 the key of its ledger.
 """
 
+import fcntl
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -56,6 +58,22 @@ class CoordinatorHome:
     def sites(self) -> Path:
         """One file per site that joined."""
         return self.root / "sites"
+
+    def hold(self) -> BinaryIO:
+        """Keep other coordinators away from this state until the returned file is closed.
+
+        Raises:
+            ConfigInvalid: another process holds it. Two witnesses of one ledger could countersign a fork.
+        """
+        held = (self.root / "witness.key").open("rb")
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            held.close()
+            raise ConfigInvalid(
+                f"the coordinator at {self.root} is running already", next_step="Stop it first, or use another state."
+            ) from error
+        return held
 
     def federation(self) -> str:
         """Return the federation's name."""

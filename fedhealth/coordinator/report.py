@@ -196,9 +196,10 @@ def _forest_plot(sites: Sequence[tuple[str, Figure]], pooled: Figure) -> Markup:
         if row == len(rows) - 1:
             axes.fill([low, middle, high, middle], [row, row - 0.16, row, row + 0.16], color=_BLUE)
         else:
-            axes.plot([low, high], [row, row], color=_BLUE, linewidth=1.8)
-            axes.plot([low, low, math.nan, high, high], [row - 0.1, row + 0.1, 0, row - 0.1, row + 0.1], color=_BLUE)
-            axes.plot([middle], [row], marker="s", markersize=6, color=_BLUE)
+            axes.plot([low, high], [row, row], color=_BLUE, linewidth=1.8, clip_on=False)
+            ends = [row - 0.1, row + 0.1, 0, row - 0.1, row + 0.1]
+            axes.plot([low, low, math.nan, high, high], ends, color=_BLUE, clip_on=False)
+            axes.plot([middle], [row], marker="s", markersize=6, color=_BLUE, clip_on=False)
     said = ". ".join(f"{title}: {_figure_words(figure)}" for title, figure in rows)
     return _inline_svg(drawing, "accuracy", "Accuracy on held-out patients, with 95\u00a0% intervals", said)
 
@@ -228,7 +229,7 @@ def _empty_rows(titles: Sequence[str]) -> tuple[Drawing, Axes]:
     height = len(titles) * _ROW + _FOOT
     drawing = Drawing(figsize=(_WIDTH / 72, height / 72))
     drawing.patch.set_visible(False)
-    left, right = 8 / _WIDTH, 104 / _WIDTH
+    left, right = 8 / _WIDTH, 112 / _WIDTH
     axes = drawing.add_axes((left, (_FOOT - 4) / height, 1 - left - right, len(titles) * _ROW / height))
     axes.patch.set_visible(False)
     axes.set_xlim(0, 1)

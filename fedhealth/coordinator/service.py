@@ -60,6 +60,7 @@ _LOG = logging.getLogger(__name__)
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 _ASK_SECONDS = 60.0
+"""How long an answer may take beyond the site's own public `reply_after`."""
 _PASSING = (RefusalCode.BUSY.value, AWAY)
 _Answer = TypeVar("_Answer")
 
@@ -110,9 +111,11 @@ class StudyRun:
         self._plan = plan_study(self._study)
         self._federation = home.federation()
         self._pinned = home.pinned_sites()
+        witness_key = home.witness_key()
+        self._held = home.hold()
         identity = load_identity(home.tls, self._federation, Role.COORDINATOR, datetime.now(UTC))
         self._link = LinkServer(identity, self._federation, frozenset(self._pinned), self._on_link)
-        self._asker = Asker(self._carry, Witness(home.witnessed, self._pinned, home.witness_key()))
+        self._asker = Asker(self._carry, Witness(home.witnessed, self._pinned, witness_key))
         self._accepted: dict[str, Accepted] = {}
         self._progress = _Progress(started=_now())
 
@@ -132,10 +135,13 @@ class StudyRun:
                 self._accepted[site] = await self._accept(site)
             await self._run_server_app()
             heads = {site: await self._head(site) for site in sorted(self._pinned)}
+            evidence = self._evidence(heads)
+            replace_file(self._options.output / "evidence.json", evidence.model_dump_json(indent=2).encode() + b"\n")
+            self._asker.checkpointed()  # the counts are in the evidence now, so the sites may drop them
+            for site in sorted(self._pinned):
+                await self._head(site)
         finally:
             await self._link.stop()
-        evidence = self._evidence(heads)
-        replace_file(self._options.output / "evidence.json", evidence.model_dump_json(indent=2).encode() + b"\n")
         self._on_event({"event": "done"})
         return evidence
 
@@ -147,7 +153,9 @@ class StudyRun:
                 f"site '{site}' does not take part in study '{self._study.name}'",
                 got=f"the answer '{refusal.code}'",
                 wanted="an approval of this exact study",
-                next_step=f"Ask the administrator of '{site}' to approve digest {self._study.digest[:12]}.",
+                next_step=f"Ask the administrator of '{site}' whether its gate runs."
+                if refusal.code in _PASSING
+                else f"Ask the administrator of '{site}' to approve digest {self._study.digest[:12]}.",
             ) from refusal
         if accepted.unsafe_test_site and not self._options.allow_unsafe_test_sites:
             raise FederationFailed(
@@ -228,7 +236,6 @@ class StudyRun:
                 }
             )
         elif isinstance(question, Finished):
-            self._asker.checkpointed()
             self._progress.counts = question.counts
             self._on_event({"event": "evaluated"})
         else:
@@ -264,7 +271,9 @@ class StudyRun:
                 await asyncio.sleep(min(0.5, max(0.0, deadline - loop.time())))
 
     async def _carry(self, site: str, frame: bytes) -> bytes:
-        return await self._link.ask(site, "gate", frame, _ASK_SECONDS)
+        accepted = self._accepted.get(site)
+        public = max(accepted.reply_after_ms.values()) / 1000 if accepted else 0.0
+        return await self._link.ask(site, "gate", frame, _ASK_SECONDS + public)
 
     async def _head(self, site: str) -> Head:
         try:

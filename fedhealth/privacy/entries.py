@@ -50,6 +50,7 @@ class Approved(_Entry):
 
     Attributes:
         study: digest of the signed study.
+        researcher: public key that signed it.
         data_set: which budget pays.
         declared_patients: public round number used for scaling.
         reply_after_ms: public duration from a request to its reply, per step.
@@ -61,6 +62,7 @@ class Approved(_Entry):
 
     kind: Literal["approved"] = "approved"
     study: Digest
+    researcher: Digest
     data_set: Name
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
     reply_after_ms: dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]

@@ -81,6 +81,7 @@ def open_gate(
     ledger.append(
         Approved(
             study=study.digest,
+            researcher=public_key_hex(researcher.public_key()),
             data_set=study.data_set,
             declared_patients=site.file.data_set.declared_patients,
             reply_after_ms={"train": 20, "evaluate": 20},

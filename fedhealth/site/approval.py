@@ -100,6 +100,7 @@ def approve_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
         envelope = envelope_of(study)
         approved = Approved(
             study=study.digest,
+            researcher=signed.researcher,
             data_set=study.data_set,
             declared_patients=site.data_set.declared_patients,
             reply_after_ms=_measure_replies(study, site.data_set.declared_patients, compute),

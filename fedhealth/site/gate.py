@@ -349,9 +349,14 @@ class Gate:
         return JournalNote(kind="alert", text=text, at=self._clock.unix_ms())
 
     def _note_data_version(self) -> str:
-        """Return the data set's version, counter and keyed fingerprint, and journal it when it is new."""
-        rows = repr((self._inputs.table.columns, self._inputs.table.rows)).encode()
-        mark = hmac.new(self._inputs.naming_secret, rows, hashlib.sha256).hexdigest()
+        """Return the data set's version, counter and keyed fingerprint, and journal it when it is new.
+
+        It covers whatever at this site decides a sum beside study and input: the table, which column names the
+        patient, and the split.
+        """
+        inputs = self._inputs
+        content = (inputs.table.columns, inputs.table.rows, inputs.site.data_set.patient_column, inputs.split_key)
+        mark = hmac.new(inputs.naming_secret, repr(content).encode(), hashlib.sha256).hexdigest()
         seen = [note.text for note in self._ledger.journal() if note.kind == "data"]
         if not seen or not seen[-1].endswith(mark):
             seen.append(f"{len(seen) + 1} {mark}")

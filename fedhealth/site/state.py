@@ -187,4 +187,7 @@ def load_node_file(state: SiteState) -> NodeFile:
 
 def local_user() -> str:
     """Return the name under which an approval is recorded: the Unix user of this process."""
-    return pwd.getpwuid(os.getuid()).pw_name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container, a user need not have a name
+        return f"uid-{os.getuid()}"

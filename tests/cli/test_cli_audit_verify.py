@@ -33,6 +33,7 @@ def make_ledger(folder, unsafe=False):
     ledger.append(
         Approved(
             study="a" * 64,
+            researcher="c" * 64,
             data_set="heart-disease",
             declared_patients=100,
             reply_after_ms={"train": 20},

@@ -38,6 +38,7 @@ class Hospital:
         envelope = {"training": cost(training)} | ({"held-out": cost(held_out)} if held_out else {})
         return Approved(
             study=study or self.study,
+            researcher="c" * 64,
             data_set=data_set,
             declared_patients=100,
             reply_after_ms={"train": 10},

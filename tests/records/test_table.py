@@ -214,7 +214,7 @@ BROKEN_LINES = {
     "a quote left open": b'x,1,"1,f,1\n',
     "a quote closed by the next": b'x,"1,1,f,1\n',
     "a very long cell": b"x,1," + b"9" * 200_000 + b",f,1\n",
-    "a cell of digits that are no number to us": "x,1,1_0,f,1\n".encode(),
+    "a cell of digits that are no number to us": b"x,1,1_0,f,1\n",
 }
 
 

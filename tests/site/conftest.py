@@ -116,6 +116,7 @@ class Hospital:
         self.ledger.append(
             Approved(
                 study=self.study.digest,
+                researcher="c" * 64,
                 data_set="ward",
                 declared_patients=DECLARED,
                 reply_after_ms=REPLY_AFTER_MS,

@@ -204,7 +204,17 @@ def test_what_the_administrator_sees_is_not_in_the_ledger(ward, make_protocol, s
     here = ward()
     approved, _ = here.approve(make_protocol(), steps["noise_only"])
     assert set(json.loads(approved.model_dump_json())) == {
-        *("journal", "kind", "study", "data_set", "declared_patients", "reply_after_ms", "envelope", "delta"),
+        *(
+            "journal",
+            "kind",
+            "study",
+            "researcher",
+            "data_set",
+            "declared_patients",
+            "reply_after_ms",
+            "envelope",
+            "delta",
+        ),
         *("by", "at"),
     }
 
