@@ -149,6 +149,13 @@ class Ledger:
             ) from error
         return ledger
 
+    @property
+    def created(self) -> Created:
+        """The first entry: whose ledger this is, and what it may ever spend."""
+        if self.account.created is None:
+            raise LedgerDamaged(f"the ledger of '{self._site}' has no first entry")
+        return self.account.created
+
     def append(self, entry: Entry, notes: Iterable[JournalNote] = ()) -> int:
         """Apply an entry to the account and write it durably, with what the journal has to say.
 

@@ -133,10 +133,7 @@ class InProcessFederation:
             self._gates[site.file.id], self.ledgers[site.file.id] = open_gate(
                 site, study, folder, researcher, witness_key, clock
             )
-        pinned = {}
-        for name, ledger in self.ledgers.items():
-            assert ledger.account.created is not None  # noqa: S101 - it was created above
-            pinned[name] = PinnedSite(ledger_key=ledger.account.created.ledger_key)
+        pinned = {name: PinnedSite(ledger_key=ledger.created.ledger_key) for name, ledger in self.ledgers.items()}
         self._asker = Asker(self._carry, Witness(folder, pinned, witness_key))
         declared = {site.file.id: site.file.data_set.declared_patients for site in sites}
         set_task_identity(run_id=int(study.digest[:12], 16))

@@ -110,8 +110,7 @@ def approve_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
             at=time.time_ns() // 10**6,
         )
         ledger.append(approved)
-        assert ledger.account.created is not None  # noqa: S101 - an open ledger was created
-        budget = ledger.account.created.budgets[study.data_set]
+        budget = ledger.created.budgets[study.data_set]
     finally:
         ledger.close()
     create_file(signed_file, data, PUBLIC_MODE)

@@ -130,8 +130,7 @@ class Gate:
 
     def __init__(self, inputs: GateInputs, ledger: Ledger, compute: Compute, clock: Clock) -> None:
         self._inputs, self._ledger, self._compute, self._clock = inputs, ledger, compute, clock
-        assert ledger.account.created is not None  # noqa: S101 - an open ledger was created
-        self._created = ledger.account.created
+        self._created = ledger.created
         self._studies: dict[Digest, SignedStudy] = {}
         self._records: dict[Digest, dict[Cohort, Records]] = {}
         self._pending: dict[Digest, _Pending] = {}

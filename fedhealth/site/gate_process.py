@@ -40,7 +40,6 @@ def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = S
     site = load_site_file(folder)
     ledger = Ledger.open(state.ledger, site.id, state.ledger_key())
     try:
-        assert ledger.account.created is not None  # noqa: S101 - an open ledger was created
         table = read_table(site.data_set.file, strict=False)
         inputs = GateInputs(
             site=site,
@@ -48,7 +47,7 @@ def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = S
             table=table,
             split_key=state.split_key(site.split_key),
             naming_secret=state.naming_secret(),
-            noise_secret=state.noise_secret(ledger.account.created),
+            noise_secret=state.noise_secret(ledger.created),
             witness_key=state.witness_key(),
             researchers=state.researchers(),
         )
