@@ -76,26 +76,51 @@ def approve(
     folder: Folder,
     study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed study.")],
     state: State,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
 ) -> None:
-    """Look at a study with this hospital's patients in view, and approve it. The gate must not be running.
+    """Look at a study with this hospital's patients in view, and approve it or not. The gate must not be running.
 
     What is printed here stays at the hospital.
 
     Example: fedhealth site approve sites/hungary study.signed --state state/hungary
     """
     from fedhealth.learning.diagnosis import STEPS
-    from fedhealth.site.approval import approve_study
+    from fedhealth.site.approval import approve_study, examine_study
     from fedhealth.site.state import SiteState
     from fedhealth.training.per_patient import make_deterministic
 
     make_deterministic()
-    approved, seen = approve_study(folder, SiteState(_made(state)), _read(study), STEPS)
-    typer.echo(f"approved study {approved.study[:12]} by {approved.by}")
+    site_state = SiteState(_made(state))
+    proposal = examine_study(folder, site_state, _read(study), STEPS)
+    asked, seen = proposal.study, proposal.seen
+    typer.echo(f"{asked.title} ({asked.name}, {asked.digest[:12]})")
+    typer.echo(f"  purpose:     {asked.purpose}")
+    typer.echo(f"  asked by:    key {proposal.approval.researcher[:12]}")
+    typer.echo(f"  what leaves: {asked.training.rounds} noised gradients, one noised table of four counts")
     for side, patients in seen.patients.items():
-        typer.echo(
-            f"  {side}: {patients} patients, {seen.positives[side]} with the condition; "
-            f"epsilon {seen.epsilon[side]:.3f}, {seen.share[side]:.1%} of the budget"
-        )
+        typer.echo(f"  {side}: {patients} patients, {seen.positives[side]} with the condition;")
+        typer.echo(f"    costs each epsilon {seen.epsilon[side]:.3f}, {seen.share[side]:.1%} of the whole budget")
+    if not yes:
+        typer.confirm("Approve?", abort=True)
+    approve_study(folder, site_state, proposal)
+    typer.echo(f"approved study {asked.digest} by {proposal.approval.by}")
+
+
+@app.command()
+def withdraw(
+    folder: Folder,
+    study: Annotated[str, typer.Argument(metavar="STUDY_DIGEST", help="64 hexadecimal digits.")],
+    state: State,
+) -> None:
+    """Withdraw an approval: nothing more leaves for the study. The gate must not be running.
+
+    Example: fedhealth site withdraw sites/hungary DIGEST --state state/hungary
+    """
+    from fedhealth.site.approval import withdraw_study
+    from fedhealth.site.state import SiteState
+
+    withdraw_study(folder, SiteState(_made(state)), study)
+    typer.echo("withdrawn; what the study had not spent is free again")
 
 
 @app.command()
@@ -125,7 +150,10 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
 
     allowed = user_ids(node_user or [])
     if not leave_network(allowed):  # before anything is imported that starts threads
-        logging.getLogger("fedhealth").warning("this kernel does not let the gate leave the network by itself")
+        logging.getLogger("fedhealth").warning(
+            "the gate keeps its network: it cannot leave it here without losing sight of who connects. "
+            "Let the service manager take it away (PrivateNetwork=yes)."
+        )
     with loading(lifeline):
         from fedhealth.learning.diagnosis import STEPS
         from fedhealth.site.gate_process import open_gate, serve_gate

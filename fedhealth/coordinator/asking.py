@@ -8,7 +8,7 @@ answers the same question with the same bytes.
 from collections.abc import Awaitable, Callable
 
 from fedhealth.coordinator.witness import Witness
-from fedhealth.errors import FedHealthError, RefusalCode
+from fedhealth.errors import FedHealthError, IdentityInvalid, RefusalCode
 from fedhealth.link.frames import (
     Accepted,
     Answer,
@@ -22,10 +22,12 @@ from fedhealth.link.frames import (
     Reply,
     Witnessed,
     pack,
+    release_statement,
     unpack_reply,
 )
 from fedhealth.privacy.checkpoint import SignedReceipt
 from fedhealth.privacy.release import Digest, ReleaseIdentity, input_digest
+from fedhealth.signing import verify
 
 Carry = Callable[[str, bytes], Awaitable[bytes]]
 """Carry a frame to a site's gate and return its reply; raises `FedHealthError` when the site is away."""
@@ -65,6 +67,7 @@ class Asker:
         reply, _ = await self._exchange(site, pack(PutStudy(), signed_study))
         if not isinstance(reply, Accepted):
             raise _not_released(reply)
+        self._check_signed(site, "accepted", reply.statement(), reply.signature)
         return reply
 
     async def ask(self, identity: ReleaseIdentity, data: bytes) -> bytes:
@@ -93,6 +96,7 @@ class Asker:
             raise _not_released(reply)
         if reply.release != identity.digest:
             raise NoRelease(AWAY, "the site answered with another release")
+        self._check_signed(identity.site, "release-reply", release_statement(reply.release, payload), reply.signature)
         self._received.setdefault(identity.site, []).append(reply.release)
         return payload
 
@@ -114,6 +118,13 @@ class Asker:
         for site, releases in self._received.items():
             self._acknowledge.setdefault(site, []).extend(releases)
         self._received.clear()
+
+    def _check_signed(self, site: str, domain: str, statement: bytes, signature: str) -> None:
+        """Refuse what the site's gate did not sign: between it and us are a node and a network."""
+        try:
+            verify(self._witness.ledger_key(site), domain, statement, bytes.fromhex(signature))
+        except IdentityInvalid as error:
+            raise NoRelease(AWAY, f"not signed by the ledger key of '{site}'") from error
 
     async def _countersigned(self, site: str, note: str, proof: tuple[str, ...]) -> SignedReceipt:
         try:

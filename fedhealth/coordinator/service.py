@@ -61,6 +61,8 @@ _LOG = logging.getLogger(__name__)
 OnEvent = Callable[[Mapping[str, Any]], None]
 _ASK_SECONDS = 60.0
 """How long an answer may take beyond the site's own public `reply_after`."""
+_LONGEST_REPLY_SECONDS = 3600.0
+"""No site is waited for longer than this for one answer, whatever it announces."""
 _PASSING = (RefusalCode.BUSY.value, AWAY)
 _Answer = TypeVar("_Answer")
 
@@ -139,7 +141,8 @@ class StudyRun:
             replace_file(self._options.output / "evidence.json", evidence.model_dump_json(indent=2).encode() + b"\n")
             self._asker.checkpointed()  # the counts are in the evidence now, so the sites may drop them
             for site in sorted(self._pinned):
-                await self._head(site)
+                with contextlib.suppress(FederationFailed):  # a site that is away keeps a payload longer, no more
+                    await self._head(site)
         finally:
             await self._link.stop()
         self._on_event({"event": "done"})
@@ -273,7 +276,7 @@ class StudyRun:
     async def _carry(self, site: str, frame: bytes) -> bytes:
         accepted = self._accepted.get(site)
         public = max(accepted.reply_after_ms.values()) / 1000 if accepted else 0.0
-        return await self._link.ask(site, "gate", frame, _ASK_SECONDS + public)
+        return await self._link.ask(site, "gate", frame, _ASK_SECONDS + min(public, _LONGEST_REPLY_SECONDS))
 
     async def _head(self, site: str) -> Head:
         try:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict
 
 from fedhealth.errors import LedgerDamaged
@@ -50,6 +50,10 @@ class Witness:
             if path.exists():
                 self._seen[site] = Checkpoint.model_validate_json(path.read_bytes())
 
+    def ledger_key(self, site: str) -> Ed25519PublicKey:
+        """Return the pinned key of a site's ledger, which also signs its releases."""
+        return load_public_key(self._sites[site].ledger_key)
+
     def seen(self, site: str) -> int:
         """Return the size of the last countersigned head of a site, 0 if none."""
         return self._seen[site].size if site in self._seen else 0
@@ -69,7 +73,7 @@ class Witness:
             IdentityInvalid: the note is not signed by the site's pinned ledger key.
             LedgerDamaged: the head does not extend what was seen: the ledger was rolled back or forked.
         """
-        head = open_checkpoint(note, site, load_public_key(self._sites[site].ledger_key))
+        head = open_checkpoint(note, site, self.ledger_key(site))
         last = self._seen.get(site)
         nodes = [bytes.fromhex(node) for node in proof]
         if last is not None and not is_consistent(

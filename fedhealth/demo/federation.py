@@ -17,7 +17,7 @@ from fedhealth.pki.identity import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, create
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.secret_file import PUBLIC_MODE, create_file
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
-from fedhealth.site.approval import approve_study
+from fedhealth.site.approval import approve_study, examine_study
 from fedhealth.site.state import SiteState, init_site
 from fedhealth.study.protocol import Study, load_study
 from fedhealth.study.signature import sign_study
@@ -121,7 +121,7 @@ def _populate(folder: Path, study: Study, loaded: Sequence[DemoSite], unsafe_noi
     federation.logs.mkdir()
     make_deterministic()
     for site in ready:
-        approve_study(site.folder, site.state, signed.read_bytes(), STEPS)
+        approve_study(site.folder, site.state, examine_study(site.folder, site.state, signed.read_bytes(), STEPS))
     return federation
 
 

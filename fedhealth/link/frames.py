@@ -8,6 +8,7 @@ that depends on patients, but the body of a `ReleaseReply`, which is noised and 
 Coordinator and gate both live by this file; the node and the link carry the bytes unread.
 """
 
+import hashlib
 import struct
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, RefusalCode
-from fedhealth.privacy.checkpoint import SignedReceipt
+from fedhealth.privacy.checkpoint import Signature, SignedReceipt
 from fedhealth.privacy.release import Digest, StepName
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -76,6 +77,7 @@ class Accepted(_Header):
         declared_patients: the site's public round figure.
         reply_after_ms: public duration of each step's reply.
         unsafe_test_site: the site's noise is known; coordinators refuse it unless started for tests.
+        signature: of the site's ledger key over all of the above, so that a node cannot change it.
     """
 
     kind: Literal["accepted"] = "accepted"
@@ -83,6 +85,11 @@ class Accepted(_Header):
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
     reply_after_ms: dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
     unsafe_test_site: bool
+    signature: Signature
+
+    def statement(self) -> bytes:
+        """Return the bytes that are signed, in the domain "accepted"."""
+        return canonical_bytes(self.model_dump(mode="json", exclude={"signature"}))
 
 
 class NeedWitness(_Header):
@@ -99,10 +106,16 @@ class NeedWitness(_Header):
 
 
 class ReleaseReply(_Header):
-    """A release; the body is its payload."""
+    """A release; the body is its payload.
+
+    Attributes:
+        release: its name.
+        signature: of the site's ledger key over name and payload, so that a node cannot make one up.
+    """
 
     kind: Literal["release"] = "release"
     release: Digest
+    signature: Signature
 
 
 class Refused(_Header):
@@ -118,6 +131,11 @@ class Head(_Header):
     kind: Literal["head"] = "head"
     note: Note
     proof: Proof
+
+
+def release_statement(release: Digest, payload: bytes) -> bytes:
+    """Return the bytes that are signed for a release, in the domain "release-reply"."""
+    return canonical_bytes([release, hashlib.sha256(payload).hexdigest()])
 
 
 Reply = Accepted | NeedWitness | ReleaseReply | Refused | Head

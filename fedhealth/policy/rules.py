@@ -1,6 +1,6 @@
 """`policy.toml`: what a hospital allows, as typed rules. An empty list allows nothing.
 
-The policy is looked at when a study is approved and again at every request; a study it does not allow is refused
+The policy is looked at when a study is approved and again when the gate starts; a study it does not allow is refused
 with the code `policy`, which says nothing about patients.
 """
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from fedhealth.config import read_toml
 from fedhealth.errors import PolicyForbids
 from fedhealth.policy.site_file import Name
+from fedhealth.privacy.accountant import mu_of
 from fedhealth.study.signature import SignedStudy
 
 
@@ -35,7 +36,8 @@ class Policy(BaseModel):
         researchers: names of the pinned researchers' keys that may ask; see `site init --trust`.
         min_patients_a_side: a study for which fewer patients than this stand on either side of the split cannot
             be approved. Looked at once, at approval, because it depends on patients.
-        max_epsilon_a_study: the most one study may ask, training and evaluation each.
+        max_epsilon_a_study: the most one study may ask, training and evaluation each, at the budget's delta; a study
+            with a larger delta of its own is converted, and so may ask less.
         budget: the cap of each data set, by its name.
     """
 
@@ -66,7 +68,7 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str])
     study = signed.study
     allowed = {pinned[name] for name in policy.researchers if name in pinned}
     most = max(study.privacy.training_epsilon, study.privacy.evaluation_epsilon)
-    rules = (
+    rules: tuple[tuple[bool, str, str, str], ...] = (
         (study.task in policy.tasks, "tasks", f"task '{study.task}'", f"one of {list(policy.tasks)}"),
         (
             signed.researcher in allowed,
@@ -75,18 +77,22 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str])
             f"a key pinned here as one of {list(policy.researchers)}",
         ),
         (
-            most <= policy.max_epsilon_a_study,
-            "max_epsilon_a_study",
-            f"epsilon {most}",
-            f"at most {policy.max_epsilon_a_study}",
-        ),
-        (
             study.data_set in policy.budget,
             "budget",
             f"data set '{study.data_set}'",
             f"one of {sorted(policy.budget)}",
         ),
     )
+    if study.data_set in policy.budget:
+        delta, allowed_epsilon = policy.budget[study.data_set].delta, policy.max_epsilon_a_study
+        rules += (
+            (
+                mu_of(most, study.privacy.delta) <= mu_of(allowed_epsilon, delta),
+                "max_epsilon_a_study",
+                f"epsilon {most} at delta {study.privacy.delta:g}",
+                f"at most what epsilon {allowed_epsilon} at delta {delta:g} costs",
+            ),
+        )
     for holds, rule, got, wanted in rules:
         if not holds:
             raise PolicyForbids(

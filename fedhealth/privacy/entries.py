@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from fedhealth.errors import BudgetExhausted, LedgerDamaged
+from fedhealth.errors import ApprovalMissing, BudgetExhausted, LedgerDamaged
 from fedhealth.privacy.accountant import Budget, Cost
 from fedhealth.privacy.release import Cohort, Digest, SiteId, StepName
 
@@ -52,6 +52,8 @@ class Approved(_Entry):
         study: digest of the signed study.
         researcher: public key that signed it.
         data_set: which budget pays.
+        sides: which patients stand on which side of the data set, as a commitment; the same in every approval of a
+            data set, because each side has the whole budget only as long as nobody changes sides.
         declared_patients: public round number used for scaling.
         reply_after_ms: public duration from a request to its reply, per step.
         envelope: the most the study may ever cost each side of the data set.
@@ -64,6 +66,7 @@ class Approved(_Entry):
     study: Digest
     researcher: Digest
     data_set: Name
+    sides: Digest
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
     reply_after_ms: dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
     envelope: dict[Cohort, Cost]
@@ -158,6 +161,7 @@ class Account:
         """Take one more entry into the account.
 
         Raises:
+            ApprovalMissing: a study splits the data set's patients otherwise than the studies before it.
             BudgetExhausted: an envelope does not fit the data set's budget, or a charge does not fit its envelope.
             LedgerDamaged: the entry cannot follow the entries before it.
         """
@@ -185,6 +189,14 @@ class Account:
         budget = self.created.budgets.get(entry.data_set)
         if budget is None:
             raise _misplaced(f"data set '{entry.data_set}' has no budget")
+        if any(entry.sides != other.sides for other in self.approved.values() if other.data_set == entry.data_set):
+            raise ApprovalMissing(
+                f"study {entry.study[:12]} splits the patients of data set '{entry.data_set}' otherwise than before",
+                got="another held-out fraction, split key or patient column",
+                wanted="those of the first study that was approved for these data",
+                next_step="A patient who changed sides would pay both budgets. Ask the researcher for the same "
+                "held_out_fraction, and leave split_key and patient_column in site.toml as they were.",
+            )
         for cohort, envelope in entry.envelope.items():
             held = self.committed(entry.data_set, cohort)
             if not (envelope if held is None else held + envelope).fits(budget.cap()):
@@ -225,4 +237,4 @@ def share(cost: Cost, budget: Budget) -> float:
 
 
 def _misplaced(what: str) -> LedgerDamaged:
-    return LedgerDamaged(what, next_step="Do not continue with this ledger; restore it or ask for an audit.")
+    return LedgerDamaged(what, next_step="Do not continue with this ledger; ask for an audit.")

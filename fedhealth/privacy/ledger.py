@@ -39,6 +39,7 @@ from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, JournalNot
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.secret_file import sync_folder
+from fedhealth.signing import sign
 
 SCHEMA = """
 CREATE TABLE entry (
@@ -127,8 +128,7 @@ class Ledger:
             raise LedgerDamaged(
                 f"the ledger of site '{site}' is missing",
                 got=f"no file at {path}",
-                next_step="Restore it from its backup. A new ledger would forget what was spent: "
-                "`fedhealth site init` is for a new site only.",
+                next_step="Find it. An older copy or a new ledger would forget what was spent and must not replace it.",
             )
         try:
             with ExitStack() as undo:
@@ -240,6 +240,10 @@ class Ledger:
             ).fetchone()
         return ReleaseRow(*found) if found else None
 
+    def sign(self, domain: str, data: bytes) -> str:
+        """Return the ledger key's signature, hexadecimal; the domain keeps it apart from the signature of a head."""
+        return sign(self._key, domain, data).hex()
+
     def head(self) -> str:
         """Return the signed note of the current head."""
         with self._lock:
@@ -330,7 +334,8 @@ class Ledger:
     def _load(self) -> None:
         wrong = LedgerDamaged(
             f"the ledger of '{self._site}' does not match its signed head",
-            next_step="Find the first bad entry with `fedhealth audit verify`, and restore the ledger.",
+            next_step="Find the first bad entry with `fedhealth audit verify`. Do not put an older copy in its place: that "
+            "would forget what was spent.",
         )
         for position, (body, leaf) in enumerate(self._bodies("ledger")):
             if leaf_hash(body) != leaf:

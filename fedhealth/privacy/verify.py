@@ -61,11 +61,13 @@ class VerifiedLedger:
     spending: tuple[Spending, ...]
 
 
-def verify_ledger(path: Path) -> VerifiedLedger:
+def verify_ledger(path: Path, seen: str | None = None) -> VerifiedLedger:
     """Verify the ledger at `path`.
 
     Args:
         path: a ledger's SQLite file, or the state folder that holds `ledger.sqlite`.
+        seen: the signed note of a head of this ledger that somebody else kept. The ledger must extend it; without
+            one, an older copy of the whole file cannot be told from the ledger.
 
     Raises:
         LedgerDamaged: naming the first bad entry.
@@ -86,7 +88,7 @@ def verify_ledger(path: Path) -> VerifiedLedger:
             try:
                 database.pragma("locking_mode", "exclusive")
                 database.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                verified = _verify(database, damaged_page)
+                verified = _verify(database, damaged_page, seen)
                 pages = database.pragma("page_count") * database.pragma("page_size")
             finally:
                 database.close()
@@ -97,7 +99,7 @@ def verify_ledger(path: Path) -> VerifiedLedger:
             raise _bad(0, f"the file cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _verify(database: apsw.Connection, damaged_page: int | None) -> VerifiedLedger:
+def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | None) -> VerifiedLedger:
     account, tree = Account(), MerkleTree()
     journal, journal_is_whole = _journal_roots(database)
     charged: dict[str, int] = {}
@@ -128,6 +130,12 @@ def _verify(database: apsw.Connection, damaged_page: int | None) -> VerifiedLedg
         raise _bad(min(head.size, tree.size), f"{tree.size} entries stand under a signed head of {head.size}")
     if head.root != tree.root().hex():
         raise _bad(0, "the entries do not add up to the signed head")
+    if seen is not None:
+        earlier = open_checkpoint(seen, created.site, key)
+        if earlier.size > tree.size:
+            raise _bad(tree.size, f"it is missing: a head of {earlier.size} entries was seen, this ledger is older")
+        if tree.root(earlier.size).hex() != earlier.root:
+            raise _bad(0, f"the first {earlier.size} entries are not those under the head that was seen")
     _check_schema(database)
     witnessed = _check_receipt(database, created, tree)
     _check_rows(database, account, charged, witnessed)
@@ -284,5 +292,5 @@ def _bad(position: int, why: str) -> LedgerDamaged:
         f"the ledger was changed: first bad entry is number {position}",
         got=why,
         wanted="entries, journal and rows that add up to the signed head",
-        next_step="Keep this file as evidence, and restore the ledger from its backup.",
+        next_step="Keep this file as evidence. Do not put an older copy in its place: it would forget what was spent.",
     )

@@ -10,6 +10,7 @@ Invariant: nothing here depends on more than one patient at a time, but for the 
 """
 
 import csv
+import io
 import math
 import re
 from collections import Counter
@@ -24,7 +25,11 @@ from fedhealth.errors import DataUnusable
 from fedhealth.records.split import is_held_out
 from fedhealth.study.protocol import CategoryFeature, Feature, NumberFeature, Study
 
+MAX_CELLS = 2**26
+"""Numbers that a gate holds of one study at once, 512 MiB."""
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+csv.field_size_limit(2**31 - 1)  # a long cell is one patient's, and must not stop everybody
 _BLANKS = frozenset({"", "na", "nan", "null", "none", "?"})
 
 
@@ -66,15 +71,35 @@ def read_table(path: Path, *, strict: bool) -> Table:
     """Read a CSV file with a header.
 
     Args:
-        path: UTF-8, comma-separated, one header line, one line a record.
-        strict: refuse a row that cannot be read, instead of leaving it out.
+        path: UTF-8, comma-separated, one header line.
+        strict: refuse a row of another length, instead of leaving it out, and bytes that are not UTF-8.
 
     Raises:
-        DataUnusable: missing, unreadable or without a header; or `strict` and not UTF-8, without rows, or a row of
-            another length. Nothing of a value is shown.
+        DataUnusable: missing, unreadable, without a header, or with quotes that do not pair: then nobody can say
+            where one patient's row ends. Or `strict` and not UTF-8, without rows, or a row of another length.
+            Nothing of a value is shown.
     """
     try:
-        lines = path.read_bytes().decode("utf-8-sig", "strict" if strict else "replace").splitlines()
+        text = path.read_bytes().decode("utf-8-sig", "strict" if strict else "surrogateescape")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = tuple(cell.strip() for cell in next(reader, []))
+        if not header or len(set(header)) != len(header):
+            raise DataUnusable(
+                f"the header of {path} is empty or names a column twice", next_step="Correct the header."
+            )
+        rows, ragged = [], 0
+        for row in reader:
+            if len(row) == len(header):
+                rows.append((reader.line_num, tuple(cell.strip() for cell in row)))
+            elif row:
+                ragged += 1
+                if strict:
+                    raise DataUnusable(
+                        f"line {reader.line_num} of {path} is not like the header",
+                        got=f"{len(row)} cells",
+                        wanted=f"{len(header)}",
+                        next_step="Correct the line or export the file again.",
+                    )
     except OSError as error:
         raise DataUnusable(
             f"the data file {path} cannot be read",
@@ -87,38 +112,15 @@ def read_table(path: Path, *, strict: bool) -> Table:
             got=f"a byte that is not, near line {error.object[: error.start].count(10) + 1}",
             next_step="Export it again as CSV, UTF-8, with a header.",
         ) from error
-    header = _cells(lines[0]) if lines else None
-    if not header or len(set(header)) != len(header):
-        raise DataUnusable(f"the header of {path} is empty or names a column twice", next_step="Correct the header.")
-    rows, ragged = [], 0
-    for number, line in enumerate(lines[1:], start=2):
-        cells = _cells(line)
-        if cells is not None and len(cells) == len(header):
-            rows.append((number, cells))
-        elif line.strip():
-            ragged += 1
-            if strict:
-                raise DataUnusable(
-                    f"line {number} of {path} is not like the header",
-                    got=f"{len(cells)} cells" if cells else "a quote that does not close on the line",
-                    wanted=f"{len(header)} cells on one line",
-                    next_step="Correct the line or export the file again, without line breaks inside cells.",
-                )
+    except csv.Error as error:
+        raise DataUnusable(
+            f"the data file {path} is not a CSV file",
+            got=f"quotes that do not pair, near line {reader.line_num}",
+            next_step="Export it again as CSV: a quote inside a cell is doubled.",
+        ) from error
     if strict and not rows:
         raise DataUnusable(f"the data file {path} has no rows", next_step="Export it again.")
     return Table(path, header, tuple(rows), ragged)
-
-
-def _cells(line: str) -> tuple[str, ...] | None:
-    """Return the cells of one line, or None where its quotes are wrong.
-
-    Each line is read alone: a quote that one patient's line leaves open must not swallow the next patient's.
-    """
-    try:
-        rows = list(csv.reader([line], strict=True))
-    except csv.Error:
-        return None
-    return tuple(cell.strip() for cell in rows[0]) if len(rows) == 1 else None
 
 
 def prepare_records(
@@ -171,17 +173,28 @@ def prepare_records(
 
 
 def made_up_records(study: Study, patients: int) -> Records:
-    """Return records of nobody, as many as a public figure says: for measuring and warming up.
+    """Return records of nobody, as many as the public figures allow: for measuring and warming up.
 
     Args:
-        study: gives the number of features.
-        patients: how many, one record each.
+        study: gives the number of features, and how many records every patient has.
+        patients: how many.
+
+    Raises:
+        DataUnusable: so many records do not fit a gate's memory at once.
     """
+    count = patients * study.max_records_per_patient
+    if count * study.dimension > MAX_CELLS:
+        raise DataUnusable(
+            f"study '{study.name}' may read more at once than a gate can hold",
+            got=f"{patients} patients of {study.max_records_per_patient} records with {study.dimension} inputs",
+            wanted=f"at most {MAX_CELLS} numbers",
+            next_step="Ask the researcher for a lower max_records_per_patient or fewer features.",
+        )
     generator = np.random.default_rng(0)
     return Records(
-        features=generator.uniform(-1, 1, (patients, study.dimension)),
-        labels=generator.integers(0, 2, patients).astype(np.float64),
-        patients=np.arange(patients, dtype=np.int64),
+        features=generator.uniform(-1, 1, (count, study.dimension)),
+        labels=generator.integers(0, 2, count).astype(np.float64),
+        patients=np.repeat(np.arange(patients, dtype=np.int64), study.max_records_per_patient),
         patient_count=patients,
     )
 

@@ -30,6 +30,7 @@ from fedhealth.privacy.entries import Approved, Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import ReleaseIdentity, StepName, input_digest
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
+from fedhealth.records.split import sides_of
 from fedhealth.records.table import Table
 from fedhealth.signing import public_key_hex
 from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
@@ -83,6 +84,7 @@ def open_gate(
             study=study.digest,
             researcher=public_key_hex(researcher.public_key()),
             data_set=study.data_set,
+            sides=sides_of(site.split_key, site.file.data_set.patient_column, study.evaluation.held_out_fraction),
             declared_patients=site.file.data_set.declared_patients,
             reply_after_ms={"train": 20, "evaluate": 20},
             envelope=envelope_of(study),

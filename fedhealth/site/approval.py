@@ -8,7 +8,8 @@ the declared size, how long a reply takes; that duration is public from then on.
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.policy.rules import check_policy, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.privacy.accountant import epsilon_of
-from fedhealth.privacy.entries import Approved, JournalNote, share
+from fedhealth.privacy.entries import Approved, JournalNote, Withdrawn, share
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest, StepName
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
+from fedhealth.records.split import sides_of
 from fedhealth.records.table import made_up_records, prepare_records, read_table
-from fedhealth.secret_file import PUBLIC_MODE, create_file
+from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
 from fedhealth.site.gate import Compute
 from fedhealth.site.state import SiteState, local_user
 from fedhealth.study.protocol import Study
@@ -54,17 +56,31 @@ class Feasibility:
     share: Mapping[Cohort, float]
 
 
-def approve_study(folder: Path, state: SiteState, data: bytes, compute: Compute) -> tuple[Approved, Feasibility]:
-    """Approve a signed study at this site, as the Unix user of this process.
+@dataclass(frozen=True)
+class Proposal:
+    """A study that could be approved here, and what the administrator should see before.
+
+    Attributes:
+        study: the protocol.
+        seen: of this hospital's patients.
+        signed_bytes: the signed study.
+        approval: what would be written into the ledger.
+    """
+
+    study: Study
+    seen: Feasibility
+    signed_bytes: bytes
+    approval: Approved
+
+
+def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute) -> Proposal:
+    """Look at a signed study with this hospital's patients in view; nothing is written.
 
     Args:
         folder: the site's folder, with `site.toml` and `policy.toml`.
         state: the site's state; the gate must not be running.
         data: the signed study.
         compute: the step functions, for measuring how long they take.
-
-    Returns:
-        What was written into the ledger, and what the administrator should see.
 
     Raises:
         PolicyForbids: the site's rules do not allow it.
@@ -78,8 +94,10 @@ def approve_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
     check_policy(policy, signed, state.researchers())
     _check_fit(study, site)
     table = read_table(site.data_set.file, strict=True)
-    sides = prepare_records(table, study, site.data_set.patient_column, state.split_key(site.split_key), strict=True)
-    for name, side in zip(("training", "held-out"), sides, strict=True):
+    split_key, column = state.split_key(site.split_key), site.data_set.patient_column
+    names: tuple[Cohort, ...] = ("training", "held-out")
+    sides = dict(zip(names, prepare_records(table, study, column, split_key, strict=True), strict=True))
+    for name, side in sides.items():
         if side.patient_count < policy.min_patients_a_side:
             raise DataUnusable(
                 f"there are too few patients for study '{study.name}' here",
@@ -87,42 +105,55 @@ def approve_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
                 wanted=f"at least {policy.min_patients_a_side} (min_patients_a_side in policy.toml)",
                 next_step="Reject the study, or lower the rule. The coordinator learns nothing of this.",
             )
-    signed_file = state.studies / f"{study.digest}.json"
-    ledger = Ledger.open(state.ledger, site.id, state.ledger_key())
-    try:
-        if study.digest in ledger.account.approved:
-            if not signed_file.exists():  # a crash came between the two writes below
-                create_file(signed_file, data, PUBLIC_MODE)
-            raise ApprovalMissing(
-                f"study '{study.name}' ({study.digest[:12]}) was approved here before",
-                next_step="Nothing to do; an approval is given once.",
-            )
-        envelope = envelope_of(study)
-        approved = Approved(
-            study=study.digest,
-            researcher=signed.researcher,
-            data_set=study.data_set,
-            declared_patients=site.data_set.declared_patients,
-            reply_after_ms=_measure_replies(study, site.data_set.declared_patients, compute),
-            envelope=envelope,
-            delta=study.privacy.delta,
-            by=local_user(),
-            at=time.time_ns() // 10**6,
-        )
-        ledger.append(approved)
+    envelope = envelope_of(study)
+    approval = Approved(
+        study=study.digest,
+        researcher=signed.researcher,
+        data_set=study.data_set,
+        sides=sides_of(split_key, column, study.evaluation.held_out_fraction),
+        declared_patients=site.data_set.declared_patients,
+        reply_after_ms=_measure_replies(study, site.data_set.declared_patients, compute, state),
+        envelope=envelope,
+        delta=study.privacy.delta,
+        by=local_user(),
+        at=time.time_ns() // 10**6,
+    )
+    with _opened(state, site) as ledger:
+        _check_new(ledger, study, state, data)
+        ledger.account.apply(approval)  # only this copy of the account, which is closed again
         budget = ledger.created.budgets[study.data_set]
-    finally:
-        ledger.close()
-    create_file(signed_file, data, PUBLIC_MODE)
-    names: tuple[Cohort, ...] = ("training", "held-out")
-    return approved, Feasibility(
-        patients={name: side.patient_count for name, side in zip(names, sides, strict=True)},
-        positives={
-            name: np.unique(side.patients[side.labels > 0]).size for name, side in zip(names, sides, strict=True)
-        },
+    seen = Feasibility(
+        patients={name: side.patient_count for name, side in sides.items()},
+        positives={name: np.unique(side.patients[side.labels > 0]).size for name, side in sides.items()},
         epsilon={name: epsilon_of(cost, study.privacy.delta) for name, cost in envelope.items()},
         share={name: share(cost, budget) for name, cost in envelope.items()},
     )
+    return Proposal(study, seen, data, approval)
+
+
+def approve_study(folder: Path, state: SiteState, proposal: Proposal) -> None:
+    """Approve what was examined, as the Unix user of this process: its envelope is set aside from now on.
+
+    Raises:
+        BudgetExhausted, ApprovalMissing: another approval came between.
+    """
+    site = load_site_file(folder)
+    with _opened(state, site) as ledger:
+        _check_new(ledger, proposal.study, state, proposal.signed_bytes)
+        ledger.append(proposal.approval)
+    create_file(_signed_file(state, proposal.study), proposal.signed_bytes, PUBLIC_MODE)
+
+
+def withdraw_study(folder: Path, state: SiteState, study: Digest) -> None:
+    """Withdraw an approval: nothing more leaves for the study, and what it had not spent is free again.
+
+    Raises:
+        ApprovalMissing: the study is not approved here, or was withdrawn before.
+    """
+    with _opened(state, load_site_file(folder)) as ledger:
+        if study not in ledger.account.approved or study in ledger.account.withdrawn:
+            raise _not_approved(study)
+        ledger.append(Withdrawn(study=study, by=local_user(), at=time.time_ns() // 10**6))
 
 
 def resume_study(folder: Path, state: SiteState, study: Digest) -> None:
@@ -131,14 +162,38 @@ def resume_study(folder: Path, state: SiteState, study: Digest) -> None:
     Raises:
         ApprovalMissing: the study is not approved here.
     """
-    site = load_site_file(folder)
+    with _opened(state, load_site_file(folder)) as ledger:
+        if study not in ledger.account.approved:
+            raise _not_approved(study)
+        ledger.note(JournalNote(kind="resumed", text=study, at=time.time_ns() // 10**6))
+
+
+@contextmanager
+def _opened(state: SiteState, site: SiteFile) -> Iterator[Ledger]:
     ledger = Ledger.open(state.ledger, site.id, state.ledger_key())
     try:
-        if study not in ledger.account.approved:
-            raise ApprovalMissing(f"study {study[:12]} is not approved at '{site.id}'", next_step="Check the digest.")
-        ledger.note(JournalNote(kind="resumed", text=study, at=time.time_ns() // 10**6))
+        yield ledger
     finally:
         ledger.close()
+
+
+def _signed_file(state: SiteState, study: Study) -> Path:
+    return state.studies / f"{study.digest}.json"
+
+
+def _check_new(ledger: Ledger, study: Study, state: SiteState, data: bytes) -> None:
+    if study.digest not in ledger.account.approved:
+        return
+    if not _signed_file(state, study).exists():  # a crash came between the two writes of an approval
+        create_file(_signed_file(state, study), data, PUBLIC_MODE)
+    raise ApprovalMissing(
+        f"study '{study.name}' ({study.digest[:12]}) was approved here before",
+        next_step="Nothing to do; an approval is given once.",
+    )
+
+
+def _not_approved(study: Digest) -> ApprovalMissing:
+    return ApprovalMissing(f"study {study[:12]} is not approved here", next_step="Check the digest.")
 
 
 def _check_fit(study: Study, site: SiteFile) -> None:
@@ -157,18 +212,24 @@ def _check_fit(study: Study, site: SiteFile) -> None:
         )
 
 
-def _measure_replies(study: Study, declared_patients: int, compute: Compute) -> dict[StepName, int]:
-    """Return the public duration of each step's reply, in ms, from made-up records of the declared size."""
+def _measure_replies(study: Study, declared_patients: int, compute: Compute, state: SiteState) -> dict[StepName, int]:
+    """Return the public duration of each step's reply, in ms, from made-up records of the declared size.
+
+    Includes what it takes to make a payload durable on this disk.
+    """
     records = made_up_records(study, declared_patients)
     stream = SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream("calibration", "calibration")
+    scratch = state.gate / "calibration.tmp"
     durations: dict[StepName, int] = {}
     for name, step in plan_study(study).items():
         weights = np.zeros(step.input_length)
         trials = []
         for _ in range(_TRIALS):
             start = time.perf_counter()
-            compute[name](step, weights, records, stream)
+            payload, _ = compute[name](step, weights, records, stream)
+            replace_file(scratch, payload)
             trials.append(time.perf_counter() - start)
         slowest = sorted(trials[1:])[-2] * 1000  # the first warms up; one outlier is the machine's
         durations[name] = max(_SHORTEST_REPLY_MS, math.ceil(REPLY_MARGIN * slowest / 5) * 5)
+    scratch.unlink()
     return durations

@@ -46,6 +46,7 @@ from fedhealth.link.frames import (
     ReleaseReply,
     Witnessed,
     pack,
+    release_statement,
     unpack_request,
 )
 from fedhealth.policy.rules import Policy, check_policy
@@ -55,6 +56,7 @@ from fedhealth.privacy.entries import Approved, JournalNote, Reserved
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest, ReleaseIdentity, StepName, input_digest, noise_key
 from fedhealth.privacy.stream import SECRET_BYTES, NoiseSecret, SiteNoiseSecret
+from fedhealth.records.split import sides_of
 from fedhealth.records.table import Records, Table, made_up_records, prepare_records
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import SignedStudy, open_signed_study
@@ -190,6 +192,14 @@ class Gate:
                 got=f"data set '{self._inputs.site.data_set.name}' in site.toml",
                 next_step="Correct site.toml, or withdraw the study.",
             )
+        approval, inputs = self._ledger.account.approved.get(digest), self._inputs
+        column, fraction = inputs.site.data_set.patient_column, signed.study.evaluation.held_out_fraction
+        if approval is not None and approval.sides != sides_of(inputs.split_key, column, fraction):
+            raise ApprovalMissing(
+                f"study '{signed.study.name}' was approved with other patients on its two sides",
+                got="another split key or patient column than at approval",
+                next_step="Put split_key and patient_column in site.toml back as they were.",
+            )
         self._studies[digest] = signed
         training, held_out = prepare_records(
             self._inputs.table,
@@ -219,14 +229,15 @@ class Gate:
             _LOG.warning("%s", error)
             raise _Refusal(RefusalCode.POLICY) from error
         approval = self._approval(signed.study.digest)
-        return pack(
-            Accepted(
-                study=approval.study,
-                declared_patients=approval.declared_patients,
-                reply_after_ms=approval.reply_after_ms,
-                unsafe_test_site=self._created.unsafe_test_site,
-            )
+        accepted = Accepted(
+            study=approval.study,
+            declared_patients=approval.declared_patients,
+            reply_after_ms=approval.reply_after_ms,
+            unsafe_test_site=self._created.unsafe_test_site,
+            signature="0" * 128,
         )
+        signature = self._ledger.sign("accepted", accepted.statement())
+        return pack(accepted.model_copy(update={"signature": signature}))
 
     def _answer(self, request: Answer, data: bytes, arrived: float) -> Outgoing:
         approval = self._approval(request.study)
@@ -267,7 +278,7 @@ class Gate:
         if row.state == "sent":
             raise _Refusal(RefusalCode.BAD_REQUEST)
         if row.state == "stored" and row.payload is not None:
-            reply = pack(ReleaseReply(release=identity.digest), row.payload)
+            reply = self._reply(identity.digest, row.payload)
             return self._at_public_time(reply, approval, request.step, arrived)
         self._pending[request.study] = _Pending(identity, step, data)
         if row.state == "witnessed":
@@ -310,8 +321,12 @@ class Gate:
             self._stop(study, error)
             reply = pack(Refused(code=RefusalCode.BUSY))
         else:
-            reply = pack(ReleaseReply(release=name), payload)
+            reply = self._reply(name, payload)
         return self._at_public_time(reply, approval, pending.step.name, arrived)
+
+    def _reply(self, release: Digest, payload: bytes) -> bytes:
+        signature = self._ledger.sign("release-reply", release_statement(release, payload))
+        return pack(ReleaseReply(release=release, signature=signature), payload)
 
     def _stop(self, study: Digest, error: Exception) -> None:
         """Stop a study here until its administrator resumes it."""

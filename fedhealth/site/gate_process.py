@@ -21,6 +21,7 @@ from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.records.table import read_table
+from fedhealth.signing import load_public_key
 from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
 from fedhealth.site.state import SiteState
 
@@ -48,7 +49,7 @@ def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = S
             split_key=state.split_key(site.split_key),
             naming_secret=state.naming_secret(),
             noise_secret=state.noise_secret(ledger.created),
-            witness_key=state.witness_key(),
+            witness_key=load_public_key(ledger.created.witness_key),
             researchers=state.researchers(),
         )
         gate = Gate(inputs, ledger, compute, clock)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedhealth.config import read_toml
@@ -26,7 +26,7 @@ from fedhealth.privacy.entries import Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.secret_file import PUBLIC_MODE, create_file, read_secret
-from fedhealth.signing import create_signing_key, load_public_key, load_signing_key, public_key_hex
+from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
 
 SOCKET_NAME = "gate.sock"
 
@@ -84,10 +84,6 @@ class SiteState:
     def ledger_key(self) -> Ed25519PrivateKey:
         """Return the key that signs the ledger's heads."""
         return load_signing_key(self.gate / "ledger.key")
-
-    def witness_key(self) -> Ed25519PublicKey:
-        """Return the coordinator's key, pinned at `site init`."""
-        return load_public_key((self.gate / "witness.pub").read_text().strip())
 
     def researchers(self) -> dict[str, str]:
         """Return the pinned researchers' public keys by name."""
@@ -159,7 +155,6 @@ def init_site(
     state.studies.mkdir(mode=0o700)
     for name, key in researchers.items():
         create_file(state.gate / "researchers" / f"{name}.pub", (key + "\n").encode(), PUBLIC_MODE)
-    create_file(state.gate / "witness.pub", (witness_key + "\n").encode(), PUBLIC_MODE)
     create_file(state.gate / "naming.secret", secrets.token_bytes(32))
     if not site.public_data:
         create_file(state.gate / "split.secret", secrets.token_bytes(32))

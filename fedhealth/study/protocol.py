@@ -22,6 +22,10 @@ Column = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_wh
 Real = Annotated[float, Field(allow_inf_nan=False)]
 
 
+MAX_INPUTS = 100_000
+"""So many weights, as doubles, fit one frame of the gate."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -177,8 +181,8 @@ class Study(_Part):
         legal_basis: on what legal ground.
         data_set: which data set of each site is asked for.
         min_declared_patients: a site that declares fewer cannot approve it.
-        max_records_per_patient: of each patient only the first so many records are read, so that nobody's records
-            decide how long a step takes.
+        max_records_per_patient: of each patient only the first so many records are read. The public duration of a
+            reply is measured with so many records for every patient, so that nobody's records decide it.
     """
 
     format: Literal[1]
@@ -189,7 +193,7 @@ class Study(_Part):
     legal_basis: Text
     data_set: StudyName
     min_declared_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
-    max_records_per_patient: Annotated[int, Field(ge=1, le=10_000)]
+    max_records_per_patient: Annotated[int, Field(ge=1, le=1000)]
     features: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=1000)]
     endpoint: BinaryEndpoint
     model: LogisticRegression
@@ -205,6 +209,8 @@ class Study(_Part):
             raise ValueError(f"features name a column twice: {', '.join(repeated)}")
         if self.endpoint.column in columns:
             raise ValueError(f"the endpoint '{self.endpoint.column}' is among the features")
+        if self.dimension > MAX_INPUTS:
+            raise ValueError(f"features become {self.dimension} model inputs, wanted at most {MAX_INPUTS}")
         return self
 
     @property

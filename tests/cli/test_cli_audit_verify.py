@@ -34,6 +34,7 @@ def make_ledger(folder, unsafe=False):
         Approved(
             study="a" * 64,
             researcher="c" * 64,
+            sides="d" * 64,
             data_set="heart-disease",
             declared_patients=100,
             reply_after_ms={"train": 20},

@@ -199,9 +199,17 @@ def test_a_ledger_that_was_rolled_back_is_named_at_once_and_never_countersigned(
 def changed_release(name):
     def change(reply):
         header, body = unpack_reply(reply)
-        return pack(ReleaseReply(release=name), body) if isinstance(header, ReleaseReply) else reply
+        if not isinstance(header, ReleaseReply):
+            return reply
+        return pack(ReleaseReply(release=name, signature=header.signature), body)
 
     return change
+
+
+def made_up_payload(reply):
+    """What a hostile node would say in the gate's name: the right release, its real signature, other figures."""
+    header, body = unpack_reply(reply)
+    return pack(header, bytes(len(body))) if isinstance(header, ReleaseReply) else reply
 
 
 LIES = [
@@ -214,9 +222,16 @@ LIES = [
     (
         "an approval",
         lambda reply: pack(
-            Accepted(study="ab" * 32, declared_patients=1, reply_after_ms={"train": 1}, unsafe_test_site=False)
+            Accepted(
+                study="ab" * 32,
+                declared_patients=1,
+                reply_after_ms={"train": 1},
+                unsafe_test_site=False,
+                signature="0" * 128,
+            )
         ),
     ),
+    ("figures that no gate signed", made_up_payload),
     ("a code that does not exist", lambda reply: reply.replace(b"release", b"patient")),
 ]
 
@@ -298,3 +313,18 @@ def test_a_study_is_put_to_a_site_and_refused_by_code(wire):
         asyncio.run(wire.asker.put_study(FILE.id, sign_study(STUDY, wire.key)))
     assert caught.value.code == "policy"
     assert wire.requests[-1] == PutStudy()
+
+
+@pytest.mark.parametrize(
+    "lie", [{"unsafe_test_site": False}, {"declared_patients": 10**9}, {"reply_after_ms": {"train": 86_400_000}}]
+)
+def test_a_node_cannot_change_what_a_gate_says_of_itself(wire, lie):
+    def change(reply):
+        header, _ = unpack_reply(reply)
+        return pack(header.model_copy(update=lie))
+
+    wire.change = change
+    with pytest.raises(NoRelease, match="not signed"):
+        asyncio.run(wire.asker.put_study(FILE.id, sign_study(STUDY, wire.researcher)))
+    wire.change = None
+    assert asyncio.run(wire.asker.put_study(FILE.id, sign_study(STUDY, wire.researcher))).unsafe_test_site

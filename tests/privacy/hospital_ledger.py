@@ -39,6 +39,7 @@ class Hospital:
         return Approved(
             study=study or self.study,
             researcher="c" * 64,
+            sides="d" * 64,
             data_set=data_set,
             declared_patients=100,
             reply_after_ms={"train": 10},

@@ -315,3 +315,33 @@ def test_a_receipt_signed_by_another_key_is_found(copy):
     database.close()
     with pytest.raises(LedgerDamaged, match="receipt"):
         verify_ledger(copy.path)
+
+
+def test_an_older_copy_of_the_whole_file_is_found_by_a_head_from_outside(hospital, tmp_path):
+    ledger = hospital.create()
+    ledger.append(hospital.approval())
+    early = ledger.head()
+    ledger.close()
+    older = tmp_path / "older.sqlite"
+    shutil.copy(hospital.path, older)
+    ledger = hospital.open()
+    ledger.reserve(hospital.charge(1))
+    late = ledger.head()
+    ledger.close()
+    assert verify_ledger(hospital.path, early).head.size == verify_ledger(hospital.path, late).head.size == 3
+    assert verify_ledger(older).head.size == 2, "by itself it is as good as any"
+    with pytest.raises(LedgerDamaged, match="older"):
+        verify_ledger(older, late)
+
+
+def test_a_head_of_another_history_or_key_is_found(hospital, tmp_path):
+    hospital.create().close()
+    other = Hospital(tmp_path / "other")
+    other.path.parent.mkdir()
+    ledger = other.create()
+    with pytest.raises(LedgerDamaged, match="not those under the head"):
+        verify_ledger(hospital.path, ledger.head())
+    ledger.close()
+    note = sign_checkpoint(Checkpoint(site="north", size=1, root="0" * 64), hospital.witness_key)
+    with pytest.raises(IdentityInvalid):
+        verify_ledger(hospital.path, note)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedhealth.errors import DataUnusable
 from fedhealth.records.split import is_held_out
-from fedhealth.records.table import Table, prepare_records, read_table
+from fedhealth.records.table import Table, made_up_records, prepare_records, read_table
 from fedhealth.study.protocol import Study
 
 KEY = bytes(range(32))
@@ -136,7 +136,7 @@ BAD_FILES = {
     "a short row": (b"id,age\n1,2\n3\n", "line 3"),
     "a long row": (b"id,age\n1,2,3\n", "line 2"),
     "another encoding": ("id,age\nJürgen,2\n".encode("latin-1"), "UTF-8"),
-    "a quote that never ends": (b'id,age\n"1,2\n3,4\n', "line 2"),
+    "a quote that never ends": (b'id,age\n"1,2\n3,4\n', "quotes that do not pair"),
     "an Excel file": (b"PK\x03\x04\x14\x00\x06\x00\xff\xfe", "UTF-8"),
 }
 
@@ -211,8 +211,8 @@ def test_a_patient_less_moves_and_changes_nobody_and_nobody_is_on_both_sides(row
 
 BROKEN_LINES = {
     "a byte that is no text": b"x,1,\xff,f,1\n",
-    "a quote left open": b'x,1,"1,f,1\n',
-    "a quote closed by the next": b'x,"1,1,f,1\n',
+    "a cell with a line break that looks like a row": b'x,1,"1\np,9,9,f,0\n",f,1\n',
+    "separators of other alphabets": "x,1,1\u2028p,9,9,f,0\n".encode(),
     "a very long cell": b"x,1," + b"9" * 200_000 + b",f,1\n",
     "a cell of digits that are no number to us": b"x,1,1_0,f,1\n",
 }
@@ -239,3 +239,29 @@ def test_what_only_python_calls_a_number_is_text(tmp_path, cell):
     path.write_text(HEADER + f'p,1,"{cell}",f,1\n', encoding="utf-8")
     with pytest.raises(DataUnusable, match="line 2"):
         prepare_records(read_table(path, strict=True), STUDY, "id", KEY, strict=True)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_quotes_that_do_not_pair_are_refused_because_no_row_can_be_told_from_the_next(tmp_path, strict):
+    path = tmp_path / "data.csv"
+    path.write_bytes(HEADER.encode() + b'p,1,"1,f,1\nq,2,2,m,0\n')
+    with pytest.raises(DataUnusable, match="quotes"):
+        read_table(path, strict=strict)
+
+
+def test_names_in_another_encoding_stay_different_patients(tmp_path):
+    path = tmp_path / "data.csv"
+    rows = "".join(f"{name},1,1,f,1\n" for name in ("Müller", "Möller", "Mäller"))
+    path.write_bytes(HEADER.encode() + rows.encode("latin-1"))
+    sides = prepare_records(read_table(path, strict=False), STUDY, "id", KEY, strict=False)
+    assert sum(side.patient_count for side in sides) == 3
+
+
+def test_made_up_records_are_as_many_as_the_public_figures_allow():
+    # What a reply may take is measured on them, so nobody's number of records can make a real step longer.
+    many = STUDY.model_copy(update={"max_records_per_patient": 7})
+    records = made_up_records(many, 30)
+    assert (len(records.labels), records.patient_count) == (210, 30)
+    assert np.bincount(records.patients).tolist() == [7] * 30
+    with pytest.raises(DataUnusable, match="max_records_per_patient"):
+        made_up_records(STUDY.model_copy(update={"max_records_per_patient": 1000}), 10**6)

@@ -22,6 +22,7 @@ from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.entries import Approved, Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
+from fedhealth.records.split import sides_of
 from fedhealth.records.table import read_table
 from fedhealth.signing import public_key_hex
 from fedhealth.site.gate import Clock, Gate, GateInputs
@@ -117,6 +118,7 @@ class Hospital:
             Approved(
                 study=self.study.digest,
                 researcher="c" * 64,
+                sides=sides_of(bytes(32), "id", self.study.evaluation.held_out_fraction),
                 data_set="ward",
                 declared_patients=DECLARED,
                 reply_after_ms=REPLY_AFTER_MS,

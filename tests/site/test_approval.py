@@ -23,7 +23,7 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import public_key_hex
-from fedhealth.site.approval import approve_study, resume_study
+from fedhealth.site.approval import approve_study, examine_study, resume_study, withdraw_study
 from fedhealth.site.gate_process import open_gate
 from fedhealth.site.state import SiteState, init_site
 from fedhealth.study.signature import sign_study
@@ -37,7 +37,7 @@ class Ward:
     def __init__(self, root, text, epsilon=5.0, least=2, researchers='["alice"]', unsafe_noise_seed=None):
         self.folder, self.state = root / "ward", SiteState(root / "state")
         self.researcher, self.witness = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
         self.csv = self.folder / "patients.csv"
         self.csv.write_text(text)
         (self.folder / "site.toml").write_text(
@@ -61,7 +61,9 @@ class Ward:
 
     def approve(self, study, compute, key=None):
         data = sign_study(study, key or self.researcher)
-        return approve_study(self.folder, self.state, data, {"train": compute, "evaluate": compute})
+        proposal = examine_study(self.folder, self.state, data, {"train": compute, "evaluate": compute})
+        approve_study(self.folder, self.state, proposal)
+        return proposal.approval, proposal.seen
 
     def open_gate(self, compute):
         return open_gate(self.folder, self.state, {"train": compute, "evaluate": compute})
@@ -137,7 +139,7 @@ def test_a_study_signed_by_a_stranger_or_changed_after_signing_is_refused(ward, 
         here.approve(make_protocol(), steps["noise_only"], key=Ed25519PrivateKey.generate())
     changed = sign_study(make_protocol(), here.researcher).replace(b'"rounds":3', b'"rounds":2')
     with pytest.raises(IdentityInvalid):
-        approve_study(here.folder, here.state, changed, {})
+        examine_study(here.folder, here.state, changed, {})
     assert here.traces == (1, [])
 
 
@@ -209,6 +211,7 @@ def test_what_the_administrator_sees_is_not_in_the_ledger(ward, make_protocol, s
             "kind",
             "study",
             "researcher",
+            "sides",
             "data_set",
             "declared_patients",
             "reply_after_ms",
@@ -342,3 +345,60 @@ def test_a_missing_ledger_is_an_error_and_not_an_empty_ledger(ward, make_protoco
     assert not here.state.ledger.exists()
     with pytest.raises(FedHealthError, match="is missing"):
         Ledger.open(here.state.ledger, "ward-a", here.state.ledger_key())
+
+
+def test_examining_a_study_writes_nothing(ward, make_protocol, steps):
+    here = ward()
+    data = sign_study(make_protocol(), here.researcher)
+    examine_study(here.folder, here.state, data, dict.fromkeys(("train", "evaluate"), steps["noise_only"]))
+    assert here.traces == (1, [])
+
+
+def test_no_patient_can_pay_both_budgets(ward, make_protocol, steps):
+    """Two studies with other held-out fractions put the same patient in training of one and evaluation of the other."""
+    here = ward(epsilon=20.0)
+    here.approve(make_protocol(name="first", evaluation={"held_out_fraction": 0.3}), steps["noise_only"])
+    with pytest.raises(ApprovalMissing, match="splits the patients"):
+        here.approve(make_protocol(name="second", evaluation={"held_out_fraction": 0.7}), steps["noise_only"])
+    here.approve(make_protocol(name="third", evaluation={"held_out_fraction": 0.3}), steps["noise_only"])
+
+
+def test_changing_the_split_key_after_an_approval_stops_studies_and_approvals(ward, make_protocol, steps):
+    here = ward(epsilon=20.0)
+    study = make_protocol(name="first")
+    here.approve(study, steps["noise_only"])
+    (here.state.gate / "split.secret").write_bytes(bytes([9]) * 32)
+    with pytest.raises(ApprovalMissing, match="splits the patients"):
+        here.approve(make_protocol(name="second"), steps["noise_only"])
+    gate, ledger = here.open_gate(steps["noise_only"])
+    with pytest.raises(ApprovalMissing, match="other patients on its two sides"):
+        gate.prepare(sign_study(study, here.researcher))
+    ledger.close()
+
+
+def test_withdrawing_frees_what_was_not_spent_and_is_done_once(ward, make_protocol, steps):
+    here = ward(epsilon=3.0)
+    study = make_protocol(name="first", privacy={"training_epsilon": 2.5, "evaluation_epsilon": 2.5})
+    here.approve(study, steps["noise_only"])
+    second = make_protocol(name="second", privacy={"training_epsilon": 2.5, "evaluation_epsilon": 2.5})
+    with pytest.raises(BudgetExhausted):
+        here.approve(second, steps["noise_only"])
+    withdraw_study(here.folder, here.state, study.digest)
+    with pytest.raises(ApprovalMissing):
+        withdraw_study(here.folder, here.state, study.digest)
+    here.approve(second, steps["noise_only"])
+
+
+def test_a_study_cannot_evade_the_epsilon_rule_with_a_large_delta(ward, make_protocol, steps):
+    here = ward(epsilon=20.0)
+    with pytest.raises(PolicyForbids, match="max_epsilon_a_study"):
+        here.approve(
+            make_protocol(privacy={"training_epsilon": 2.5, "evaluation_epsilon": 2.5, "delta": 0.01}),
+            steps["noise_only"],
+        )
+
+
+def test_two_sites_draw_different_secrets(tmp_path, make_csv):
+    one, other = (Ward(tmp_path / name, make_csv()) for name in ("one", "other"))
+    assert set(one.drawn) == {"noise", "split", "naming"}
+    assert len({*one.drawn.values(), *other.drawn.values()}) == 6

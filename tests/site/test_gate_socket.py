@@ -35,7 +35,7 @@ from fedhealth.link.frames import (
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import public_key_hex
-from fedhealth.site.approval import approve_study
+from fedhealth.site.approval import approve_study, examine_study
 from fedhealth.site.gate import Outgoing
 from fedhealth.site.gate_process import receive_frame, serve_gate
 from fedhealth.site.isolation import leave_network, user_ids
@@ -109,7 +109,7 @@ class Running:
         # A split that is the same in every run, so that both sides have patients enough.
         (self.state.gate / "split.secret").write_bytes(bytes(32))
         self.signed = sign_study(study, self.researcher)
-        approve_study(site, self.state, self.signed, STEPS)
+        approve_study(site, self.state, examine_study(site, self.state, self.signed, STEPS))
         self.log = folder / "gate.log"
         self.launch()
 
