@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
-from fedhealth.errors import ConfigInvalid
+from fedhealth.errors import ApprovalMissing, ConfigInvalid
 
 app = typer.Typer(
     help="For the site administrator: make a site, approve studies, run its processes.", no_args_is_help=True
@@ -100,8 +100,9 @@ def approve(
     for side, patients in seen.patients.items():
         typer.echo(f"  {side}: {patients} patients, {seen.positives[side]} with the condition;")
         typer.echo(f"    costs each epsilon {seen.epsilon[side]:.3f}, {seen.share[side]:.1%} of the whole budget")
-    if not yes:
-        typer.confirm("Approve?", abort=True)
+    if not yes and not typer.confirm("Approve?"):
+        typer.echo("not approved; nothing was written")
+        raise typer.Exit(ApprovalMissing.exit_code)
     approve_study(folder, site_state, proposal)
     typer.echo(f"approved study {asked.digest} by {proposal.approval.by}")
 

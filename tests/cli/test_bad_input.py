@@ -72,7 +72,7 @@ class Site:
         self.csv.write_text("\n".join(change(self.csv.read_text(encoding="utf-8").splitlines())), encoding="utf-8")
 
     def approve(self):
-        return ("site", "approve", self.folder, self.study, "--state", self.state.root)
+        return ("site", "approve", self.folder, self.study, "--state", self.state.root, "--yes")
 
     def size(self):
         return verify_ledger(self.state.gate).head.size
@@ -194,7 +194,7 @@ AT_APPROVAL = {
     "the policy allows less": (
         lambda site: site.edit("policy.toml", "max_epsilon_a_study = 2.5", "max_epsilon_a_study = 1.5"),
         6,
-        ["rule 'max_epsilon_a_study'", "got epsilon 2.0", "at most 1.5"],
+        ["rule 'max_epsilon_a_study'", "got epsilon 2.0", "epsilon 1.5 at delta 0.0001"],
     ),
     "the signed study was changed": (
         lambda site: site.study.write_bytes(site.study.read_bytes().replace(b'"rounds":20', b'"rounds":21')),
@@ -266,7 +266,7 @@ def test_a_missing_ledger_is_never_made_anew(site, command):
     site.state.ledger.unlink()
     ended, said = command(*site.approve())
     assert ended == 7
-    check_one_message(said, ["ledger of site 'hungary' is missing", "backup"])
+    check_one_message(said, ["ledger of site 'hungary' is missing", "must not replace it"])
     assert not site.state.ledger.exists()
 
 
@@ -294,7 +294,7 @@ def test_a_site_that_was_never_made_is_said_to_be_missing(site, command, tmp_pat
 def test_resuming_an_unknown_study_changes_nothing(site, command):
     ended, said = command("site", "resume", site.folder, "b" * 64, "--state", site.state.root)
     assert ended == 6
-    check_one_message(said, ["not approved at 'hungary'", "Check the digest"])
+    check_one_message(said, ["is not approved here", "Check the digest"])
 
 
 # `site init`: name: (arguments after the folder and the state, words).
