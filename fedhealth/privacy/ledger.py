@@ -334,8 +334,8 @@ class Ledger:
     def _load(self) -> None:
         wrong = LedgerDamaged(
             f"the ledger of '{self._site}' does not match its signed head",
-            next_step="Find the first bad entry with `fedhealth audit verify`. Do not put an older copy in its place: that "
-            "would forget what was spent.",
+            next_step="Find the first bad entry with `fedhealth audit verify`. Do not put an older copy in its place: "
+            "that would forget what was spent.",
         )
         for position, (body, leaf) in enumerate(self._bodies("ledger")):
             if leaf_hash(body) != leaf:
