@@ -85,15 +85,18 @@ def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: i
     allowed = frozenset(allowed_users)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.unlink(missing_ok=True)
-        listener.bind(str(path))
-        path.chmod(0o660)
+        # Under another name until it listens, so that whoever finds the socket can connect.
+        unready = path.with_name(path.name + "~")
+        unready.unlink(missing_ok=True)
+        listener.bind(str(unready))
+        unready.chmod(0o660)
         listener.listen(1)
+        unready.replace(path)
     except OSError as error:
         raise LinkUnavailable(
             f"the gate cannot listen at {path}",
             got=error.strerror or str(error),
-            next_step="Choose a shorter path (at most 107 bytes) in a folder the gate may write to.",
+            next_step="Choose a shorter path (at most 106 bytes) in a folder the gate may write to.",
         ) from error
     watched = _watched(listener, lifeline)
     with listener:

@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -453,3 +454,7 @@ def test_users_are_named_as_unix_knows_them():
     with pytest.raises(ConfigInvalid, match="no such Unix user"):
         user_ids(["no-such-user-here"])
     assert callable(leave_network)
+
+
+def test_the_socket_is_for_the_gates_user_and_group_only(running):
+    assert stat.S_IMODE(running.state.socket.stat().st_mode) == 0o660
