@@ -184,6 +184,10 @@ def running(start):
 pytestmark = pytest.mark.processes
 
 
+def test_the_socket_is_for_the_gates_user_and_group_only(running):
+    assert stat.S_IMODE(running.state.socket.stat().st_mode) == 0o660
+
+
 @linux_only
 def test_an_oversized_announcement_is_hung_up_on_without_memory(running):
     def resident():
@@ -454,7 +458,3 @@ def test_users_are_named_as_unix_knows_them():
     with pytest.raises(ConfigInvalid, match="no such Unix user"):
         user_ids(["no-such-user-here"])
     assert callable(leave_network)
-
-
-def test_the_socket_is_for_the_gates_user_and_group_only(running):
-    assert stat.S_IMODE(running.state.socket.stat().st_mode) == 0o660
