@@ -1,9 +1,10 @@
 """What a release costs, and what a sum of costs means as (epsilon, delta).
 
-Every mechanism shipped today is a full-batch Gaussian, so the one currency is **mu squared** of Gaussian
-differential privacy: the costs of releases add up, also when each release was chosen after seeing the earlier
-ones, and the sum converts to (epsilon, delta) without slack. Noise is sampled within a proven total-variation
-distance of the exact Gaussian; those distances add up beside mu squared and are charged to delta.
+The currency for full-batch Gaussians is **mu squared** of Gaussian differential privacy: the costs of releases add
+up, also when each release was chosen after seeing the earlier ones, and the sum converts to (epsilon, delta) without
+slack. Counts with geometric noise have a price in it too. Sampled rounds have none: their currency is in `renyi`.
+Gaussian noise is sampled within a proven total-variation distance of the exact; those distances add up beside mu
+squared and are charged to delta.
 
 Unit: one patient, added or removed, with all of the patient's records.
 
@@ -19,7 +20,10 @@ import math
 from fractions import Fraction
 from typing import Annotated, Literal
 
+import mpmath
 from pydantic import BaseModel, ConfigDict, Field
+
+from fedhealth.privacy.events import Event, GaussianEvent, checked
 
 MU_SQUARED_UNITS = 2**40
 """Units of `Cost.mu_squared` in 1.0 of mu squared."""
@@ -67,7 +71,7 @@ class Budget(BaseModel):
     Attributes:
         epsilon: the cap for the life of the data.
         delta: the cap for the life of the data; keep it below one over the number of patients.
-        currency: what costs are counted in; "mu-squared" admits full-batch Gaussian mechanisms only.
+        currency: what costs are counted in; "mu-squared" admits full-batch Gaussians and geometric counts only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,6 +94,19 @@ class Budget(BaseModel):
             total_variation=min(_EXACT_INTEGER, math.floor(room * TOTAL_VARIATION_UNITS)),
         )
 
+    def cost_of(self, event: Event) -> Cost:
+        """Return the price of an event in this budget's currency.
+
+        Raises:
+            ValueError: the event is unknown, out of its ranges, or samples patients, which has no price in mu squared.
+        """
+        event = checked(event)
+        if not isinstance(event, GaussianEvent):
+            return geometric_cost(event.epsilon).times(event.cells)
+        if event.sampling_rate != 1:
+            raise ValueError(f"mu squared prices full-batch rounds only, got a sampling rate of {event.sampling_rate}")
+        return gaussian_cost(event.noise_multiplier, event.total_variation)
+
 
 def gaussian_cost(noise_multiplier: float, total_variation: float) -> Cost:
     """Return the cost of one full-batch Gaussian release.
@@ -110,6 +127,30 @@ def gaussian_cost(noise_multiplier: float, total_variation: float) -> Cost:
         mu_squared=math.ceil(MU_SQUARED_UNITS / Fraction(noise_multiplier) ** 2),
         total_variation=math.ceil(total_variation * TOTAL_VARIATION_UNITS),
     )
+
+
+def geometric_cost(epsilon: float) -> Cost:
+    """Return the cost of one count with exact two-sided geometric noise.
+
+    It is epsilon-DP, so its trade-off function lies above the two straight lines from (0, 1) to (a, a) to (1, 0) with
+    a = 1 / (1 + e^epsilon). The trade-off function of a mu-GDP mechanism is convex and runs from (0, 1) to (1, 0), so
+    it lies below those lines as soon as it passes below (a, a): Phi(-mu / 2) = a, or
+    mu = 2 sqrt(2) erfinv(tanh(epsilon / 2)). No smaller mu holds, because the mechanism attains (a, a).
+
+    Args:
+        epsilon: noise k has a probability proportional to exp(-epsilon * |k|), one patient changes the count by one;
+            in [2**-20, 16].
+
+    Raises:
+        ValueError: epsilon is out of its range.
+    """
+    if not 2.0**-20 <= epsilon <= 16:
+        raise ValueError(f"epsilon must be in [2**-20, 16], got {epsilon}")
+    with mpmath.workprec(160):
+        mu_squared = 8 * mpmath.erfinv(mpmath.tanh(mpmath.mpf(epsilon) / 2)) ** 2
+        # At 160 bits erfinv is good to far more than 2**-60 here, where 1 - tanh >= 2**-23.
+        units = int(mpmath.ceil(mu_squared * (1 + mpmath.mpf(2) ** -60) * MU_SQUARED_UNITS))
+    return Cost(mu_squared=units, total_variation=0)
 
 
 def delta_of(mu: float, epsilon: float) -> float:
