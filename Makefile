@@ -25,6 +25,8 @@ unit: $(VENV)/.dev
 benchmarks: $(VENV)/.dev
 	$(BIN)/python benchmarks/heart.py
 	$(BIN)/python benchmarks/rounds.py
+	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/accounting.py
 
 # The lock holds everything except torch, with hashes. torch comes second, pinned by version only: its build
 # differs from machine to machine (CPU or CUDA), and its own requirements are in the lock already.
