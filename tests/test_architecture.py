@@ -102,10 +102,13 @@ def test_only_training_and_the_tasks_import_torch():
     assert importers <= {
         "training/per_patient.py",
         "training/book_keeping.py",
+        "training/convolution.py",
         "training/fallback.py",
+        "training/layer_calls.py",
         "training/layers.py",
         "training/micro_batches.py",
         "training/noisy_mean.py",
+        "training/parts.py",
         "training/privacy_check.py",
         "learning/diagnosis.py",
         "demo/reference.py",

@@ -1,0 +1,340 @@
+"""The sum of the patients' clipped gradients in one backward pass, for a torch model and a loss per record.
+
+Hooks store what goes into each layer and the gradient of what comes out; no gradient of a parameter is computed by
+autograd. The gradient of a patient is the mean over the patient's records. When the pass is over, the norm of each
+patient's gradient is known from all layers (`layers.py`, `fallback.py`), hence the patient's clip factor, and the
+clipped sum is one product a layer: no second backward pass.
+
+Sources: Bu, Wang, Zha, Karypis, "Differentially Private Optimization on Large Model at Small Cost", ICML 2023
+(book-keeping); Li, Tramer, Liang, Hashimoto, ICLR 2022 (ghost clipping). Opacus is the oracle of the tests.
+
+Promises:
+
+| case | result |
+|---|---|
+| a patient without records | counts, with a gradient of zero |
+| a patient whose gradient, or its squared norm, is not finite | counts as zero; the others' gradients are kept |
+| nobody | zeros |
+| `max_records_at_once` | splits between patients only; a patient with more records goes alone |
+| a parameter of several layers or calls | its gradients add up before the norm |
+| frozen parameters | are not in the result; a gradient passes through them |
+| a layer with trainable parameters that is not called | refused: somebody uses its weights where no hook sees it |
+| a forward pass that changes a buffer, or a stored input in place | refused; the buffer is put back |
+
+**What this engine does not promise, and what a mechanism around it therefore needs.** ARCHITECTURE.md demands that a
+patient's contribution not depend on who else is in the batch, to the last bit. Matrix products round a row
+differently when there are more rows, so here it does depend: the sum is not exact, and one patient changes the
+rounding of all. A gate that uses this engine must put a bound on that into its sensitivity:
+
+    sensitivity <= C (1 + s)  +  2 n E  +  2 n t C (1 + s)
+
+with C the clip norm, n the most patients a batch can hold (public: for a Poisson batch, the declared number of
+patients), and u the unit roundoff (2**-53 for float64, 2**-24 for float32):
+
+- *C (1 + s), what the patient adds.* A ghost norm is raised by its own error bound (`parts.py`), a kept norm is off by
+  at most (d + 8) u relative, so s = (d + 8) u + 3 u covers norm, division and product, d the number of parameters.
+- *n t C (1 + s), the sum.* A sum of n terms in any order is off by at most t = n u / (1 - n u) times the sum of
+  magnitudes, coordinate by coordinate, hence in L2. For a ghost, whose product runs over records and positions too,
+  n C becomes sum_p c_p sum_i ||g_i|| ||a_i||, at most n T A G with A, G below and T positions a patient, and t counts
+  n T terms.
+- *n E, the others.* E bounds the distance of one patient's computed gradient from the exact one, whoever else is there.
+  Both runs are within E of the same exact gradient, and clipping is a projection onto a ball, which moves two points no
+  further apart; hence 2 E for each of n patients. E is finite only where weights and activations are bounded.
+  Let layer l compute h_l = f_l(W_l h_(l-1)), f_l with Lipschitz constant at most 1 and computed with relative
+  error u; w_l >= || |W_l| ||_F, m_l the length of its inner products, A_l >= ||h_l||. The forward error obeys
+  e_l <= w_l e_(l-1) + (m_l + 2) u w_l A_(l-1) (Higham, "Accuracy and Stability of Numerical Algorithms", 3.5), and
+  likewise backward, with G_l >= ||g_l|| and M_l a Lipschitz constant of the derivative of f_l,
+  b_(l-1) <= w_l (b_l + M_l e_l G_l) + (m_l + 2) u w_l G_l. To first order in u,
+  E^2 = sum_l (T (b_l A_(l-1) + G_l e_(l-1) + (T + 2) u G_l A_(l-1)))^2.
+
+The bound holds where (1) inputs are bounded record by record, what is beyond counting as zero; (2) each w_l is below a
+public limit, which may be refused publicly because weights come from releases; (3) f_l has a Lipschitz derivative
+(tanh, GELU, softplus, average pooling; **not** ReLU or max pooling, whose derivative jumps: there a rounding error can
+flip a unit, and E is the size of the jump); (4) norms divide by at least their eps; (5) n E << C. With weights of 1e300
+no bound exists. Until the bound is computed and enforced, the gate keeps to `per_patient.py`, and this engine to
+public data, to simulation and to tests.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedhealth.training.fallback import fallback_parts, output_tensors, separate
+from fedhealth.training.layer_calls import LayerCall, Rooted, TrainableLayer, detached
+from fedhealth.training.layers import LAYERS
+from fedhealth.training.micro_batches import Bucket, micro_batches
+from fedhealth.training.parts import Part
+from fedhealth.training.privacy_check import fallback_layers, known_layers, refuse_what_mixes_patients
+
+Batch = tuple[torch.Tensor, ...]
+"""Tensors whose first dimension holds the records."""
+
+RecordLosses = Callable[[nn.Module, Batch], torch.Tensor]
+"""From model and batch to one loss per record, shape (records,). Calls the model as a module, so that hooks run."""
+
+
+@dataclass(frozen=True)
+class ClippedSum:
+    """The clipped gradients of all patients of a batch, summed. Nothing of it may leave before noise.
+
+    Attributes:
+        total: shape (d,), trainable parameters flattened in the order of `model.named_parameters()`.
+        norms: L2 norm of each patient's gradient before the clip, shape (patients,); for the gate alone.
+        zeroed: how many patients counted as zero because their gradient was not finite; for the local journal alone.
+    """
+
+    total: torch.Tensor
+    norms: torch.Tensor
+    zeroed: int
+
+
+def clipped_sum(
+    model: nn.Module,
+    losses: RecordLosses,
+    batch: Batch,
+    patients: NDArray[np.int64],
+    patient_count: int,
+    l2_clip_norm: float,
+    max_records_at_once: int | None = None,
+) -> ClippedSum:
+    """Return `BookKeeper(model).clipped_sum(...)`: for one step; a loop keeps its `BookKeeper`."""
+    return BookKeeper(model).clipped_sum(losses, batch, patients, patient_count, l2_clip_norm, max_records_at_once)
+
+
+class BookKeeper:
+    """A model accepted for training under patient-level privacy; owns what its hooks store during a step.
+
+    Args:
+        model: any module that `refuse_what_mixes_patients` accepts, with trainable parameters of one dtype on one
+            device. Its layers, and which of its parameters are trainable, must stay as they are.
+
+    Raises:
+        ValueError: the model is refused.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        refuse_what_mixes_patients(model)
+        self._model, self._modules = model, list(model.modules())
+        self._trainable = [each for each in model.parameters() if each.requires_grad]
+        if len({(each.dtype, each.device) for each in self._trainable}) != 1:
+            raise ValueError("the model needs trainable parameters, of one dtype and on one device")
+        self._layers: list[TrainableLayer] = []
+        for known, layers in ((True, known_layers(model)), (False, fallback_layers(model))):
+            for name, module in layers.items():
+                if not any(module is other.module for other in self._layers):
+                    own = module.named_parameters(recurse=not known)
+                    self._layers.append(
+                        TrainableLayer(name, module, known, {key: p for key, p in own if p.requires_grad})
+                    )
+        self._anchor = self._trainable[0].new_zeros((), requires_grad=True)
+        self._buckets: list[Bucket] = []
+        self._forget()
+
+    @torch.no_grad()
+    def clipped_sum(
+        self,
+        losses: RecordLosses,
+        batch: Batch,
+        patients: NDArray[np.int64],
+        patient_count: int,
+        l2_clip_norm: float,
+        max_records_at_once: int | None = None,
+    ) -> ClippedSum:
+        """Return the sum over patients of min(1, l2_clip_norm / norm) times the mean gradient of the patient's records.
+
+        Args:
+            losses: one loss per record.
+            batch: tensors with the records first, on the model's device.
+            patients: patient of each record, 0 to patient_count - 1, shape (records,), in any order.
+            patient_count: number of patients, 0 or more, those without records too.
+            l2_clip_norm: the most one patient's gradient may measure, above 0, in the gradient's own unit.
+            max_records_at_once: bounds memory; changes the result by rounding only (and the draws of dropout).
+
+        Raises:
+            ValueError: shapes do not fit, or the model did what the module's table refuses.
+        """
+        if not (math.isfinite(l2_clip_norm) and l2_clip_norm > 0):
+            raise ValueError(f"l2_clip_norm must be finite and above 0, got {l2_clip_norm}")
+        if max_records_at_once is not None and max_records_at_once < 1:
+            raise ValueError(f"max_records_at_once must be at least 1, got {max_records_at_once}")
+        if patients.ndim != 1 or any(len(each) != len(patients) for each in batch):
+            raise ValueError("batch and patients must have as many rows as there are records")
+        norms, sums, zeroed = self._anchor.new_zeros(patient_count), list[torch.Tensor](), 0
+        for part in micro_batches(patients, patient_count, max_records_at_once):
+            rows = None if part.records is None else torch.from_numpy(part.records)
+            mine = batch if rows is None else tuple(each[rows.to(each.device)] for each in batch)
+            try:
+                measured = self._measure(losses, mine, part.buckets)
+                factors, finite = clip_factors(measured, l2_clip_norm)
+                sums.append(self._weighted_sum(factors, finite))
+            finally:
+                self._forget()
+            zeroed += 0 if finite is None else int((~finite).sum())
+            if part.records is None and len(measured) == patient_count:
+                norms = measured
+            else:
+                norms[torch.from_numpy(part.patients).to(norms.device)] = measured
+        total = sums[0] if sums else self._anchor.new_zeros(sum(each.numel() for each in self._trainable))
+        for each in sums[1:]:
+            total += each
+        return ClippedSum(total, norms, zeroed)
+
+    def _measure(self, losses: RecordLosses, batch: Batch, buckets: list[Bucket]) -> torch.Tensor:
+        """Run the model forward and backward; return the norm of each patient's gradient, shape (patients,)."""
+        self._buckets = buckets
+        buffers = [
+            (module, name, each, each._version, each.clone())
+            for module in self._modules
+            for name, each in module._buffers.items()
+            if each is not None
+        ]
+        handles = [
+            each.module.register_forward_hook(partial(self._called, each), with_kwargs=True) for each in self._layers
+        ]
+        try:
+            for parameter in self._trainable:
+                parameter.requires_grad_(False)
+            with torch.enable_grad():
+                each_loss = losses(self._model, batch)
+            for handle in handles:
+                handle.remove()
+            self._refuse_what_the_forward_pass_did(each_loss, buffers)
+            if each_loss.requires_grad:
+                each = [each_loss.new_full((b.records.stop - b.records.start,), 1 / b.records_each) for b in buckets]
+                weights = each[0] if len(each) == 1 else torch.cat(each)
+                torch.autograd.grad([each_loss], [self._anchor], [weights], allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+            for parameter in self._trainable:
+                parameter.requires_grad_()
+        self._use_fallback()
+        lengths = [part.measured() for parts in self._parts.values() for part in parts if not part.in_other]
+        if not lengths:
+            return self._anchor.new_zeros(buckets[-1].patients.stop)
+        norms: torch.Tensor = torch.linalg.vector_norm(torch.stack(lengths), dim=0) if len(lengths) > 1 else lengths[0]
+        return norms
+
+    def _weighted_sum(self, factors: torch.Tensor, finite: torch.Tensor | None) -> torch.Tensor:
+        total, start = factors.new_empty(sum(each.numel() for each in self._trainable)), 0
+        for parameter in self._trainable:
+            own = total[start : start + parameter.numel()].view(parameter.shape)
+            start += parameter.numel()
+            parts = self._parts.get(id(parameter))
+            if not parts:
+                own.zero_()
+                continue
+            parts[0].weigh(factors, finite, own)
+            for part in parts[1:]:
+                more = torch.empty_like(own)
+                part.weigh(factors, finite, more)
+                own += more
+        return total
+
+    def _called(
+        self,
+        layer: TrainableLayer,
+        module: nn.Module,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        output: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Store what a layer was called with, and wait for the gradient of its output."""
+        self._uses[id(module)] = self._uses.get(id(module), 0)
+        if not torch.is_grad_enabled():
+            return output
+        versions: list[tuple[torch.Tensor, int]] = []
+        call = LayerCall(layer, detached(arguments, versions), detached(keywords, versions), versions)
+        self._calls.append(call)
+        for parameter in layer.wanted.values():
+            self._uses[id(parameter)] = self._uses.get(id(parameter), 0) + 1
+        tensors = [(output, 0)] if layer.known else output_tensors(module, output)
+        for tensor, _ in tensors:
+            if not tensor.requires_grad:
+                Rooted.apply(tensor, self._anchor)  # type: ignore[no-untyped-call]
+        if len(tensors) > 1:
+            output = separate(output)
+            tensors = output_tensors(module, output)
+        for place, (tensor, _) in enumerate(tensors):
+            call.gradients.append(None)
+            tensor.register_hook(partial(self._arrived, call, place))
+        return output
+
+    def _arrived(self, call: LayerCall, place: int, gradient: torch.Tensor) -> None:
+        """Make the parts of a known layer, and let go of its input if they do not need it."""
+        if not call.layer.known:
+            call.gradients[place] = gradient
+            return
+        call.refuse_changed_inputs()
+        a = call.arguments[0] if call.arguments else call.keywords["input"]
+        records = self._buckets[-1].records.stop
+        if a.dim() < 2 - (not a.is_floating_point()) or len(a) != records or len(gradient) != records:
+            raise ValueError(
+                f"layer '{call.layer.name}' got {tuple(a.shape)}, whose "
+                f"first dimension does not hold the {records} records"
+            )
+        wanted = call.layer.wanted
+        must_keep = any(self._uses[id(parameter)] > 1 for parameter in wanted.values())
+        function = LAYERS[type(call.layer.module)]
+        parts = function(call.layer.module, a, gradient, self._buckets, wanted.keys(), must_keep)
+        self._keep(call, parts)
+        call.arguments, call.keywords, call.versions = (), {}, []
+
+    def _use_fallback(self) -> None:
+        for call in self._calls:
+            if not call.layer.known and any(each is not None for each in call.gradients):
+                call.refuse_changed_inputs()
+                module, wanted = call.layer.module, call.layer.wanted.keys()
+                parts = fallback_parts(module, call.arguments, call.keywords, call.gradients, self._buckets, wanted)
+                self._keep(call, parts)
+
+    def _keep(self, call: LayerCall, parts: Sequence[Part]) -> None:
+        for part in parts:
+            before = self._parts.setdefault(id(call.layer.wanted[part.parameter]), [])
+            if before and before[0].kept is not None and part.kept is not None:
+                before[0] = Part(part.parameter, kept=before[0].kept + part.kept)
+            else:
+                before.append(part)
+
+    def _forget(self) -> None:
+        self._parts: dict[int, list[Part]] = {}
+        self._calls: list[LayerCall] = []
+        self._uses: dict[int, int] = {}
+
+    def _refuse_what_the_forward_pass_did(
+        self, each_loss: torch.Tensor, buffers: list[tuple[nn.Module, str, torch.Tensor, int, torch.Tensor]]
+    ) -> None:
+        changed = False
+        for module, name, buffer, version, copy in buffers:
+            if module._buffers.get(name) is not buffer or buffer._version != version:
+                changed = True
+                module._buffers[name] = buffer.copy_(copy)
+        if changed:
+            raise ValueError("the forward pass changed a buffer of the model: it would learn outside the gradient")
+        if each_loss.shape != (self._buckets[-1].records.stop,):
+            raise ValueError(f"the losses have shape {tuple(each_loss.shape)}, wanted one per record")
+        for layer in self._layers:
+            if id(layer.module) not in self._uses:
+                raise ValueError(
+                    f"layer '{layer.name}' has trainable parameters and was not called as a module, so that its "
+                    "gradient cannot be told; freeze it, or call it"
+                )
+
+
+def clip_factors(norms: torch.Tensor, l2_clip_norm: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return min(1, l2_clip_norm / norm) for each patient, 0 where the norm is not finite, and who is finite.
+
+    The second is None where everybody is, which is the common case, and the cheap one.
+    """
+    factors = l2_clip_norm / norms.clamp(min=l2_clip_norm)
+    if math.isfinite(float(norms.sum())):
+        return factors, None
+    finite = torch.isfinite(norms)
+    return factors.masked_fill(~finite, 0.0), finite

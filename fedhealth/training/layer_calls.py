@@ -1,0 +1,62 @@
+"""What the hooks of `book_keeping` remember of one call of one layer, and how a graph starts at its output."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class TrainableLayer:
+    """A module with trainable parameters, by their names within it, and whether `LAYERS` knows it."""
+
+    name: str
+    module: nn.Module
+    known: bool
+    wanted: dict[str, nn.Parameter]
+
+
+@dataclass
+class LayerCall:
+    """One call of one layer; owns what the hooks stored."""
+
+    layer: TrainableLayer
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    versions: list[tuple[torch.Tensor, int]]
+    gradients: list[torch.Tensor | None] = field(default_factory=list)
+
+    def refuse_changed_inputs(self) -> None:
+        """Raise ValueError if a stored input is no longer what the layer computed with."""
+        if any(tensor._version != version for tensor, version in self.versions):
+            raise ValueError(
+                f"the input of layer '{self.layer.name}' was changed in place after use; do not work in place"
+            )
+
+
+class Rooted(torch.autograd.Function):
+    """Makes a tensor that autograd does not know yet the start of a graph, without a copy and without a leaf."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        """Return the tensor itself."""
+        ctx.mark_dirty(tensor)
+        return tensor
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None]:  # noqa: ANN401
+        """Return nothing: the graph ends here."""
+        return None, None
+
+
+def detached(value: Any, tensors: list[tuple[torch.Tensor, int]]) -> Any:  # noqa: ANN401 - a module's arguments
+    """Return the arguments without their graph; list each tensor with its version, which in-place changes raise."""
+    if isinstance(value, torch.Tensor):
+        tensors.append((value, value._version))
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: detached(each, tensors) for key, each in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(detached(each, tensors) for each in value)
+    return value

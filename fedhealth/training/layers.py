@@ -1,0 +1,140 @@
+"""Per-patient gradients of one layer from its input and the gradient of its output, by type of layer.
+
+`LAYERS` says which types are known; what it does not hold is left to `fallback.py`. What is returned: `parts.py`.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedhealth.training.convolution import convolution_parts
+from fedhealth.training.micro_batches import Bucket
+from fedhealth.training.parts import (
+    LayerFunction,
+    Part,
+    ghost_is_smaller,
+    ghost_norms,
+    lengths_of,
+    only,
+    outer_products,
+    patient_of_record,
+    per_record,
+    sums_over_positions,
+)
+
+
+def linear_parts(
+    layer: nn.Linear,
+    a: torch.Tensor,
+    g: torch.Tensor,
+    buckets: Sequence[Bucket],
+    wanted: Set[str],
+    must_keep: bool,
+) -> list[Part]:
+    """Return the parts of `Linear`: a of shape (records, ..., inputs), g (records, ..., outputs)."""
+    one_position = a.dim() == 2 and len(buckets) == 1 and buckets[0].records_each == 1
+    a, g = a.reshape(len(a), -1, a.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
+    parts = []
+    if "weight" in wanted:
+        if must_keep or not ghost_is_smaller(a.shape[1], a.shape[2], g.shape[2], buckets):
+            parts.append(outer_products(a, g, buckets))
+        else:
+
+            def weighted_sum(factors: torch.Tensor, counts: torch.Tensor | None, out: torch.Tensor) -> object:
+                rows = only(g, counts, buckets) * per_record(factors, buckets)[:, None, None]
+                columns = only(a, counts, buckets).reshape(-1, a.shape[2])
+                return torch.mm(rows.reshape(-1, g.shape[2]).t(), columns, out=out)
+
+            if one_position and "bias" in wanted:  # ||g||^2 (||a||^2 + 1) is the norm of both
+                both = torch.hypot(lengths_of(a[:, 0]), g.new_ones(())) * lengths_of(g[:, 0])
+                bias = Part("bias", kept=g[:, 0], in_other=True)
+                return [Part("weight", length=both, weighted_sum=weighted_sum), bias]
+            parts.append(Part("weight", length=ghost_norms(a, g, buckets), weighted_sum=weighted_sum))
+    if "bias" in wanted:
+        parts.append(Part("bias", kept=sums_over_positions(g, buckets)))
+    return parts
+
+
+def embedding_parts(
+    layer: nn.Embedding,
+    a: torch.Tensor,
+    g: torch.Tensor,
+    buckets: Sequence[Bucket],
+    wanted: Set[str],
+    must_keep: bool,
+) -> list[Part]:
+    """Return the parts of `Embedding`: a of shape (records, ...), integers; g (records, ..., width).
+
+    The gradients of one patient's equal tokens are added up; nothing cancels unseen.
+    """
+    owners = patient_of_record(buckets, g.device)
+    tokens, rows = a.reshape(len(a), -1), g.reshape(-1, g.shape[-1])
+    if layer.padding_idx is not None:
+        rows = rows.masked_fill((tokens == layer.padding_idx).reshape(-1, 1), 0.0)
+    count = buckets[-1].patients.stop
+    if must_keep:
+        kept = g.new_zeros(count * layer.num_embeddings, g.shape[-1])
+        kept.index_add_(0, (owners[:, None] * layer.num_embeddings + tokens).reshape(-1), rows)
+        return [Part("weight", kept=kept.reshape(count, *layer.weight.shape))]
+    pairs, place = torch.unique((owners[:, None] * layer.num_embeddings + tokens).reshape(-1), return_inverse=True)
+    sums = g.new_zeros(len(pairs), g.shape[-1]).index_add_(0, place, rows)
+    pair_owners, pair_tokens = pairs // layer.num_embeddings, pairs % layer.num_embeddings
+    norms = g.new_zeros(count).index_add_(0, pair_owners, torch.linalg.vector_norm(sums, dim=1).square())
+
+    def weighted_sum(factors: torch.Tensor, counts: torch.Tensor | None, out: torch.Tensor) -> object:
+        scaled = sums * factors[pair_owners][:, None]
+        if counts is not None:
+            scaled = scaled.masked_fill(~counts[pair_owners][:, None], 0.0)
+        return out.zero_().index_add_(0, pair_tokens, scaled)
+
+    return [Part("weight", length=norms.sqrt(), weighted_sum=weighted_sum)]
+
+
+def norm_parts(
+    layer: Any,  # noqa: ANN401
+    a: torch.Tensor,
+    g: torch.Tensor,
+    buckets: Sequence[Bucket],
+    wanted: Set[str],
+    must_keep: bool,
+) -> list[Part]:
+    """Return the parts of `LayerNorm` and `GroupNorm`, small enough to be kept always."""
+    parts = []
+    if isinstance(layer, nn.LayerNorm):
+        size = layer.weight.numel()
+
+        def by_record(values: torch.Tensor) -> torch.Tensor:
+            return values.reshape(len(a), -1, size).sum(1)
+
+    else:
+
+        def by_record(values: torch.Tensor) -> torch.Tensor:
+            return values.reshape(len(a), a.shape[1], -1).sum(2)
+
+    if "weight" in wanted:
+        if isinstance(layer, nn.LayerNorm):
+            normal = functional.layer_norm(a, layer.normalized_shape, eps=layer.eps)
+        else:
+            normal = functional.group_norm(a, layer.num_groups, eps=layer.eps)
+        parts.append(Part("weight", kept=sums_over_positions(by_record(normal.mul_(g))[:, None], buckets)))
+    if "bias" in wanted:
+        parts.append(Part("bias", kept=sums_over_positions(by_record(g)[:, None], buckets)))
+    return parts
+
+
+LAYERS: Mapping[type[nn.Module], LayerFunction] = MappingProxyType(
+    {
+        nn.Linear: linear_parts,
+        nn.Embedding: embedding_parts,
+        nn.Conv1d: convolution_parts,
+        nn.Conv2d: convolution_parts,
+        nn.Conv3d: convolution_parts,
+        nn.GroupNorm: norm_parts,
+        nn.LayerNorm: norm_parts,
+    }
+)
+"""By exact type: a subclass may compute something else, and is left to the fallback."""

@@ -1,0 +1,156 @@
+"""What one call of a layer adds to the patients' gradients: kept one by one, or as norms alone.
+
+A layer's function gets the input `a` and the output gradient `g` of one call. Its records lie grouped by patient, and
+patients with the same number of records side by side (`Bucket`), so a patient's records and positions are one
+sequence and every product is a plain batched one. `g` carries the weight 1 / (records of the patient) already: all sums
+here are means over records. What it returns is one `Part` per parameter, in one of two forms:
+
+- *kept*: one gradient per patient, instantiated; the clipped sum is one product with the clip factors.
+- *ghost*: only the norms, ||sum_i g_i a_i^T||^2 = sum_ij <g_i, g_j> <a_i, a_j>, and `a` and `g`; the clipped sum is
+  one product G^T diag(c) A. Li et al., "Large Language Models Can Be Strong Differentially Private Learners",
+  ICLR 2022, section 4; Bu et al., "Differentially Private Optimization on Large Model at Small Cost", ICML 2023.
+
+With T positions a patient, p inputs and d outputs, keeping costs T p d operations and p d numbers, a ghost
+T^2 (p + d) + T p d operations and T (p + d) numbers. A ghost is taken where it is smaller, T (p + d) < p d: there its
+first term is also less than T p d. (2 T^2 < p d, the rule of Bu et al., leaves the second product out.)
+
+*Rounding.* sum_ij can cancel. A norm that came out too small would let a patient through the clip, so a ghost norm is
+raised by its own error bound: the squared norm is increased by gamma * (sum_i ||g_i|| ||a_i||)^2 with
+gamma = 2 (p + d + 2 T + 8) u, u the unit roundoff, which is twice what the inner products of length p and d, the sums
+over j and then i, and the operations between can lose together (Higham, "Accuracy and Stability of Numerical
+Algorithms", 3.5: an inner product of length m is off by at most m u / (1 - m u) times the product of the norms).
+"""
+
+import math
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fedhealth.training.micro_batches import Bucket
+
+PATIENTS_AT_ONCE = 16
+"""Patients in one product or grouped convolution: measured best of 2 to 256; one call for all outgrows the cache."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one call of a layer adds to the gradients of one parameter.
+
+    Attributes:
+        parameter: "weight" or "bias", or any name within a layer of the fallback.
+        kept: one gradient per patient, shape (patients, *parameter), or None for a ghost.
+        length: norms, shape (patients,); None: to be measured.
+        weighted_sum: of a ghost, from one factor per patient, and which patients count (None: all), to the sum, in the
+            last argument, of the parameter's shape.
+        in_other: the norm is counted in that of another part of the same call.
+    """
+
+    parameter: str
+    kept: torch.Tensor | None = None
+    length: torch.Tensor | None = None
+    weighted_sum: Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], object] | None = None
+    in_other: bool = False
+
+    def measured(self) -> torch.Tensor:
+        """Return the norms, shape (patients,)."""
+        if self.length is None:
+            assert self.kept is not None  # noqa: S101 - a ghost has its length
+            length: torch.Tensor = torch.linalg.vector_norm(self.kept.flatten(1), dim=1)
+            return length
+        return self.length
+
+    def weigh(self, factors: torch.Tensor, counts: torch.Tensor | None, out: torch.Tensor) -> None:
+        """Write the sum of each patient's gradient times the patient's factor; `counts` says who does (None: all)."""
+        if self.weighted_sum is not None:
+            self.weighted_sum(factors, counts, out)
+            return
+        assert self.kept is not None  # noqa: S101 - no ghost, so it is kept
+        rows = self.kept.flatten(1)
+        rows = rows if counts is None else rows.masked_fill(~counts[:, None], 0.0)
+        torch.mv(rows.t(), factors, out=out.view(-1))
+
+
+LayerFunction = Callable[[Any, torch.Tensor, torch.Tensor, Sequence[Bucket], Set[str], bool], list[Part]]
+"""From layer, `a`, `g`, the buckets, the names of the trainable parameters, and whether all must be kept, to parts."""
+
+
+def ghost_is_smaller(positions: int, inputs: int, outputs: int, buckets: Sequence[Bucket]) -> bool:
+    """Return whether inputs and output gradients are fewer numbers than one gradient per patient."""
+    sequence = positions * buckets[-1].records.stop / buckets[-1].patients.stop
+    return bool(sequence * (inputs + outputs) < inputs * outputs)
+
+
+def ghost_norms(a: torch.Tensor, g: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
+    """Return norms, raised by the bound on their own rounding error, shape (patients,)."""
+    inputs, outputs = a.shape[-1], g.shape[-1]
+    norms = g.new_empty(buckets[-1].patients.stop)
+    for bucket in buckets:
+        mine_a, mine_g = bucket.of(a), bucket.of(g)
+        sequence = mine_a.shape[1]
+        if sequence == 1:  # one position: nothing to cancel
+            product = lengths_of(mine_a[:, 0]) * lengths_of(mine_g[:, 0])
+        elif sequence * (inputs + outputs) < inputs * outputs:
+            gram_a, gram_g = mine_a @ mine_a.transpose(1, 2), mine_g @ mine_g.transpose(1, 2)
+            gamma = (inputs + outputs + 2 * sequence + 8) * torch.finfo(g.dtype).eps  # eps is twice the unit roundoff
+            bound = gamma * (lengths_of(mine_a) * lengths_of(mine_g)).sum(1).square()
+            product = (gram_a.mul_(gram_g).sum(2).sum(1).clamp_(min=0) + bound).sqrt()
+        else:  # a patient with many records: cheaper one gradient at a time, of which only the norm is kept
+            each = [torch.linalg.vector_norm(g_one.t() @ a_one) for g_one, a_one in zip(mine_g, mine_a, strict=True)]
+            bound = (lengths_of(mine_a) * lengths_of(mine_g)).sum(1) * ((sequence + 8) * torch.finfo(g.dtype).eps)
+            product = torch.stack(each) + bound
+        if len(buckets) == 1:
+            return product
+        norms[bucket.patients] = product
+    return norms
+
+
+def lengths_of(rows: torch.Tensor) -> torch.Tensor:
+    """Return the norm of each row, raised by what squares below the number range may have lost."""
+    limits = torch.finfo(rows.dtype)
+    lost: float = math.sqrt(rows.shape[-1] * limits.tiny / limits.eps)
+    length: torch.Tensor = torch.linalg.vector_norm(rows, dim=-1).add_(lost)
+    return length
+
+
+def outer_products(a: torch.Tensor, g: torch.Tensor, buckets: Sequence[Bucket]) -> Part:
+    """Keep shape (patients, outputs, inputs): the sum of g_i a_i^T over each patient's records and positions."""
+    kept = g.new_empty(buckets[-1].patients.stop, g.shape[-1], a.shape[-1])
+    length = g.new_empty(len(kept))
+    for bucket in buckets:
+        mine_g, mine_a, own = bucket.of(g).transpose(1, 2), bucket.of(a), kept[bucket.patients]
+        for start in range(0, len(own), PATIENTS_AT_ONCE):
+            few = slice(start, start + PATIENTS_AT_ONCE)
+            torch.bmm(mine_g[few], mine_a[few], out=own[few])
+            length[bucket.patients][few] = torch.linalg.vector_norm(own[few], dim=(1, 2))
+    return Part("weight", kept=kept, length=length)
+
+
+def sums_over_positions(g: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
+    """Return shape (patients, width): the sums over each patient's records and positions."""
+    sums = [each[:, 0] if each.shape[1] == 1 else each.sum(1) for each in (bucket.of(g) for bucket in buckets)]
+    return sums[0] if len(sums) == 1 else torch.cat(sums)
+
+
+def per_record(values: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
+    """Return shape (records,) of values (patients,)."""
+    if all(bucket.records_each == 1 for bucket in buckets):
+        return values
+    return torch.cat([values[bucket.patients].repeat_interleave(bucket.records_each) for bucket in buckets])
+
+
+def beside(values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return values (records,) with dimensions of one, so that they scale the rows of `other`."""
+    return values.reshape(-1, *[1] * (other.dim() - 1))
+
+
+def only(values: torch.Tensor, counts: torch.Tensor | None, buckets: Sequence[Bucket]) -> torch.Tensor:
+    """Return the values with zeros for patients that do not count: zero times NaN would be NaN."""
+    return values if counts is None else values.masked_fill(~beside(per_record(counts, buckets), values), 0.0)
+
+
+def patient_of_record(buckets: Sequence[Bucket], device: torch.device) -> torch.Tensor:
+    """Return the patient of each record, shape (records,)."""
+    each = [torch.arange(b.patients.start, b.patients.stop).repeat_interleave(b.records_each) for b in buckets]
+    return torch.cat(each).to(device)
