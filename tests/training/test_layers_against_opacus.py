@@ -8,6 +8,9 @@ from torch import nn
 
 from fedhealth.training.book_keeping import clipped_sum
 
+# Opacus says so of every first layer whose inputs are data.
+pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+
 PATIENTS = np.array([3, 1, 1, 0, 4, 4, 4, 5, 3, 7, 7, 7])  # out of order; 2, 6 and 8 have no records
 COUNT, RECORDS = 9, len(PATIENTS)
 ONE_EACH = np.arange(RECORDS)
