@@ -1,13 +1,15 @@
 """Flower's strategies over the link: order, weights, momentum and missing sites, worked by hand."""
 
 import random
+import threading
 import time
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from fedhealth.flower.link_grid import LinkGrid
+from fedhealth.coordinator.server_app import StudyCodec
+from fedhealth.flower.link_grid import LinkGrid, set_task_identity
 from fedhealth.flower.rounds import SiteMissing, arrays_of, evaluate_model, strategy_for, train_rounds, weights_of
 
 
@@ -159,3 +161,32 @@ def test_a_grid_knows_its_run_and_its_nodes(study, scripted, grid_of):
 def test_weights_survive_flowers_records_to_the_last_bit():
     values = np.array([0.1, -0.0, 5e-324, -1.7976931348623157e308])
     assert weights_of(arrays_of(values)).tobytes() == values.tobytes()
+
+
+def test_arrays_are_read_in_the_calling_thread_only_and_sites_are_waited_for_side_by_side(study, scripted):
+    protocol, threads = study(), {"codec": set(), "ask": set()}
+    codec, ask = StudyCodec(protocol, MANY), scripted(dict.fromkeys(MANY, [1, 2]))
+    together = threading.Barrier(len(MANY), timeout=10)
+
+    class Watched:
+        def encode(self, message):
+            threads["codec"].add(threading.get_ident())
+            return codec.encode(message)
+
+        def decode(self, site, message, payload):
+            threads["codec"].add(threading.get_ident())
+            return codec.decode(site, message, payload)
+
+    def waiting(*question):
+        threads["ask"].add(threading.get_ident())
+        together.wait()  # breaks unless every site is asked at the same time
+        return ask(*question)
+
+    set_task_identity(run_id=77)
+    grid = LinkGrid(list(MANY), waiting, Watched())
+    try:
+        run(grid, protocol, rounds=2)
+    finally:
+        grid.close()
+    assert threads["codec"] == {threading.get_ident()}
+    assert threading.get_ident() not in threads["ask"]
