@@ -165,7 +165,7 @@ def test_weights_survive_flowers_records_to_the_last_bit():
 
 def test_arrays_are_read_in_the_calling_thread_only_and_sites_are_waited_for_side_by_side(study, scripted):
     protocol, threads = study(), {"codec": set(), "ask": set()}
-    codec, ask = StudyCodec(protocol, MANY), scripted(dict.fromkeys(MANY, [1, 2]))
+    codec, ask = StudyCodec(protocol, MANY), scripted({site: [1, 2] for site in MANY})
     together = threading.Barrier(len(MANY), timeout=10)
 
     class Watched:
