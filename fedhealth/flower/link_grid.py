@@ -116,7 +116,7 @@ class LinkGrid(Grid):
             ids.append(str(self._sent))
             questions.append((self._sites[message.metadata.dst_node_id], *self._codec.encode(message)))
         # Only the waiting is done side by side. Flower reads arrays with `numpy.load`, whose `ast.literal_eval` fails
-        # now and then in threads of Python 3.11 (CPython issue 106905): here about once in 20,000 calls.
+        # now and then in threads of Python 3.11 (CPython issue 106905).
         answers = self._pool.map(self._payload, questions)
         for name, message, (site, *_), answer in zip(ids, batch, questions, answers, strict=True):
             self._replies[name] = self._reply(message, site, answer)

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fedhealth.errors import (
     ApprovalMissing,
     BudgetExhausted,
+    ConfigInvalid,
     IdentityInvalid,
     LedgerDamaged,
     PolicyForbids,
@@ -55,7 +56,7 @@ from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.entries import Approved, JournalNote, Reserved
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest, ReleaseIdentity, StepName, input_digest, noise_key
-from fedhealth.privacy.stream import SECRET_BYTES, NoiseSecret, SiteNoiseSecret
+from fedhealth.privacy.stream import SECRET_BYTES, NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import Records, Table, made_up_records, prepare_records
 from fedhealth.study.protocol import Study
@@ -133,6 +134,11 @@ class Gate:
     def __init__(self, inputs: GateInputs, ledger: Ledger, compute: Compute, clock: Clock) -> None:
         self._inputs, self._ledger, self._compute, self._clock = inputs, ledger, compute, clock
         self._created = ledger.created
+        if isinstance(inputs.noise_secret, UnsafeFixedNoiseSecret) and not ledger.created.unsafe_test_site:
+            raise ConfigInvalid(
+                f"the gate of '{inputs.site.id}' was given known noise, and its ledger does not say so",
+                next_step="Use the site's own noise secret; known noise is for sites made with --unsafe-test-site.",
+            )
         self._studies: dict[Digest, SignedStudy] = {}
         self._records: dict[Digest, dict[Cohort, Records]] = {}
         self._pending: dict[Digest, _Pending] = {}
@@ -194,7 +200,9 @@ class Gate:
             )
         approval, inputs = self._ledger.account.approved.get(digest), self._inputs
         column, fraction = inputs.site.data_set.patient_column, signed.study.evaluation.held_out_fraction
-        if approval is not None and approval.sides != sides_of(inputs.split_key, column, fraction):
+        if approval is None:
+            raise ApprovalMissing(f"study '{signed.study.name}' is not approved here", next_step="Approve it first.")
+        if approval.sides != sides_of(inputs.split_key, column, fraction):
             raise ApprovalMissing(
                 f"study '{signed.study.name}' was approved with other patients on its two sides",
                 got="another split key or patient column than at approval",

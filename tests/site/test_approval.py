@@ -1,5 +1,6 @@
 """An approval: what stops it, that a stopped one leaves no trace, and what the administrator is shown."""
 
+import dataclasses
 import json
 
 import pytest
@@ -24,6 +25,7 @@ from fedhealth.privacy.stream import SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import public_key_hex
 from fedhealth.site.approval import approve_study, examine_study, resume_study, withdraw_study
+from fedhealth.site.gate import Gate
 from fedhealth.site.gate_process import open_gate
 from fedhealth.site.state import SiteState, init_site
 from fedhealth.study.signature import sign_study
@@ -402,3 +404,20 @@ def test_two_sites_draw_different_secrets(tmp_path, make_csv):
     one, other = (Ward(tmp_path / name, make_csv()) for name in ("one", "other"))
     assert set(one.drawn) == {"noise", "split", "naming"}
     assert len({*one.drawn.values(), *other.drawn.values()}) == 6
+
+
+def test_a_gate_itself_refuses_known_noise_where_the_ledger_does_not_say_so(ward, steps):
+    here = ward()
+    gate, ledger = here.open_gate(steps["noise_only"])
+    known = dataclasses.replace(gate._inputs, noise_secret=UnsafeFixedNoiseSecret(7))
+    with pytest.raises(ConfigInvalid, match="known noise"):
+        Gate(known, ledger, gate._compute, gate._clock)
+    ledger.close()
+
+
+def test_a_gate_prepares_no_study_that_is_not_approved(ward, make_protocol, steps):
+    here = ward()
+    gate, ledger = here.open_gate(steps["noise_only"])
+    with pytest.raises(ApprovalMissing, match="not approved"):
+        gate.prepare(sign_study(make_protocol(), here.researcher))
+    ledger.close()
