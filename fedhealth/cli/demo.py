@@ -1,6 +1,5 @@
 """`fedhealth demo`: four real hospitals train one diagnostic model on this machine."""
 
-import signal
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fedhealth.cli.coordinator import check_address
+from fedhealth.cli.lifeline import leaving_at_once
 
 
 def run(
@@ -28,10 +28,10 @@ def run(
     Example: fedhealth demo --out runs/first
     """
     check_address(address)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from rich.console import Console
+    with leaving_at_once():
+        from rich.console import Console
 
-    from fedhealth.demo.run import run_demo
+        from fedhealth.demo.run import run_demo
 
     folder = out or Path("runs") / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     run_demo(folder, protocol, sites, Console(), address=address, unsafe_noise_seed=unsafe_test_sites)

@@ -12,7 +12,29 @@ from typing import Annotated, Any
 
 import typer
 
+from fedhealth.errors import INTERRUPTED_EXIT_CODE
+
 Lifeline = Annotated[bool, typer.Option("--lifeline", help="End when standard input closes.", hidden=True)]
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """While modules load and nothing is open yet, let Ctrl-C and SIGTERM end this process on the spot.
+
+    An exception would not do: raised inside one of the import machinery's callbacks it is printed and lost.
+    """
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _leave)
+    try:
+        yield
+    finally:
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(stop, signal.default_int_handler)
+
+
+def _leave(*_: object) -> None:
+    os.write(sys.stderr.fileno(), b"stopped\n")
+    os._exit(INTERRUPTED_EXIT_CODE)
 
 
 @contextmanager
