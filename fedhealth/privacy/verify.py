@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apsw
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -61,8 +62,32 @@ class VerifiedLedger:
     spending: tuple[Spending, ...]
 
 
+@dataclass(frozen=True)
+class LedgerContents:
+    """What an intact ledger holds that is independent of patients: no journal, no salt, no payload.
+
+    Attributes:
+        verified: what it says.
+        account: the account that its entries add up to.
+        entries: their canonical bytes, in order.
+        head: the signed note of its head.
+        receipt: canonical bytes of the coordinator's last receipt, None before the first.
+    """
+
+    verified: VerifiedLedger
+    account: Account
+    entries: tuple[bytes, ...]
+    head: str
+    receipt: bytes | None
+
+
 def verify_ledger(path: Path, seen: str | None = None) -> VerifiedLedger:
-    """Verify the ledger at `path`.
+    """Return what the ledger at `path` says; arguments and errors are those of `read_ledger`."""
+    return read_ledger(path, seen).verified
+
+
+def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
+    """Verify the ledger at `path` and return what it holds.
 
     Args:
         path: a ledger's SQLite file, or the state folder that holds `ledger.sqlite`.
@@ -88,18 +113,18 @@ def verify_ledger(path: Path, seen: str | None = None) -> VerifiedLedger:
             try:
                 database.pragma("locking_mode", "exclusive")
                 database.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                verified = _verify(database, damaged_page, seen)
+                contents = _verify(database, damaged_page, seen)
                 pages = database.pragma("page_count") * database.pragma("page_size")
             finally:
                 database.close()
             if copy.stat().st_size != pages:
-                raise _bad(verified.head.size, "bytes were added to the file after its last page")
-            return verified
+                raise _bad(contents.verified.head.size, "bytes were added to the file after its last page")
+            return contents
         except (apsw.Error, OSError) as error:
             raise _bad(0, f"the file cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | None) -> VerifiedLedger:
+def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | None) -> LedgerContents:
     account, tree = Account(), MerkleTree()
     journal, journal_is_whole = _journal_roots(database)
     charged: dict[str, int] = {}
@@ -120,12 +145,33 @@ def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | Non
         raise _bad(0, "there is no entry")
     if not journal_is_whole:
         raise _bad(tree.size, "the local journal was changed after the last entry")
-    created: Created = account.created
-    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(created.ledger_key))
-    note = database.execute("SELECT note FROM head").fetchone()
+    note, receipt = _only(database, "SELECT note FROM head"), _only(database, "SELECT body FROM receipt")
     if note is None:
         raise _bad(tree.size, "there is no signed head")
-    head = open_checkpoint(note[0], created.site, key)
+    head = check_head(note, account.created, tree, seen)
+    _check_schema(database)
+    witnessed = check_receipt(receipt, account.created, tree)
+    _check_rows(database, account, charged, witnessed)
+    return LedgerContents(
+        verified=describe(account, head, witnessed),
+        account=account,
+        entries=tuple(
+            body for (body,) in database.execute("SELECT body FROM entry WHERE log = 'ledger' ORDER BY position")
+        ),
+        head=note,
+        receipt=receipt,
+    )
+
+
+def check_head(note: str, created: Created, tree: MerkleTree, seen: str | None) -> Checkpoint:
+    """Return the signed head of a ledger if the entries add up to it and extend the head that was seen, if any.
+
+    Raises:
+        LedgerDamaged: they do not.
+        IdentityInvalid: a head is not signed by the ledger's key.
+    """
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(created.ledger_key))
+    head = open_checkpoint(note, created.site, key)
     if head.size != tree.size:
         raise _bad(min(head.size, tree.size), f"{tree.size} entries stand under a signed head of {head.size}")
     if head.root != tree.root().hex():
@@ -136,13 +182,16 @@ def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | Non
             raise _bad(tree.size, f"it is missing: a head of {earlier.size} entries was seen, this ledger is older")
         if tree.root(earlier.size).hex() != earlier.root:
             raise _bad(0, f"the first {earlier.size} entries are not those under the head that was seen")
-    _check_schema(database)
-    witnessed = _check_receipt(database, created, tree)
-    _check_rows(database, account, charged, witnessed)
+    return head
+
+
+def describe(account: Account, head: Checkpoint, witnessed: int) -> VerifiedLedger:
+    """Return what a ledger says whose head and receipt were checked."""
+    assert account.created is not None  # noqa: S101 - a head stands over one entry at least
     return VerifiedLedger(
         head=head,
-        ledger_key=created.ledger_key,
-        unsafe_test_site=created.unsafe_test_site,
+        ledger_key=account.created.ledger_key,
+        unsafe_test_site=account.created.unsafe_test_site,
         releases=len(account.reserved),
         witnessed=witnessed,
         spending=tuple(_spending(account)),
@@ -231,12 +280,16 @@ def _is_payload(payload: bytes, stored: Stored | None) -> bool:
     )
 
 
-def _check_receipt(database: apsw.Connection, created: Created, tree: MerkleTree) -> int:
-    found = database.execute("SELECT body FROM receipt").fetchone()
-    if found is None:
+def check_receipt(body: bytes | None, created: Created, tree: MerkleTree) -> int:
+    """Return the size of the head that the coordinator's last receipt countersigns, 0 without a receipt.
+
+    Raises:
+        LedgerDamaged: it is unreadable, not signed by the coordinator's pinned key, or for another history.
+    """
+    if body is None:
         return 0
     try:
-        signed = SignedReceipt.model_validate_json(found[0])
+        signed = SignedReceipt.model_validate_json(body)
         receipt = open_receipt(signed, load_public_key(created.witness_key))
     except (ValueError, IdentityInvalid) as error:
         raise _bad(tree.size, "the coordinator's receipt cannot be read or is not signed by its key") from error
@@ -287,7 +340,14 @@ def _first_damaged_page(path: Path) -> int | None:
     return None
 
 
+def _only(database: apsw.Connection, query: str) -> Any:  # noqa: ANN401 - whatever SQLite holds there
+    """Return the one value of a table that has one row or none."""
+    found = database.execute(query).fetchone()
+    return None if found is None else found[0]
+
+
 def _bad(position: int, why: str) -> LedgerDamaged:
+    """Return the error that names the first bad entry of a ledger, by its position from 0."""
     return LedgerDamaged(
         f"the ledger was changed: first bad entry is number {position}",
         got=why,
