@@ -21,12 +21,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dp_accounting.pld import privacy_loss_distribution
 
-from fedhealth.privacy.accountant import Budget
 from fedhealth.privacy.cohorts import Cohorts, Spending
 from fedhealth.privacy.entries import Created, JournalNote
 from fedhealth.privacy.events import GaussianEvent, plan_of
 from fedhealth.privacy.gaussian import TOTAL_VARIATION_PER_COORDINATE
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.renyi import RenyiBudget, best_order
 
 DELTA = 1e-5
@@ -87,7 +87,7 @@ def rounds_table() -> None:
 def rounds_of_filter(event: GaussianEvent, epsilon: float) -> tuple[str, int]:
     """Return the order, if the currency has one, and how many such rounds fit a budget."""
     if event.sampling_rate == 1:
-        budget = Budget(epsilon=epsilon, delta=DELTA)
+        budget = MuSquaredBudget(epsilon=epsilon, delta=DELTA)
         cost, cap = budget.cost_of(event), budget.cap()
         return "", min(cap.mu_squared // cost.mu_squared, cap.total_variation // cost.total_variation)
     order = best_order(epsilon, DELTA, plan_of([(event, 1)]))
@@ -157,7 +157,7 @@ def commit_seconds() -> float:
         site="north",
         ledger_key=public,
         witness_key=public,
-        budgets={"icu": Budget(epsilon=3.0, delta=DELTA)},
+        budgets={"icu": MuSquaredBudget(epsilon=3.0, delta=DELTA)},
         unsafe_test_site=True,
         at=1,
     )

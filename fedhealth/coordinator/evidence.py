@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedhealth.learning.plan import CONFUSION_CELLS, plan_study
 from fedhealth.metrics.proportion import proportion_of
-from fedhealth.privacy.accountant import epsilon_of
+from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
 from fedhealth.study.protocol import Study
 
@@ -47,13 +47,15 @@ class Spent(_Part):
         patients: the side of the data set that paid; the two sides share no patient.
         releases: how many releases were charged.
         noise_multiplier: standard deviation of the noise over the sensitivity, of each release.
-        epsilon: of all these releases together, at the study's delta.
+        sampling_rate: the probability with which a patient was in each of them.
+        epsilon: of all these releases together, at the study's delta, as committed in advance by the protocol.
     """
 
     purpose: Literal["training", "evaluation"]
     patients: Cohort
     releases: int
     noise_multiplier: float
+    sampling_rate: float
     epsilon: float
 
 
@@ -176,7 +178,8 @@ def spent_by(study: Study, training_releases: int, evaluation_releases: int) -> 
                     patients=step.cohort,
                     releases=releases,
                     noise_multiplier=step.mechanism.noise_multiplier,
-                    epsilon=epsilon_of(step.mechanism.cost.times(releases), study.privacy.delta),
+                    sampling_rate=step.sampling_rate,
+                    epsilon=informative_epsilon(step.plan(releases), study.privacy.delta).epsilon,
                 )
             )
     return tuple(lines)

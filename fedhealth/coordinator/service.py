@@ -49,8 +49,8 @@ from fedhealth.learning.plan import plan_study
 from fedhealth.link.frames import MAX_FRAME_BYTES, Accepted, Head, pack
 from fedhealth.link.server import LinkServer
 from fedhealth.pki.identity import Role, load_identity
-from fedhealth.privacy.accountant import epsilon_of
 from fedhealth.privacy.checkpoint import open_checkpoint
+from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.secret_file import replace_file
 from fedhealth.signing import load_public_key
@@ -227,7 +227,7 @@ class StudyRun:
         if isinstance(question, RoundDone):
             self._asker.checkpointed()
             self._progress.completed = question.round
-            spent = self._plan["train"].mechanism.cost.times(question.round)
+            so_far = self._plan["train"].plan(question.round)
             self._on_event(
                 {
                     "event": "round",
@@ -235,7 +235,7 @@ class StudyRun:
                     "of": self._study.training.rounds,
                     "seconds": question.seconds,
                     "sites": len(self._pinned),
-                    "epsilon": epsilon_of(spent, self._study.privacy.delta),
+                    "epsilon": informative_epsilon(so_far, self._study.privacy.delta).epsilon,
                 }
             )
         elif isinstance(question, Finished):

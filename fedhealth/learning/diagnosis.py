@@ -15,13 +15,19 @@ from fedhealth.privacy.release import StepName
 from fedhealth.privacy.stream import KeyedStream
 from fedhealth.records.table import Records
 from fedhealth.training.per_patient import RowwiseLinear, model_outputs, per_patient_gradients
+from fedhealth.training.sampling import PatientRecords, PatientSampler
 
-StepFunction = Callable[[Step, NDArray[np.float64], Records, KeyedStream], tuple[bytes, int]]
+Streams = Callable[[str], KeyedStream]
+"""From a purpose to the release's keyed stream for it, at its first bit."""
+
+StepFunction = Callable[[Step, NDArray[np.float64], Records, Streams], tuple[bytes, int]]
 """Returns the payload, and the number of patients that counted as zero, which must stay in the gate."""
 
 
-def train(step: Step, weights: NDArray[np.float64], records: Records, stream: KeyedStream) -> tuple[bytes, int]:
-    """Release the noisy sum of the patients' clipped gradients of the logistic loss."""
+def train(step: Step, weights: NDArray[np.float64], records: Records, streams: Streams) -> tuple[bytes, int]:
+    """Release the noisy sum of the clipped gradients of the logistic loss, over the patients that were drawn."""
+    if step.sampling_rate < 1:
+        records = _drawn(records, PatientSampler(records.patient_count, step.sampling_rate).draw(streams("sampling")))
     gradients = per_patient_gradients(
         RowwiseLinear(step.input_length - 1),
         weights,
@@ -32,10 +38,10 @@ def train(step: Step, weights: NDArray[np.float64], records: Records, stream: Ke
         records.patient_count,
     )
     total, zeroed = step.mechanism.clip_and_sum(gradients)
-    return encode_release(step.mechanism.add_noise(total, stream)), zeroed
+    return encode_release(step.mechanism.add_noise(total, streams("noise"))), zeroed
 
 
-def evaluate(step: Step, weights: NDArray[np.float64], records: Records, stream: KeyedStream) -> tuple[bytes, int]:
+def evaluate(step: Step, weights: NDArray[np.float64], records: Records, streams: Streams) -> tuple[bytes, int]:
     """Release the noisy confusion table; a patient is judged by the mean score of the patient's records.
 
     A patient counts as ill when any record says so, and as called ill when the mean score is above zero.
@@ -50,7 +56,13 @@ def evaluate(step: Step, weights: NDArray[np.float64], records: Records, stream:
     assert cells.shape[1] == len(CONFUSION_CELLS)  # noqa: S101 - the order is the plan's
     cells[~np.isfinite(mean) | np.isnan(positives)] = np.nan
     total, zeroed = step.mechanism.clip_and_sum(cells)
-    return encode_release(step.mechanism.add_noise(total, stream)), zeroed
+    return encode_release(step.mechanism.add_noise(total, streams("noise"))), zeroed
+
+
+def _drawn(records: Records, patients: NDArray[np.int64]) -> Records:
+    """Return the records of the patients that were drawn, who are numbered anew."""
+    rows, places = PatientRecords(records.patients, records.patient_count).of(patients)
+    return Records(records.features[rows], records.labels[rows], places, len(patients))
 
 
 STEPS: Mapping[StepName, StepFunction] = MappingProxyType({"train": train, "evaluate": evaluate})

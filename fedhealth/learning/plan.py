@@ -1,17 +1,24 @@
 """The plan of a study's releases: which mechanism each step uses and what all of them cost. Torch-free.
 
 Coordinator and site derive the same plan from the same protocol: the coordinator to read releases, the site to
-charge them. The rounds are full batch (every patient, q = 1) and accounted as such.
+charge them, in the currency of its own budget. Full-batch rounds (every patient, q = 1) get their noise from the closed
+form; sampled rounds from the privacy loss distribution of all rounds together, rounded up to a multiple of 2**-12 so
+that both ends agree on it whatever their libraries' last bits.
 """
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.errors import ConfigInvalid
-from fedhealth.privacy.accountant import Cost, noise_multiplier_for
-from fedhealth.privacy.gaussian import GridGaussian
+from fedhealth.privacy.accountant import AnyBudget, AnyCost
+from fedhealth.privacy.events import GaussianEvent, Plan, plan_of
+from fedhealth.privacy.gaussian import TOTAL_VARIATION_PER_COORDINATE, GridGaussian
+from fedhealth.privacy.mu_squared import noise_multiplier_for
+from fedhealth.privacy.pld import noise_multiplier_for_plan
 from fedhealth.privacy.release import Cohort, StepName
 from fedhealth.study.protocol import Study
 
@@ -29,6 +36,7 @@ class Step:
         rounds: how often the protocol runs it.
         input_length: number of model weights it takes, each a finite double.
         mechanism: how its release is clipped and noised.
+        sampling_rate: the probability with which each patient of the cohort is in a release; 1 is all.
     """
 
     name: StepName
@@ -36,13 +44,19 @@ class Step:
     rounds: int
     input_length: int
     mechanism: GridGaussian
+    sampling_rate: float = 1.0
 
     @property
-    def envelope(self) -> Cost:
-        """The cost of all its rounds."""
-        return self.mechanism.cost.times(self.rounds)
+    def event(self) -> GaussianEvent:
+        """What one of its releases does, as far as its price goes."""
+        return self.mechanism.event(self.sampling_rate)
+
+    def plan(self, releases: int | None = None) -> Plan:
+        """Return so many of its releases (default: all its rounds) as a plan committed in advance."""
+        return plan_of([(self.event, self.rounds if releases is None else releases)])
 
 
+@lru_cache(maxsize=64)
 def plan_study(study: Study) -> dict[StepName, Step]:
     """Return the steps of a study; the order of the dict is the order they run in.
 
@@ -61,18 +75,21 @@ def plan_study(study: Study) -> dict[StepName, Step]:
 
 def _steps_of(study: Study) -> dict[StepName, Step]:
     weights = study.dimension + 1
-    privacy, rounds = study.privacy, study.training.rounds
+    privacy, training = study.privacy, study.training
     return {
         "train": Step(
             name="train",
             cohort="training",
-            rounds=rounds,
+            rounds=training.rounds,
             input_length=weights,
             mechanism=GridGaussian(
-                noise_multiplier=noise_multiplier_for(privacy.training_epsilon, privacy.delta, rounds),
-                l2_clip_norm=study.training.l2_clip_norm,
+                noise_multiplier=_noise_multiplier(
+                    privacy.training_epsilon, privacy.delta, training.sampling_rate, training.rounds, weights
+                ),
+                l2_clip_norm=training.l2_clip_norm,
                 dimension=weights,
             ),
+            sampling_rate=training.sampling_rate,
         ),
         "evaluate": Step(
             name="evaluate",
@@ -88,9 +105,35 @@ def _steps_of(study: Study) -> dict[StepName, Step]:
     }
 
 
-def envelope_of(study: Study) -> dict[Cohort, Cost]:
-    """Return the most a study may ever cost each side of a data set."""
-    return {step.cohort: step.envelope for step in plan_study(study).values()}
+def _noise_multiplier(epsilon: float, delta: float, sampling_rate: float, rounds: int, dimension: int) -> float:
+    if sampling_rate == 1:
+        return noise_multiplier_for(epsilon, delta, rounds)
+    exact = noise_multiplier_for_plan(
+        epsilon,
+        delta,
+        sampling_rate=sampling_rate,
+        steps=rounds,
+        total_variation=dimension * TOTAL_VARIATION_PER_COORDINATE,
+    )
+    return math.ceil(exact * 2**12) / 2**12
+
+
+def envelope_of(study: Study, budget: AnyBudget) -> dict[Cohort, AnyCost]:
+    """Return the most a study may ever cost each side of a data set, in the currency of the budget that pays.
+
+    Raises:
+        ConfigInvalid: the study has no price there.
+    """
+    try:
+        return {step.cohort: budget.cost_of(step.event).times(step.rounds) for step in plan_study(study).values()}
+    except ValueError as error:
+        raise ConfigInvalid(
+            f"study '{study.name}' has no price in the budget of data set '{study.data_set}'",
+            got=str(error),
+            wanted="training.sampling_rate = 1, or a budget counted in Renyi divergence",
+            next_step="Ask the researcher for full-batch rounds. What a budget is counted in is chosen once, when the "
+            "site is made: currency and expected_work in policy.toml.",
+        ) from error
 
 
 def encode_weights(weights: NDArray[np.float64]) -> bytes:
@@ -126,8 +169,8 @@ def model_update(payload: bytes, study: Study, declared_patients: int) -> NDArra
     """Return the change of the weights that a training release asks for.
 
     The noisy sum of clipped gradients is divided by the public number of training patients,
-    (1 - held_out_fraction) * declared_patients, never by a count.
+    (1 - held_out_fraction) * declared_patients, times the sampling rate; never by a count.
     """
     total = decode_release(payload, plan_study(study)["train"].mechanism)
-    training_patients = (1 - study.evaluation.held_out_fraction) * declared_patients
-    return -study.training.learning_rate * total / training_patients
+    expected_patients = study.training.sampling_rate * (1 - study.evaluation.held_out_fraction) * declared_patients
+    return -study.training.learning_rate * total / expected_patients

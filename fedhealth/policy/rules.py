@@ -13,19 +13,40 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from fedhealth.config import read_toml
 from fedhealth.errors import PolicyForbids
 from fedhealth.policy.site_file import Name
-from fedhealth.privacy.accountant import mu_of
+from fedhealth.privacy.mu_squared import mu_of
 from fedhealth.study.signature import SignedStudy
+
+
+class ExpectedWork(BaseModel):
+    """The kind of rounds that a site expects on a data set; decides what its budget is counted in, and nothing else.
+
+    Attributes:
+        sampling_rate: probability with which a patient takes part in a round; 1 is full batch.
+        rounds: how many, in the life of the data, all studies together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sampling_rate: Annotated[float, Field(ge=1e-4, le=1)] = 1.0
+    rounds: Annotated[int, Field(ge=1, le=10**6)] = 1
 
 
 class DataSetBudget(BaseModel):
     """The most that all studies together may ever cost a patient of the data set; nothing refills it.
 
     Read once, at `site init`, into the ledger; changing it later changes nothing.
+
+    Attributes:
+        epsilon: the cap.
+        delta: the cap; keep it below one over the number of patients.
+        expected_work: with full batch (the default) the budget is counted in mu squared, without loss, and admits
+            full-batch rounds only. With less it is counted in Renyi divergence of the order that keeps the most such
+            rounds, and admits all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     epsilon: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)]
     delta: Annotated[float, Field(ge=1e-12, le=0.01)]
+    expected_work: ExpectedWork = ExpectedWork()
 
 
 class Policy(BaseModel):

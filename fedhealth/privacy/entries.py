@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from fedhealth.errors import ApprovalMissing, BudgetExhausted, LedgerDamaged
-from fedhealth.privacy.accountant import Budget, Cost
+from fedhealth.privacy.accountant import AnyBudget, AnyCost
+from fedhealth.privacy.currency import Cost, total_of
 from fedhealth.privacy.release import Cohort, Digest, SiteId, StepName
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -40,7 +41,7 @@ class Created(_Entry):
     site: SiteId
     ledger_key: Digest
     witness_key: Digest
-    budgets: dict[Name, Budget]
+    budgets: dict[Name, AnyBudget]
     unsafe_test_site: bool
     at: Milliseconds
 
@@ -69,7 +70,7 @@ class Approved(_Entry):
     sides: Digest
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
     reply_after_ms: dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
-    envelope: dict[Cohort, Cost]
+    envelope: dict[Cohort, AnyCost]
     delta: float
     by: str
     at: Milliseconds
@@ -93,7 +94,7 @@ class Reserved(_Entry):
     step: StepName
     round: Annotated[int, Field(ge=1, le=2**31)]
     cohort: Cohort
-    cost: Cost
+    cost: AnyCost
     at: Milliseconds
 
 
@@ -148,14 +149,12 @@ class Account:
 
     def committed(self, data_set: Name, cohort: Cohort) -> Cost | None:
         """Return what is spent or set aside on one side of a data set; None if nothing."""
-        total: Cost | None = None
-        for study, approval in self.approved.items():
-            if approval.data_set != data_set:
-                continue
-            held = self.spent(study, cohort) if study in self.withdrawn else approval.envelope.get(cohort)
-            if held is not None:
-                total = held if total is None else total + held
-        return total
+        held = (
+            self.spent(study, cohort) if study in self.withdrawn else approval.envelope.get(cohort)
+            for study, approval in self.approved.items()
+            if approval.data_set == data_set
+        )
+        return total_of(each for each in held if each is not None)
 
     def apply(self, entry: Entry) -> None:
         """Take one more entry into the account.
@@ -197,13 +196,16 @@ class Account:
                 next_step="A patient who changed sides would pay both budgets. Ask the researcher for the same "
                 "held_out_fraction, and leave split_key and patient_column in site.toml as they were.",
             )
+        cap = budget.cap()
         for cohort, envelope in entry.envelope.items():
+            if envelope.currency != cap.currency:
+                raise _misplaced(f"the envelope of study {entry.study[:12]} is not counted in the budget's currency")
             held = self.committed(entry.data_set, cohort)
-            if not (envelope if held is None else held + envelope).fits(budget.cap()):
-                left = 1.0 - (share(held, budget) if held else 0.0)
+            if not envelope.fits(cap, held):
+                left = 1.0 - (budget.share(held) if held else 0.0)
                 raise BudgetExhausted(
                     f"study {entry.study[:12]} does not fit the privacy budget of data set '{entry.data_set}'",
-                    got=f"a cost of {share(envelope, budget):.1%} of the budget on the {cohort} patients",
+                    got=f"a cost of {budget.share(envelope):.1%} of the budget on the {cohort} patients",
                     wanted=f"at most the {left:.1%} that is left (budget: epsilon {budget.epsilon}, "
                     f"delta {budget.delta}, for the life of the data)",
                     next_step="Lower the study's epsilon, or ask the data-protection officer.",
@@ -216,24 +218,18 @@ class Account:
             raise _misplaced(f"release {entry.release[:12]} is charged to a study that is not approved")
         if entry.release in self.reserved:
             raise _misplaced(f"release {entry.release[:12]} is charged twice")
-        before = self.spent(entry.study, entry.cohort)
-        after = entry.cost if before is None else before + entry.cost
-        envelope = approval.envelope.get(entry.cohort)
-        if envelope is None or not after.fits(envelope):
+        before, envelope = self.spent(entry.study, entry.cohort), approval.envelope.get(entry.cohort)
+        if envelope is not None and entry.cost.currency != envelope.currency:
+            raise _misplaced(f"release {entry.release[:12]} is charged in another currency than its study's envelope")
+        if envelope is None or not entry.cost.fits(envelope, before):
             raise BudgetExhausted(
                 f"study {entry.study[:12]} has spent its envelope on the {entry.cohort} patients",
                 next_step="Nothing more leaves for this study; a new study needs a new approval.",
             )
         self.reserved[entry.release] = entry
-        self._spent[entry.study, entry.cohort] = after
+        self._spent[entry.study, entry.cohort] = entry.cost if before is None else before + entry.cost
         key = (entry.study, entry.step)
         self._releases[key] = self._releases.get(key, 0) + 1
-
-
-def share(cost: Cost, budget: Budget) -> float:
-    """Return the part of a budget's cap that a cost uses, in [0, 1] when it fits; this number binds."""
-    cap = budget.cap()
-    return max(cost.mu_squared / cap.mu_squared, cost.total_variation / cap.total_variation)
 
 
 def _misplaced(what: str) -> LedgerDamaged:

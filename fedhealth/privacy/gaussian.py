@@ -33,7 +33,7 @@ import mpmath
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.privacy.accountant import Cost, gaussian_cost
+from fedhealth.privacy.events import GaussianEvent
 from fedhealth.privacy.stream import KeyedStream
 
 NOISE_STEPS = 1024
@@ -97,10 +97,20 @@ class GridGaussian:
         """
         return self.noise_multiplier * self.l2_clip_norm * (1 + _CLIP_SLACK) / self._room
 
-    @property
-    def cost(self) -> Cost:
-        """What the release costs each patient."""
-        return gaussian_cost(self.noise_multiplier, self.dimension * TOTAL_VARIATION_PER_COORDINATE)
+    def event(self, sampling_rate: float = 1.0) -> GaussianEvent:
+        """Return what one release did, as far as its price goes.
+
+        Args:
+            sampling_rate: the probability with which each patient, alone and by secret coins, was in the sum; 1 is all.
+
+        Raises:
+            ValueError: the rate is not in [1e-6, 1].
+        """
+        return GaussianEvent(
+            noise_multiplier=float(self.noise_multiplier),
+            sampling_rate=float(sampling_rate),
+            total_variation=self.dimension * TOTAL_VARIATION_PER_COORDINATE,
+        )
 
     @property
     def standard_deviation(self) -> float:

@@ -33,12 +33,19 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import mpmath
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
-from fedhealth.privacy.accountant import SAMPLING_SHARE_OF_DELTA, TOTAL_VARIATION_UNITS
+from fedhealth.privacy.currency import (
+    MAX_AMOUNT,
+    SAMPLING_SHARE_OF_DELTA,
+    TOTAL_VARIATION_UNITS,
+    Amount,
+    Budget,
+    Cost,
+)
 from fedhealth.privacy.events import Event, GaussianEvent, GeometricEvent, Plan, checked, plan_of
 
 RENYI_UNITS = 2**40
@@ -49,7 +56,6 @@ ORDERS_PER_ONE = 16
 
 LOWEST_ORDER, HIGHEST_ORDER = 1.25, 512.0
 
-_EXACT_INTEGER = 2**53 - 1
 _PRECISION = 256
 _ROUNDING = mpmath.mpf(1) + mpmath.mpf(2) ** -40
 _MOST_TERMS = 4000
@@ -66,63 +72,46 @@ Order = Annotated[float, Field(ge=LOWEST_ORDER, le=HIGHEST_ORDER, allow_inf_nan=
 _ORDER = TypeAdapter[float](Order)
 
 
-class RenyiCost(BaseModel):
+class RenyiCost(Cost):
     """What a release, or a sum of releases, costs each patient it used.
 
     Attributes:
         order: alpha; only costs of one order add up or compare.
         renyi: divergence of that order in units of 2**-40, rounded up.
-        total_variation: distance of the sampled noise from the exact, in units of 2**-128, rounded up.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     order: Order
-    renyi: Annotated[int, Field(gt=0, le=_EXACT_INTEGER)]
-    total_variation: Annotated[int, Field(ge=0, le=_EXACT_INTEGER)]
+    renyi: Amount
 
-    def __add__(self, other: "RenyiCost") -> "RenyiCost":
-        """Costs of two releases on the same patients add up."""
-        self._same_order(other)
-        return RenyiCost(
-            order=self.order,
-            renyi=self.renyi + other.renyi,
-            total_variation=self.total_variation + other.total_variation,
-        )
+    @property
+    def currency(self) -> str:
+        """What the amount is counted in: divergence of this order."""
+        return f"renyi divergence of order {self.order:g}"
 
-    def times(self, releases: int) -> "RenyiCost":
-        """Return the cost of `releases` (at least 1) releases of this cost."""
-        return RenyiCost(order=self.order, renyi=self.renyi * releases, total_variation=self.total_variation * releases)
+    @property
+    def amount(self) -> int:
+        """Divergence in units of 2**-40."""
+        return self.renyi
 
-    def fits(self, cap: "RenyiCost") -> bool:
-        """Say whether this cost stays within `cap` in both parts."""
-        self._same_order(cap)
-        return self.renyi <= cap.renyi and self.total_variation <= cap.total_variation
-
-    def _same_order(self, other: "RenyiCost") -> None:
-        if self.order != other.order:
-            raise ValueError(f"costs of order {self.order} and {other.order} do not meet")
+    def _of(self, amount: int, total_variation: int) -> Self:
+        return type(self)(order=self.order, renyi=amount, total_variation=total_variation)
 
 
-class RenyiBudget(BaseModel):
-    """The most that all studies together may ever cost one patient of a data set; nothing refills it.
+class RenyiBudget(Budget):
+    """A budget that admits every event of `events`.
 
     Attributes:
-        epsilon: the cap for the life of the data.
-        delta: the cap for the life of the data; keep it below one over the number of patients.
-        currency: "renyi" admits every event of `events`.
+        currency: what costs are counted in.
         order: alpha, fixed for ever; `best_order` chooses it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    epsilon: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)]
-    delta: Annotated[float, Field(ge=1e-12, le=0.01, allow_inf_nan=False)]
     currency: Literal["renyi"] = "renyi"
     order: Order
 
     def cap(self) -> RenyiCost:
         """Return the largest cost that keeps (epsilon, delta), rounded down.
 
-        Delta is shared between the divergence and the noise's distance from exact as in `accountant.Budget.cap`.
+        Delta is shared between the divergence and the noise's distance from exact as in `mu_squared`.
 
         Raises:
             ValueError: at this order nothing, however little, keeps (epsilon, delta); a higher order may.
@@ -133,23 +122,23 @@ class RenyiBudget(BaseModel):
         room = self.delta * SAMPLING_SHARE_OF_DELTA / (1 + math.exp(self.epsilon))
         return RenyiCost(
             order=self.order,
-            renyi=min(_EXACT_INTEGER, units),
-            total_variation=min(_EXACT_INTEGER, math.floor(room * TOTAL_VARIATION_UNITS)),
+            renyi=min(MAX_AMOUNT, units),
+            total_variation=min(MAX_AMOUNT, math.floor(room * TOTAL_VARIATION_UNITS)),
         )
 
     def cost_of(self, event: Event) -> RenyiCost:
-        """Return the price of an event in this budget's currency.
+        """Return the price of an event.
 
         Raises:
             ValueError: the event is unknown, out of its ranges, or costs more than any budget has.
         """
         return renyi_cost(event, self.order)
 
-    def share(self, cost: RenyiCost) -> float:
-        """Return the part of the cap that a cost uses, in [0, 1] when it fits; this number binds."""
-        cap = self.cap()
-        cost.fits(cap)  # refuses another order
-        return max(cost.renyi / cap.renyi, cost.total_variation / cap.total_variation)
+    def epsilon_of(self, cost: Cost) -> float:
+        """Return the epsilon (rounded up) that a sum of costs guarantees at this budget's delta."""
+        if not isinstance(cost, RenyiCost):
+            raise ValueError(f"a cost in {cost.currency} has no epsilon in a budget counted in Renyi divergence")
+        return renyi_epsilon(cost, self.delta)
 
 
 def renyi_cost(event: Event, order: float) -> RenyiCost:
@@ -224,7 +213,7 @@ def best_order(epsilon: float, delta: float, work: Plan) -> float:
         if cap < 1:
             return Fraction(0)
         try:
-            return Fraction(min(_EXACT_INTEGER, cap), plan_cost(work, order).renyi)
+            return Fraction(min(MAX_AMOUNT, cap), plan_cost(work, order).renyi)
         except ValueError:  # so much at this order that it cannot be written down: no budget holds it
             return Fraction(0)
 
@@ -244,6 +233,7 @@ def best_order(epsilon: float, delta: float, work: Plan) -> float:
     return found / ORDERS_PER_ONE
 
 
+@lru_cache(maxsize=4096)
 def _cap_units(epsilon: float, delta: float, order: float) -> int:
     with mpmath.workprec(_PRECISION):
         alpha, kept = mpmath.mpf(order), mpmath.mpf(delta) * (1 - SAMPLING_SHARE_OF_DELTA)
@@ -260,7 +250,7 @@ def _units_of(event: Event, order: float) -> int:
             units = math.ceil(divergence * RENYI_UNITS)
         else:
             units = int(mpmath.ceil(divergence * _ROUNDING * RENYI_UNITS))
-    if units > _EXACT_INTEGER:
+    if units > MAX_AMOUNT:
         raise ValueError(f"at order {order} one release costs more than any budget has")
     return max(1, units)
 

@@ -17,25 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.privacy.events import GaussianEvent
-from fedhealth.privacy.gaussian import TOTAL_VARIATION_PER_COORDINATE, GridGaussian
+from fedhealth.privacy.gaussian import GridGaussian
 from fedhealth.privacy.stream import KeyedStream
-
-
-def gaussian_event(mechanism: GridGaussian, sampling_rate: float) -> GaussianEvent:
-    """Return what one release of a mechanism did.
-
-    Args:
-        mechanism: clips, sums and adds the noise.
-        sampling_rate: the probability with which each patient, alone and by secret coins, was in the sum; 1 is all.
-
-    Raises:
-        ValueError: the rate is not in [1e-6, 1].
-    """
-    return GaussianEvent(
-        noise_multiplier=float(mechanism.noise_multiplier),
-        sampling_rate=float(sampling_rate),
-        total_variation=mechanism.dimension * TOTAL_VARIATION_PER_COORDINATE,
-    )
 
 
 @dataclass(frozen=True)
@@ -69,7 +52,7 @@ class BoundedSum:
     @property
     def event(self) -> GaussianEvent:
         """What the release costs each patient."""
-        return gaussian_event(self.mechanism, sampling_rate=1.0)
+        return self.mechanism.event()
 
     def release(self, values: NDArray[np.float64], stream: KeyedStream) -> NDArray[np.float64]:
         """Return noisy sums in the columns' units.
@@ -110,7 +93,7 @@ class GaussianHistogram:
     @property
     def event(self) -> GaussianEvent:
         """What the release costs each patient."""
-        return gaussian_event(self.mechanism, sampling_rate=1.0)
+        return self.mechanism.event()
 
     def release(self, falls_in: NDArray[np.bool_], stream: KeyedStream) -> NDArray[np.float64]:
         """Return noisy counts.

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
-from fedhealth.privacy.accountant import epsilon_of
 from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
-from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, JournalNote, Reserved, Stored, share
+from fedhealth.privacy.currency import total_of
+from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, JournalNote, Reserved, Stored
 from fedhealth.privacy.ledger import SCHEMA, connect, journal_commitment
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort
@@ -303,21 +303,22 @@ def _spending(account: Account) -> list[Spending]:
     assert account.created is not None  # noqa: S101 - checked by the caller
     for data_set, budget in account.created.budgets.items():
         for cohort in ("training", "held-out"):
-            total = None
-            for study, approval in account.approved.items():
-                part = account.spent(study, cohort) if approval.data_set == data_set else None
-                if part is not None:
-                    total = part if total is None else total + part
+            spent = (
+                account.spent(study, cohort)
+                for study, approval in account.approved.items()
+                if approval.data_set == data_set
+            )
+            total = total_of(each for each in spent if each is not None)
             aside = account.committed(data_set, cohort)
             lines.append(
                 Spending(
                     data_set=data_set,
                     cohort=cohort,
-                    epsilon_spent=epsilon_of(total, budget.delta) if total else 0.0,
+                    epsilon_spent=budget.epsilon_of(total) if total else 0.0,
                     epsilon_cap=budget.epsilon,
                     delta=budget.delta,
-                    share_spent=share(total, budget) if total else 0.0,
-                    share_set_aside=share(aside, budget) if aside else 0.0,
+                    share_spent=budget.share(total) if total else 0.0,
+                    share_set_aside=budget.share(aside) if aside else 0.0,
                 )
             )
     return lines

@@ -25,7 +25,7 @@ from fedhealth.learning.diagnosis import STEPS
 from fedhealth.learning.plan import CONFUSION_CELLS, envelope_of, plan_study
 from fedhealth.policy.rules import Policy
 from fedhealth.policy.site_file import SiteFile
-from fedhealth.privacy.accountant import Budget
+from fedhealth.privacy.accountant import open_budget
 from fedhealth.privacy.entries import Approved, Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import ReleaseIdentity, StepName, input_digest
@@ -69,7 +69,7 @@ def open_gate(
 ) -> tuple[Gate, Ledger]:
     """Make a test site's ledger in `folder`, approve the study, and return its gate and its ledger."""
     key, signed = Ed25519PrivateKey.generate(), sign_study(study, researcher)
-    budget = Budget(epsilon=50.0, delta=study.privacy.delta)
+    budget = open_budget(50.0, study.privacy.delta, study.training.sampling_rate, study.training.rounds)
     created = Created(
         site=site.file.id,
         ledger_key=public_key_hex(key.public_key()),
@@ -87,7 +87,7 @@ def open_gate(
             sides=sides_of(site.split_key, site.file.data_set.patient_column, study.evaluation.held_out_fraction),
             declared_patients=site.file.data_set.declared_patients,
             reply_after_ms={"train": 20, "evaluate": 20},
-            envelope=envelope_of(study),
+            envelope=envelope_of(study, budget),
             delta=study.privacy.delta,
             by="simulation",
             at=clock.unix_ms(),

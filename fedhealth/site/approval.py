@@ -10,7 +10,8 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ from fedhealth.errors import ApprovalMissing, DataUnusable
 from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.policy.rules import check_policy, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
-from fedhealth.privacy.accountant import epsilon_of
-from fedhealth.privacy.entries import Approved, JournalNote, Withdrawn, share
+from fedhealth.privacy.entries import Approved, JournalNote, Withdrawn
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort, Digest, StepName
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
 from fedhealth.records.split import sides_of
@@ -46,14 +47,14 @@ class Feasibility:
     Attributes:
         patients: per side.
         positives: of those, how many have the condition.
-        epsilon: what the study costs a patient of each side.
-        share: the part of the data set's whole budget that this is.
+        share: the part of the data set's whole budget that the study may cost a patient of each side; this binds.
+        epsilon: what that is as an epsilon, at the study's delta: it holds for the study as committed in advance.
     """
 
     patients: Mapping[Cohort, int]
     positives: Mapping[Cohort, int]
-    epsilon: Mapping[Cohort, float]
     share: Mapping[Cohort, float]
+    epsilon: Mapping[Cohort, float]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
                 wanted=f"at least {policy.min_patients_a_side} (min_patients_a_side in policy.toml)",
                 next_step="Reject the study, or lower the rule. The coordinator learns nothing of this.",
             )
-    envelope = envelope_of(study)
+    with _opened(state, site) as ledger:
+        budget = ledger.created.budgets[study.data_set]
+    envelope = envelope_of(study, budget)
     approval = Approved(
         study=study.digest,
         researcher=signed.researcher,
@@ -121,12 +124,14 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
     with _opened(state, site) as ledger:
         _check_new(ledger, study, state, data)
         ledger.account.apply(approval)  # only this copy of the account, which is closed again
-        budget = ledger.created.budgets[study.data_set]
     seen = Feasibility(
         patients={name: side.patient_count for name, side in sides.items()},
         positives={name: np.unique(side.patients[side.labels > 0]).size for name, side in sides.items()},
-        epsilon={name: epsilon_of(cost, study.privacy.delta) for name, cost in envelope.items()},
-        share={name: share(cost, budget) for name, cost in envelope.items()},
+        share={name: budget.share(cost) for name, cost in envelope.items()},
+        epsilon={
+            step.cohort: informative_epsilon(step.plan(), study.privacy.delta).epsilon
+            for step in plan_study(study).values()
+        },
     )
     return Proposal(study, seen, data, approval)
 
@@ -218,15 +223,17 @@ def _measure_replies(study: Study, declared_patients: int, compute: Compute, sta
     Includes what it takes to make a payload durable on this disk.
     """
     records = made_up_records(study, declared_patients)
-    stream = SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream("calibration", "calibration")
+    streams = partial(SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream, "calibration")
     scratch = state.gate / "calibration.tmp"
     durations: dict[StepName, int] = {}
     for name, step in plan_study(study).items():
-        weights = np.zeros(step.input_length)
+        weights, rate = np.zeros(step.input_length), step.sampling_rate
+        # Six standard deviations more patients than are drawn on average, so that no draw makes a reply late.
+        trial = replace(step, sampling_rate=min(1.0, rate + 6 * math.sqrt(rate / declared_patients)))
         trials = []
         for _ in range(_TRIALS):
             start = time.perf_counter()
-            payload, _ = compute[name](step, weights, records, stream)
+            payload, _ = compute[name](trial, weights, records, streams)
             replace_file(scratch, payload)
             trials.append(time.perf_counter() - start)
         slowest = sorted(trials[1:])[-2] * 1000  # the first warms up; one outlier is the machine's

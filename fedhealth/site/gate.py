@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -223,9 +224,9 @@ class Gate:
     def _warm_up(self, study: Study) -> None:
         """Compute each step once on made-up records, so that no first reply is late."""
         records = made_up_records(study, self._inputs.site.data_set.declared_patients)
-        stream = SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream("warm-up", "warm-up")
+        streams = partial(SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream, "warm-up")
         for name, step in plan_study(study).items():
-            self._compute[name](step, np.zeros(step.input_length), records, stream)
+            self._compute[name](step, np.zeros(step.input_length), records, streams)
 
     def _put_study(self, data: bytes) -> bytes:
         try:
@@ -277,7 +278,7 @@ class Gate:
                         step=request.step,
                         round=request.round,
                         cohort=step.cohort,
-                        cost=step.mechanism.cost,
+                        cost=self._ledger.created.budgets[approval.data_set].cost_of(step.event),
                         at=self._clock.unix_ms(),
                     )
                 )
@@ -317,11 +318,10 @@ class Gate:
         name = pending.identity.digest
         try:
             weights = decode_weights(pending.data, pending.step.input_length)
-            stream = self._inputs.noise_secret.stream(
-                noise_key(name, self._data_version, pending.step.cohort), pending.step.name
-            )
+            key = noise_key(name, self._data_version, pending.step.cohort)
+            streams = partial(self._inputs.noise_secret.stream, key)
             payload, zeroed = self._compute[pending.step.name](
-                pending.step, weights, self._records[study][pending.step.cohort], stream
+                pending.step, weights, self._records[study][pending.step.cohort], streams
             )
             notes = [self._alert(f"{pending.step.name}: patients counted as zero")] if zeroed else []
             self._ledger.store(name, payload, notes)

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedhealth.config import read_toml
 from fedhealth.errors import ConfigInvalid
-from fedhealth.policy.rules import load_policy
+from fedhealth.policy.rules import DataSetBudget, load_policy
 from fedhealth.policy.site_file import load_site_file
-from fedhealth.privacy.accountant import Budget
+from fedhealth.privacy.accountant import AnyBudget, open_budget
 from fedhealth.privacy.entries import Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
@@ -167,12 +167,24 @@ def init_site(
         site=site.id,
         ledger_key=public,
         witness_key=witness_key,
-        budgets={name: Budget(epsilon=budget.epsilon, delta=budget.delta) for name, budget in policy.budget.items()},
+        budgets={name: _open_budget(name, budget) for name, budget in policy.budget.items()},
         unsafe_test_site=unsafe_noise_seed is not None,
         at=time.time_ns() // 10**6,
     )
     Ledger.create(state.ledger, created, state.ledger_key()).close()
     return public
+
+
+def _open_budget(name: str, budget: DataSetBudget) -> AnyBudget:
+    work = budget.expected_work
+    try:
+        return open_budget(budget.epsilon, budget.delta, work.sampling_rate, work.rounds)
+    except ValueError as error:
+        raise ConfigInvalid(
+            f"the budget of data set '{name}' in policy.toml does not fit the work that is expected of it",
+            got=str(error),
+            next_step=f"Correct [budget.{name}]: more epsilon, or fewer rounds in expected_work.",
+        ) from error
 
 
 def load_node_file(state: SiteState) -> NodeFile:

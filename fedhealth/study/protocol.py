@@ -118,10 +118,12 @@ class LogisticRegression(_Part):
 
 
 class Training(_Part):
-    """How the model is trained; full batch, one step a round, every step charged.
+    """How the model is trained; one step a round, every step charged.
 
     Attributes:
         rounds: number of rounds, each one release per site.
+        sampling_rate: the probability with which each patient, alone and by secret coins, takes part in a round; 1 is
+            full batch, which is often best for small hospitals. Less is for budgets counted in Renyi divergence.
         learning_rate: step length on the clipped mean gradient.
         l2_clip_norm: the most one patient's gradient may measure.
         strategy: how the coordinator combines, by its name in Flower.
@@ -129,6 +131,7 @@ class Training(_Part):
     """
 
     rounds: Annotated[int, Field(ge=1, le=10_000)]
+    sampling_rate: Annotated[float, Field(ge=1e-4, le=1)] = 1.0
     learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     l2_clip_norm: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
     strategy: Literal["fedavg", "fedavgm"] = "fedavg"

@@ -12,10 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhealth.cli.main import main
-from fedhealth.privacy.accountant import noise_multiplier_for
 from fedhealth.privacy.entries import Approved, Reserved
 from fedhealth.privacy.gaussian import GridGaussian
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.mu_squared import MuSquaredBudget, noise_multiplier_for
 from fedhealth.signing import public_key_hex
 from fedhealth.site.state import SiteState, init_site
 
@@ -29,6 +29,7 @@ def make_ledger(folder, unsafe=False):
     state = SiteState(folder)
     init_site(ROOT / "sites" / "hungary", state, public_key_hex(KEY.public_key()), {}, 7 if unsafe else None)
     mechanism = GridGaussian(noise_multiplier=noise_multiplier_for(1.0, 1e-4, 10), l2_clip_norm=1.0, dimension=2)
+    cost = MuSquaredBudget(epsilon=3.0, delta=1e-4).cost_of(mechanism.event())
     ledger = Ledger.open(state.ledger, "hungary", state.ledger_key())
     ledger.append(
         Approved(
@@ -38,7 +39,7 @@ def make_ledger(folder, unsafe=False):
             data_set="heart-disease",
             declared_patients=100,
             reply_after_ms={"train": 20},
-            envelope={"training": mechanism.cost.times(10)},
+            envelope={"training": cost.times(10)},
             delta=1e-4,
             by="ada",
             at=2,
@@ -52,7 +53,7 @@ def make_ledger(folder, unsafe=False):
                 step="train",
                 round=number + 1,
                 cohort="training",
-                cost=mechanism.cost,
+                cost=cost,
                 at=3,
             )
         )

@@ -41,8 +41,8 @@ WIDTH = plan_study(STUDY)["train"].input_length
 CLOCK = Clock(monotonic=time.monotonic, unix_ms=lambda: time.time_ns() // 10**6)
 
 
-def noise_only(step, weights, records, stream):
-    return encode_release(step.mechanism.add_noise(np.zeros(step.mechanism.dimension, np.int64), stream)), 0
+def noise_only(step, weights, records, streams):
+    return encode_release(step.mechanism.add_noise(np.zeros(step.mechanism.dimension, np.int64), streams("noise"))), 0
 
 
 def data_of(value=0.0):

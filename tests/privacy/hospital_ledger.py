@@ -2,10 +2,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhealth.privacy.accountant import Budget, Cost
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.entries import Approved, Created, Reserved
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.mu_squared import MuSquaredBudget, MuSquaredCost
 
 
 class Hospital:
@@ -23,7 +23,7 @@ class Hospital:
             site=self.site,
             ledger_key=self.key.public_key().public_bytes_raw().hex(),
             witness_key=self.witness_key.public_key().public_bytes_raw().hex(),
-            budgets={"icu": Budget(epsilon=epsilon, delta=1e-5)},
+            budgets={"icu": MuSquaredBudget(epsilon=epsilon, delta=1e-5)},
             unsafe_test_site=unsafe,
             at=1,
         )
@@ -67,4 +67,4 @@ class Hospital:
 
 
 def cost(mu_squared, total_variation=0):
-    return Cost(mu_squared=mu_squared, total_variation=total_variation)
+    return MuSquaredCost(mu_squared=mu_squared, total_variation=total_variation)

@@ -8,14 +8,14 @@ from hospital_ledger import Hospital
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
-from fedhealth.privacy.accountant import MU_SQUARED_UNITS, Budget, delta_of
 from fedhealth.privacy.checkpoint import Checkpoint, sign_checkpoint, sign_receipt
 from fedhealth.privacy.entries import ENTRY, JournalNote
 from fedhealth.privacy.ledger import connect
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
+from fedhealth.privacy.mu_squared import MU_SQUARED_UNITS, MuSquaredBudget, delta_of
 from fedhealth.privacy.verify import verify_ledger
 
-CAP = Budget(epsilon=3.0, delta=1e-5).cap().mu_squared
+CAP = MuSquaredBudget(epsilon=3.0, delta=1e-5).cap().mu_squared
 STATES = ("sent", "stored", "witnessed", "reserved")
 
 

@@ -3,8 +3,8 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from fedhealth.privacy.accountant import Budget
 from fedhealth.privacy.events import EVENT, GaussianEvent, GeometricEvent, checked, plan_of
+from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.renyi import RenyiBudget, best_order, plan_cost, renyi_cost
 
@@ -78,7 +78,7 @@ def test_whatever_states_a_price_refuses_an_unknown_event(event):
         lambda: plan_cost(((event, 1),), 4.0),
         lambda: best_order(3.0, 1e-5, ((event, 1),)),
         lambda: RenyiBudget(**full, order=4.0).cost_of(event),
-        lambda: Budget(**full).cost_of(event),
+        lambda: MuSquaredBudget(**full).cost_of(event),
         lambda: informative_epsilon(((event, 1),), 1e-5),
     ]
     for refusal in refusals:

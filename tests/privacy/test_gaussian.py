@@ -20,6 +20,7 @@ from fedhealth.privacy.gaussian import (
     _thresholds,
     rounded_gaussian,
 )
+from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.stream import SiteNoiseSecret
 
 SECRET = SiteNoiseSecret(bytes(range(32)))
@@ -143,7 +144,8 @@ def test_the_noise_is_the_multiplier_times_the_sensitivity_and_the_cost_follows(
     sensitivity = 0.3 * (1 + 2**-30) + math.sqrt(20) * (1 + 2**-21) * mechanism.grid
     assert mechanism.standard_deviation == pytest.approx(7.0 * sensitivity, rel=1e-12)
     assert mechanism.standard_deviation == 1024 * mechanism.grid
-    assert mechanism.cost.mu_squared == math.ceil(Fraction(2**40, 49))  # mu = 1 / 7
+    cost = MuSquaredBudget(epsilon=1.0, delta=1e-5).cost_of(mechanism.event())
+    assert cost.mu_squared == math.ceil(Fraction(2**40, 49))  # mu = 1 / 7
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hospital_ledger import Hospital
 
 from fedhealth.errors import BudgetExhausted, FedHealthError, IdentityInvalid, LedgerDamaged
-from fedhealth.privacy.accountant import Budget
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.privacy.entries import JournalNote, Stored, Withdrawn
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.merkle import is_consistent
+from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.verify import verify_ledger
 
 OPEN_FROM_OUTSIDE = """
@@ -132,7 +132,7 @@ def test_a_charge_beyond_the_envelope_is_refused_and_nothing_is_written(hospital
 
 
 def test_an_approval_beyond_the_cap_is_refused_and_says_how_much_is_left(hospital):
-    cap = Budget(epsilon=3.0, delta=1e-5).cap().mu_squared
+    cap = MuSquaredBudget(epsilon=3.0, delta=1e-5).cap().mu_squared
     ledger = hospital.create()
     ledger.append(hospital.approval(training=cap - 10))
     before = ledger.head()
@@ -144,7 +144,7 @@ def test_an_approval_beyond_the_cap_is_refused_and_says_how_much_is_left(hospita
 
 
 def test_the_two_sides_of_a_data_set_each_have_the_whole_cap(hospital):
-    cap = Budget(epsilon=3.0, delta=1e-5).cap().mu_squared
+    cap = MuSquaredBudget(epsilon=3.0, delta=1e-5).cap().mu_squared
     ledger = hospital.create()
     ledger.append(hospital.approval(training=cap, held_out=cap))
     with pytest.raises(BudgetExhausted):
@@ -157,7 +157,7 @@ def test_the_two_sides_of_a_data_set_each_have_the_whole_cap(hospital):
 
 
 def test_a_withdrawn_study_gives_back_what_it_had_not_spent_and_spends_no_more(hospital):
-    cap = Budget(epsilon=3.0, delta=1e-5).cap().mu_squared
+    cap = MuSquaredBudget(epsilon=3.0, delta=1e-5).cap().mu_squared
     ledger = hospital.create()
     ledger.append(hospital.approval(training=cap))
     ledger.reserve(hospital.charge(0, mu_squared=100))

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from fedhealth.privacy.accountant import Budget, mu_of
 from fedhealth.privacy.events import GaussianEvent, GeometricEvent, plan_of
+from fedhealth.privacy.mu_squared import MuSquaredBudget, mu_of
 from fedhealth.privacy.pld import INFORMATIVE, _loss_distribution, informative_epsilon, noise_multiplier_for_plan
 from fedhealth.privacy.renyi import best_order, plan_cost, renyi_epsilon
 
@@ -93,7 +93,9 @@ def test_no_noise_is_calibrated_for_an_impossible_plan(change):
 def test_noise_too_far_from_exact_guarantees_nothing():
     # Distances of 10 * 2**-60 and 3000 * 2**-60, against a share of 1e-12 * 2**-10 = 1e-15.
     assert informative_epsilon(plan_of([(gaussian(10.0, 1.0, 2.0**-60), 10)]), 1e-12).epsilon < math.inf
-    assert informative_epsilon(plan_of([(gaussian(100.0, 1.0, 2.0**-60), 3000)]), 1e-12).epsilon == math.inf
+    assert informative_epsilon(plan_of([(gaussian(100.0, 0.5, 2.0**-60), 3000)]), 1e-12).epsilon == math.inf
+    # In closed form all of delta may pay: 2**22 * 2**-60 = 3.6e-12 is still too much.
+    assert informative_epsilon(plan_of([(gaussian(1e4, 1.0, 2.0**-60), 2**22)]), 1e-12).epsilon == math.inf
 
 
 @pytest.mark.parametrize("delta", [0.0, -1e-5, 1.0, math.nan])
@@ -109,7 +111,7 @@ def test_the_number_carries_its_label_and_its_neighbours():
 
 
 def test_mu_squared_prices_counts_and_refuses_sampled_rounds():
-    budget = Budget(epsilon=3.0, delta=DELTA)
+    budget = MuSquaredBudget(epsilon=3.0, delta=DELTA)
     assert budget.cost_of(gaussian(2.0)).mu_squared == 2**38
     count = GeometricEvent(epsilon=0.5, cells=1)
     assert budget.cost_of(GeometricEvent(epsilon=0.5, cells=4)) == budget.cost_of(count).times(4)

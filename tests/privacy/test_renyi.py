@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedhealth.privacy.accountant import Budget, gaussian_cost
 from fedhealth.privacy.events import GaussianEvent, GeometricEvent, plan_of
 from fedhealth.privacy.gaussian import GridGaussian
+from fedhealth.privacy.mu_squared import MuSquaredBudget, gaussian_cost
 from fedhealth.privacy.renyi import (
     RENYI_UNITS,
     RenyiBudget,
@@ -21,7 +21,6 @@ from fedhealth.privacy.renyi import (
     renyi_cost,
     renyi_epsilon,
 )
-from fedhealth.privacy.sums import gaussian_event
 
 
 def gaussian(noise_multiplier, sampling_rate, total_variation=0.0):
@@ -244,8 +243,8 @@ def test_even_the_smallest_cost_is_a_unit_and_the_largest_is_refused():
 
 def test_the_distance_of_sampled_noise_is_charged_beside():
     mechanism = GridGaussian(noise_multiplier=5.0, l2_clip_norm=1.0, dimension=1000)
-    cost = renyi_cost(gaussian_event(mechanism, 0.1), 8.0)
-    assert cost.total_variation == gaussian_cost(5.0, gaussian_event(mechanism, 0.1).total_variation).total_variation
+    cost = renyi_cost(mechanism.event(0.1), 8.0)
+    assert cost.total_variation == gaussian_cost(5.0, mechanism.event(0.1).total_variation).total_variation
     assert cost.renyi == renyi_cost(gaussian(5.0, 0.1), 8.0).renyi
 
 
@@ -258,7 +257,7 @@ def test_noise_too_far_from_exact_guarantees_nothing():
 def test_at_full_batch_the_order_costs_rounds_that_mu_squared_keeps():
     # The design: mu squared where every mechanism is a full-batch Gaussian. 8-sigma rounds at epsilon 3:
     event = gaussian(8.0, 1.0)
-    exact = Budget(epsilon=3.0, delta=1e-5)
+    exact = MuSquaredBudget(epsilon=3.0, delta=1e-5)
     fixed = RenyiBudget(epsilon=3.0, delta=1e-5, order=best_order(3.0, 1e-5, plan_of([(event, 1)])))
     in_mu, in_rho = (
         exact.cap().mu_squared // exact.cost_of(event).mu_squared,

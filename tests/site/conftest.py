@@ -17,10 +17,10 @@ from fedhealth.link.frames import (
 )
 from fedhealth.policy.rules import Policy
 from fedhealth.policy.site_file import SiteFile
-from fedhealth.privacy.accountant import Budget
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.entries import Approved, Created
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import read_table
@@ -62,16 +62,16 @@ def protocol(**changes):
     return Study.model_validate(merged)
 
 
-def noise_only(step, weights, records, stream):
+def noise_only(step, weights, records, streams):
     """A step whose release is noise and nothing else, so that equal payloads mean equal noise."""
-    return encode_release(step.mechanism.add_noise(np.zeros(step.mechanism.dimension, np.int64), stream)), 0
+    return encode_release(step.mechanism.add_noise(np.zeros(step.mechanism.dimension, np.int64), streams("noise"))), 0
 
 
-def counting(step, weights, records, stream):
+def counting(step, weights, records, streams):
     """A step that depends on the patients: the noisy number of records with the condition, in each coordinate."""
     vectors = np.repeat(records.labels[:, None], step.mechanism.dimension, axis=1)
     total, zeroed = step.mechanism.clip_and_sum(vectors)
-    return encode_release(step.mechanism.add_noise(total, stream)), zeroed
+    return encode_release(step.mechanism.add_noise(total, streams("noise"))), zeroed
 
 
 def csv_text(ill=lambda patient: patient % 2):
@@ -109,7 +109,7 @@ class Hospital:
             site=self.site,
             ledger_key=public_key_hex(self.key.public_key()),
             witness_key=public_key_hex(self.witness.public_key()),
-            budgets={"ward": Budget(epsilon=20.0, delta=1e-4)},
+            budgets={"ward": MuSquaredBudget(epsilon=20.0, delta=1e-4)},
             unsafe_test_site=True,
             at=0,
         )
@@ -122,7 +122,7 @@ class Hospital:
                 data_set="ward",
                 declared_patients=DECLARED,
                 reply_after_ms=REPLY_AFTER_MS,
-                envelope=envelope_of(self.study),
+                envelope=envelope_of(self.study, created.budgets["ward"]),
                 delta=self.study.privacy.delta,
                 by="test",
                 at=0,

@@ -17,10 +17,10 @@ from fedhealth.errors import (
     RefusalCode,
 )
 from fedhealth.link.frames import Answer, NeedWitness, ReleaseReply, Witnessed, pack, unpack_reply
-from fedhealth.privacy.accountant import epsilon_of
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.entries import Created
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.mu_squared import epsilon_of
 from fedhealth.privacy.stream import SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import public_key_hex
@@ -229,10 +229,10 @@ def test_the_public_duration_covers_the_steps_on_records_of_the_declared_size(wa
 
     here, sizes = ward(), set()
 
-    def slow(step, weights, records, stream):
+    def slow(step, weights, records, streams):
         sizes.add(records.patient_count)
         time.sleep(0.03 if step.name == "train" else 0)
-        return steps["noise_only"](step, weights, records, stream)
+        return steps["noise_only"](step, weights, records, streams)
 
     approved, _ = here.approve(make_protocol(), slow)
     assert sizes == {30}  # never the true 24

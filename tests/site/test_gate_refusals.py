@@ -206,7 +206,7 @@ def test_other_inputs_at_one_round_are_new_charges_until_the_envelope_is_spent(h
         reply = site.ask(number=number, data=site.weights(value))[0]
         assert (reply.kind, reply.code) == ("refused", RefusalCode.BUDGET_SPENT)
     assert site.entries == size
-    envelope = envelope_of(site.study)["training"]
+    envelope = envelope_of(site.study, site.ledger.created.budgets["ward"])["training"]
     assert site.ledger.account.spent(site.study.digest, "training").fits(envelope)
     # What was paid for is still answered, and the other side of the data set has its own envelope.
     assert site.ask(number=1, data=site.weights(2.0))[1] == payloads[1]

@@ -206,7 +206,7 @@ def test_every_head_extends_every_earlier_one(hospital):
 def test_a_release_leaves_at_a_multiple_of_its_public_time(hospital, milliseconds, leaves):
     site = hospital()
 
-    def slow(step, weights, records, stream):
+    def slow(step, weights, records, streams):
         site.time.now += milliseconds / 1000
         return b"\0" * 24, 0
 
@@ -227,7 +227,7 @@ def test_each_step_has_its_own_public_time(hospital):
 
 def test_a_patient_counted_as_zero_changes_the_journal_and_nothing_outside(hospital):
     def compute_with(zeroed):
-        return lambda step, weights, records, stream: (b"\x07" * 24, zeroed)
+        return lambda step, weights, records, streams: (b"\x07" * 24, zeroed)
 
     one, two = hospital("one", compute=compute_with(0)), hospital("two", compute=compute_with(3))
     assert one.ask() == two.ask()

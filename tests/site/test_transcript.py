@@ -170,16 +170,16 @@ def test_weights_that_overflow_for_one_patient_only_do_not_tell_whether_that_pat
 # Planted violations: each is a mistake somebody could make, and the comparison must find it.
 
 
-def raises_on_overflow(step, weights_, records, stream):
+def raises_on_overflow(step, weights_, records, streams):
     with np.errstate(all="ignore"):
         scores = records.features @ weights_[:-1]
     if not np.all(np.isfinite(scores)):
         raise FloatingPointError("overflow")
-    return STEPS[step.name](step, weights_, records, stream)
+    return STEPS[step.name](step, weights_, records, streams)
 
 
-def tells_the_count_by_its_size(step, weights_, records, stream):
-    payload, zeroed = STEPS[step.name](step, weights_, records, stream)
+def tells_the_count_by_its_size(step, weights_, records, streams):
+    payload, zeroed = STEPS[step.name](step, weights_, records, streams)
     return payload + bytes(records.patient_count), zeroed
 
 
@@ -188,10 +188,10 @@ class TakesTimePerPatient:
         self.ticking = ticking
 
     def __getitem__(self, name):
-        def compute(step, weights_, records, stream):
+        def compute(step, weights_, records, streams):
             for _ in range(25 * records.patient_count):
                 next(self.ticking.looks)
-            return STEPS[name](step, weights_, records, stream)
+            return STEPS[name](step, weights_, records, streams)
 
         return compute
 

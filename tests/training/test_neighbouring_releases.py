@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from fedhealth.learning.plan import (
     model_update,
     plan_study,
 )
-from fedhealth.privacy.accountant import Budget, epsilon_of
+from fedhealth.privacy.mu_squared import MuSquaredBudget, epsilon_of
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study
@@ -68,7 +69,7 @@ def people(seed, broken=None):
 
 
 def release(name, weights, records):
-    payload, zeroed = STEPS[name](PLAN[name], weights, records, SECRET.stream("0" * 64, name))
+    payload, zeroed = STEPS[name](PLAN[name], weights, records, partial(SECRET.stream, "0" * 64))
     return [int(value) for value in np.frombuffer(payload, dtype="<i8")], zeroed
 
 
@@ -124,10 +125,10 @@ def test_the_order_of_patients_does_not_change_a_release():
 
 
 def test_the_plan_costs_what_the_protocol_says_and_fits_a_budget_of_the_same_size():
-    envelope = envelope_of(STUDY)
+    envelope = envelope_of(STUDY, MuSquaredBudget(epsilon=3.0, delta=1e-4))
     for cohort, epsilon in (("training", 2.0), ("held-out", 1.0)):
         assert 0.995 * epsilon <= epsilon_of(envelope[cohort], 1e-5) <= epsilon
-        assert envelope[cohort].fits(Budget(epsilon=epsilon, delta=1e-5).cap())
+        assert envelope[cohort].fits(MuSquaredBudget(epsilon=epsilon, delta=1e-5).cap())
     assert (PLAN["train"].rounds, PLAN["evaluate"].rounds) == (10, 1)
 
 

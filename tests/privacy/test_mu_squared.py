@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedhealth.privacy.accountant import (
+from fedhealth.privacy.mu_squared import (
     MU_SQUARED_UNITS,
     TOTAL_VARIATION_UNITS,
-    Budget,
-    Cost,
+    MuSquaredBudget,
+    MuSquaredCost,
     delta_of,
     epsilon_of,
     gaussian_cost,
@@ -66,7 +66,7 @@ def test_no_cost_is_stated_for_an_impossible_distance(value):
 )
 def test_a_cost_that_is_not_a_positive_integer_does_not_exist(cost):
     with pytest.raises(ValidationError):
-        Cost(total_variation=0, **cost)
+        MuSquaredCost(total_variation=0, **cost)
 
 
 @given(st.floats(0.012, 1e150), st.floats(0, 1e-23))
@@ -86,7 +86,7 @@ def test_a_large_cost_is_rounded_up_where_floating_point_rounds_down():
 
 @given(st.floats(0.01, 20), st.floats(1e-12, 0.01))
 def test_a_cap_is_rounded_down(epsilon, delta):
-    cap = Budget(epsilon=epsilon, delta=delta).cap()
+    cap = MuSquaredBudget(epsilon=epsilon, delta=delta).cap()
     with mpmath.workdps(60):
         mu = mpmath.sqrt(mpmath.mpf(cap.mu_squared) / MU_SQUARED_UNITS)
         distance = mpmath.mpf(cap.total_variation) / TOTAL_VARIATION_UNITS
@@ -95,9 +95,9 @@ def test_a_cap_is_rounded_down(epsilon, delta):
 
 @given(st.floats(0.01, 20), st.floats(0.01, 20), st.floats(1e-12, 0.01), st.floats(1e-12, 0.01))
 def test_more_epsilon_or_more_delta_never_buys_less(epsilon, other, delta, another):
-    low = Budget(epsilon=min(epsilon, other), delta=min(delta, another)).cap()
-    assert low.mu_squared <= Budget(epsilon=max(epsilon, other), delta=min(delta, another)).cap().mu_squared
-    high = Budget(epsilon=min(epsilon, other), delta=max(delta, another)).cap()
+    low = MuSquaredBudget(epsilon=min(epsilon, other), delta=min(delta, another)).cap()
+    assert low.mu_squared <= MuSquaredBudget(epsilon=max(epsilon, other), delta=min(delta, another)).cap().mu_squared
+    high = MuSquaredBudget(epsilon=min(epsilon, other), delta=max(delta, another)).cap()
     assert low.fits(high)
 
 
@@ -105,7 +105,7 @@ def test_more_epsilon_or_more_delta_never_buys_less(epsilon, other, delta, anoth
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_a_budget_is_positive_and_finite(field, value):
     with pytest.raises(ValidationError):
-        Budget(**{"epsilon": 1.0, "delta": 1e-5, field: value})
+        MuSquaredBudget(**{"epsilon": 1.0, "delta": 1e-5, field: value})
 
 
 @pytest.mark.parametrize("releases", [1, 3, 100, 5000])
@@ -113,7 +113,7 @@ def test_a_budget_is_positive_and_finite(field, value):
 def test_planned_releases_cost_what_was_asked_and_half_a_percent_less_at_most(epsilon, delta, releases):
     cost = gaussian_cost(noise_multiplier_for(epsilon, delta, releases), 5e-34).times(releases)
     assert 0.995 * epsilon <= epsilon_of(cost, delta) <= epsilon
-    assert cost.fits(Budget(epsilon=epsilon, delta=delta).cap()), "a study may ask for the whole of a budget"
+    assert cost.fits(MuSquaredBudget(epsilon=epsilon, delta=delta).cap()), "a study may ask for the whole of a budget"
 
 
 def test_no_plan_exists_for_so_many_releases_that_each_costs_nothing():
@@ -127,27 +127,31 @@ def test_the_price_of_imperfect_noise_does_not_hide_an_epsilon_that_holds(epsilo
     delta = 1e-5
     mu = mu_of(epsilon, delta * 0.999)
     distance = delta * 0.0005 / (1 + math.exp(epsilon))
-    cost = Cost(mu_squared=math.floor(mu * mu * MU_SQUARED_UNITS), total_variation=1)
+    cost = MuSquaredCost(mu_squared=math.floor(mu * mu * MU_SQUARED_UNITS), total_variation=1)
     steps = math.floor(distance * TOTAL_VARIATION_UNITS)
-    cost = cost.model_copy(update={"total_variation": steps})  # beyond what one Cost may say, within what it means
+    cost = cost.model_copy(
+        update={"total_variation": steps}
+    )  # beyond what one MuSquaredCost may say, within what it means
     assert 0.99 * epsilon <= epsilon_of(cost, delta) <= epsilon
 
 
 def test_noise_too_far_from_exact_guarantees_nothing():
-    cost = Cost(mu_squared=1, total_variation=1).model_copy(update={"total_variation": TOTAL_VARIATION_UNITS // 1000})
+    cost = MuSquaredCost(mu_squared=1, total_variation=1).model_copy(
+        update={"total_variation": TOTAL_VARIATION_UNITS // 1000}
+    )
     assert epsilon_of(cost, 1e-5) == math.inf
 
 
 @given(st.integers(1, 10**12), st.integers(1, 10**12), st.floats(1e-9, 1e-2))
 def test_more_spent_is_never_a_smaller_epsilon(one, other, delta):
     low, high = sorted((one, other))
-    small, large = (epsilon_of(Cost(mu_squared=spent, total_variation=0), delta) for spent in (low, high))
+    small, large = (epsilon_of(MuSquaredCost(mu_squared=spent, total_variation=0), delta) for spent in (low, high))
     assert small <= large * (1 + 1e-9) + 1e-12
 
 
 def test_costs_of_releases_add_up():
-    one, two = Cost(mu_squared=3, total_variation=5), Cost(mu_squared=4, total_variation=0)
-    assert one + two == Cost(mu_squared=7, total_variation=5)
-    assert one.times(4) == Cost(mu_squared=12, total_variation=20)
+    one, two = MuSquaredCost(mu_squared=3, total_variation=5), MuSquaredCost(mu_squared=4, total_variation=0)
+    assert one + two == MuSquaredCost(mu_squared=7, total_variation=5)
+    assert one.times(4) == MuSquaredCost(mu_squared=12, total_variation=20)
     assert one.fits(one) and not (one + two).fits(one)
-    assert not Cost(mu_squared=1, total_variation=6).fits(one)
+    assert not MuSquaredCost(mu_squared=1, total_variation=6).fits(one)

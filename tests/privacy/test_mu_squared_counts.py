@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhealth.privacy.accountant import MU_SQUARED_UNITS, delta_of, geometric_cost
+from fedhealth.privacy.mu_squared import MU_SQUARED_UNITS, delta_of, geometric_cost
 
 EPSILONS = st.floats(2.0**-20, 16)
 
