@@ -1,19 +1,22 @@
 """Canonical bytes and digests: the one place where a value becomes something that can be signed or compared.
 
-A value is written as RFC 8785 canonical JSON (by the `rfc8785` library); a digest is SHA-256 over a domain
-label, the version of the canonical form and those bytes, so that two kinds of object can never share a digest
-and two versions of the software never disagree silently.
+A value is written as RFC 8785 canonical JSON (by the `rfc8785` library, or by Python's encoder where the two are
+known to agree); a digest is SHA-256 over a domain label, the version of the canonical form and those bytes, so that
+two kinds of object can never share a digest and two versions of the software never disagree silently.
 
 Invariant: equal values give equal bytes on every machine; NaN and infinities have no canonical form.
 """
 
 import hashlib
+import json
 from typing import Any
 
 import rfc8785
 from pydantic import BaseModel
 
 CANONICAL_VERSION = 1
+
+_EXACT_INTEGER = 2**53 - 1
 
 
 def canonical_bytes(value: BaseModel | Any) -> bytes:  # noqa: ANN401 - any JSON value
@@ -35,7 +38,26 @@ def canonical_bytes(value: BaseModel | Any) -> bytes:  # noqa: ANN401 - any JSON
         b'{"a":[true,null],"b":1}'
     """
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    if _is_plain_ascii(plain):
+        return json.dumps(plain, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
     return rfc8785.dumps(plain)
+
+
+def _is_plain_ascii(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    """Say whether a value holds only what Python's own encoder writes as RFC 8785 wants it, several times faster.
+
+    The two differ in how they write floats, order keys beyond ASCII, and refuse; all of these are left to `rfc8785`.
+    """
+    kind = type(value)
+    if kind is str:
+        return bool(value.isascii())
+    if kind is int:
+        return bool(abs(value) <= _EXACT_INTEGER)
+    if kind is dict:
+        return all(type(key) is str and key.isascii() and _is_plain_ascii(part) for key, part in value.items())
+    if kind is list:
+        return all(map(_is_plain_ascii, value))
+    return value is None or kind is bool
 
 
 def digest_of(domain: str, data: bytes) -> str:

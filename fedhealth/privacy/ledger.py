@@ -53,6 +53,7 @@ CREATE TABLE receipt (only INTEGER PRIMARY KEY CHECK (only = 1), body BLOB NOT N
 CREATE TABLE release (
   release TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE,
   state TEXT NOT NULL CHECK (state IN ('reserved', 'witnessed', 'stored', 'sent')), payload BLOB) STRICT;
+CREATE INDEX reserved_release ON release (position) WHERE state = 'reserved';
 PRAGMA application_id = 0x46484c31;
 """
 

@@ -10,9 +10,10 @@ head with the coordinator's receipts.
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -127,16 +128,22 @@ def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
 def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | None) -> LedgerContents:
     account, tree = Account(), MerkleTree()
     journal, journal_is_whole = _journal_roots(database)
+    entries: list[bytes] = []
     charged: dict[str, int] = {}
-    for position in range(_count(database, "ledger")):
+    rows = _entry_rows(database)
+    while True:
+        position = tree.size
         try:
-            entry = _checked_entry(database, position, journal)
+            if (row := next(rows, None)) is None:
+                break
+            entry = _checked_entry(row, position, journal)
             account.apply(entry)
         except FedHealthError as error:
             raise (error if isinstance(error, LedgerDamaged) and error.got else _bad(position, error.what)) from error
         except (apsw.Error, ValueError, TypeError) as error:
             raise _bad(position, f"it cannot be read ({type(error).__name__})") from error
-        tree.append(leaf_hash(canonical_bytes(entry)))
+        tree.append(row.leaf)
+        entries.append(row.body)
         if isinstance(entry, Reserved):
             charged[entry.release] = position
     if damaged_page is not None:
@@ -150,14 +157,14 @@ def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | Non
         raise _bad(tree.size, "there is no signed head")
     head = check_head(note, account.created, tree, seen)
     _check_schema(database)
+    if database.execute("SELECT count(*) FROM opening").get != tree.size:
+        raise _bad(tree.size, "a commitment to the journal belongs to no entry")
     witnessed = check_receipt(receipt, account.created, tree)
     _check_rows(database, account, charged, witnessed)
     return LedgerContents(
         verified=describe(account, head, witnessed),
         account=account,
-        entries=tuple(
-            body for (body,) in database.execute("SELECT body FROM entry WHERE log = 'ledger' ORDER BY position")
-        ),
+        entries=tuple(entries),
         head=note,
         receipt=receipt,
     )
@@ -198,22 +205,35 @@ def describe(account: Account, head: Checkpoint, witnessed: int) -> VerifiedLedg
     )
 
 
-def _checked_entry(database: apsw.Connection, position: int, journal: list[bytes]) -> Entry:
-    found = database.execute(
-        "SELECT body, leaf FROM entry WHERE log = 'ledger' AND position = ?", (position,)
-    ).fetchone()
-    if found is None:
+class _EntryRow(NamedTuple):
+    """An entry as it stands in the file; the last two are None where there is no opening."""
+
+    position: int
+    body: bytes
+    leaf: bytes
+    salt: bytes | None
+    journal_size: int | None
+
+
+def _entry_rows(database: apsw.Connection) -> Iterator[_EntryRow]:
+    """Yield the entries in their order, in one pass over the file."""
+    query = """SELECT position, body, leaf, salt, journal_size FROM entry LEFT JOIN opening USING (position)
+               WHERE log = 'ledger' ORDER BY position"""
+    for row in database.execute(query):
+        yield _EntryRow(*row)
+
+
+def _checked_entry(row: _EntryRow, position: int, journal: list[bytes]) -> Entry:
+    if row.position != position:
         raise _bad(position, "it is missing")
-    body, leaf = found
-    if leaf_hash(body) != leaf:
+    if leaf_hash(row.body) != row.leaf:
         raise _bad(position, "its content does not match its hash")
-    entry = ENTRY.validate_json(body)
-    if canonical_bytes(entry) != body:
+    entry = ENTRY.validate_json(row.body)
+    if canonical_bytes(entry) != row.body:
         raise _bad(position, "it is not in canonical form")
-    opening = database.execute("SELECT salt, journal_size FROM opening WHERE position = ?", (position,)).fetchone()
-    if opening is None or not 0 <= opening[1] < len(journal):
+    if row.salt is None or row.journal_size is None or not 0 <= row.journal_size < len(journal):
         raise _bad(position, "its commitment to the journal cannot be opened")
-    if journal_commitment(opening[0], journal[opening[1]], opening[1]) != entry.journal:
+    if journal_commitment(row.salt, journal[row.journal_size], row.journal_size) != entry.journal:
         raise _bad(position, "the local journal before it was changed")
     return entry
 
@@ -236,12 +256,6 @@ def _journal_roots(database: apsw.Connection) -> tuple[list[bytes], bool]:
     except (apsw.Error, ValueError):
         return roots, False
     return roots, True
-
-
-def _count(database: apsw.Connection, log: str) -> int:
-    """Return one more than the highest position that can be read, so that a gap is met and named."""
-    found = database.execute("SELECT max(position) FROM entry WHERE log = ?", (log,)).fetchone()
-    return 0 if found is None or found[0] is None else int(found[0]) + 1
 
 
 def _check_schema(database: apsw.Connection) -> None:
@@ -326,18 +340,21 @@ def _spending(account: Account) -> list[Spending]:
 
 def _first_damaged_page(path: Path) -> int | None:
     """Return the number of the first page whose checksum is wrong, counted from 1."""
-    raw = path.read_bytes()
-    if len(raw) < 512 or raw[20] != 8:
-        return 1
-    size = int.from_bytes(raw[16:18], "big")
-    size = 65536 if size == 1 else size
-    if size < 512 or len(raw) % size:
-        return 1
-    checker = connect(Path(":memory:"), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
-    for number in range(len(raw) // size):
-        page = raw[number * size : (number + 1) * size]
-        if checker.execute("SELECT verify_checksum(?)", (page,)).fetchone() != (1,):
-            return number + 1
+    with path.open("rb") as file:
+        head = file.read(21)
+        if len(head) < 21 or head[20] != 8:
+            return 1
+        size = int.from_bytes(head[16:18], "big")
+        size = 65536 if size == 1 else size
+        if size < 512 or path.stat().st_size % size:
+            return 1
+        file.seek(0)
+        checker = connect(Path(":memory:"), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        number = 0
+        while page := file.read(size):
+            number += 1
+            if checker.execute("SELECT verify_checksum(?)", (page,)).fetchone() != (1,):
+                return number
     return None
 
 

@@ -156,6 +156,7 @@ EDITS = {
     ),
     "salt of a commitment": ("UPDATE opening SET salt = zeroblob(32) WHERE position = 4", 4),
     "size of the journal": ("UPDATE opening SET journal_size = 0 WHERE position = 7", 7),
+    "opening of no entry": ("INSERT INTO opening VALUES (8, zeroblob(32), 0)", 8),
     "opening gone": ("DELETE FROM opening WHERE position = 5", 5),
     "first line of the journal": (
         "UPDATE entry SET body = CAST(body || ' ' AS BLOB) WHERE log = 'journal' AND position = 0",
