@@ -22,6 +22,8 @@ from fedhealth.learning.plan import encode_weights, plan_study
 from fedhealth.link.frames import Answer, AskHead, NeedWitness, PutStudy, ReleaseReply, Witnessed, pack, unpack_reply
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
+from fedhealth.privacy.entries import ConsentNote
+from fedhealth.records.marks import PatientMarks
 from fedhealth.records.split import is_held_out
 from fedhealth.records.table import Table, read_table
 from fedhealth.simulation.in_process import SimulatedSite, open_gate
@@ -75,8 +77,23 @@ def with_cells(table: Table, patient: str, cells: dict[str, str]) -> Table:
     )
 
 
-def transcript(table, questions, folder, compute=STEPS, gate_class=Gate):
-    """Return what the other side sees of a gate that is asked these (step, round, input)."""
+def consent_withdrawn(patient):
+    marks = PatientMarks.under(bytes(32), SITE.data_set.name, SITE.data_set.patient_column)
+    return ConsentNote(
+        kind="consent-withdrawn",
+        data_set=SITE.data_set.name,
+        scheme=marks.scheme,
+        mark=marks.of(patient),
+        by="ada",
+        at=1,
+    )
+
+
+def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgotten=()):
+    """Return what the other side sees of a gate that is asked these (step, round, input).
+
+    The gate starts again after the first of the questions, and by then these patients have withdrawn their consent.
+    """
     ticking = SteppingClock()
     site = SimulatedSite(SITE, table, SPLIT_KEY, noise_seed=7)
     if isinstance(compute, type):
@@ -99,8 +116,14 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate):
 
     make_deterministic()  # as a gate's process is
     try:
-        say(pack(PutStudy(), sign_study(STUDY, RESEARCHER)))
-        for step, number, data in questions:
+        signed = sign_study(STUDY, RESEARCHER)
+        say(pack(PutStudy(), signed))
+        for asked, (step, number, data) in enumerate(questions):
+            if asked == 1:
+                for patient in forgotten:
+                    ledger.note(consent_withdrawn(patient))
+                gate = gate_class(gate._inputs, ledger, compute, ticking.clock())
+                gate.prepare(signed)
             header = say(pack(Answer(study=STUDY.digest, step=step, round=number), data))
             if isinstance(header, NeedWitness):
                 head = open_checkpoint(header.note, SITE.id, key)
@@ -141,6 +164,15 @@ def test_a_gate_says_the_same_with_and_without_one_patient(questions, held_out, 
     patient = patient_on(held_out)
     full = with_cells(TABLE, patient, cells)
     assert_indistinguishable(full, without(full, patient), questions)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(question, min_size=2, max_size=5), st.booleans())
+def test_a_gate_says_the_same_whether_a_patient_withdrew_the_consent_or_not(questions, held_out):
+    patient = patient_on(held_out)
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        kept = transcript(TABLE, questions, Path(one))
+        assert transcript(TABLE, questions, Path(two), forgotten=[patient, "nobody"]) == kept
 
 
 def test_the_transcripts_compared_hold_releases_of_both_steps_and_refusals():
