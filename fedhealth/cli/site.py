@@ -99,7 +99,8 @@ def approve(
     typer.echo(f"  what leaves: {asked.training.rounds} noised gradients, one noised table of four counts")
     for side, patients in seen.patients.items():
         typer.echo(f"  {side}: {patients} patients, {seen.positives[side]} with the condition;")
-        typer.echo(f"    costs each epsilon {seen.epsilon[side]:.3f}, {seen.share[side]:.1%} of the whole budget")
+        typer.echo(f"    may cost each at most {seen.share[side]:.1%} of the whole budget (this binds);")
+        typer.echo(f"    epsilon {seen.epsilon[side]:.3f} at delta {asked.privacy.delta:g} as planned in advance (informative)")
     if not yes and not typer.confirm("Approve?"):
         typer.echo("not approved; nothing was written")
         raise typer.Exit(ApprovalMissing.exit_code)

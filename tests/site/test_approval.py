@@ -45,6 +45,7 @@ STOPPED = [
     ("another data set", {}, {}, {"data_set": "lab"}, PolicyForbids, "budget"),
     ("larger sites wanted", {}, {}, {"min_declared_patients": 31}, ApprovalMissing, "larger sites"),
     ("more than the budget", {}, {"epsilon": 1.9}, {}, BudgetExhausted, "does not fit the privacy budget"),
+    ("sampled rounds, counted in mu squared", {}, {}, {"training": {"sampling_rate": 0.5}}, ConfigInvalid, "no price"),
     ("no such mechanism", {}, {}, {"privacy": {"training_epsilon": 1e-4}}, FedHealthError, "noise multiplier"),
 ]
 
@@ -130,6 +131,23 @@ def test_two_studies_fit_a_budget_of_the_sum_of_their_epsilons(ward, make_protoc
     spending = verify_ledger(here.state.gate).spending
     assert all(line.share_set_aside <= 1 for line in spending)
     assert here.traces[0] == 3
+
+
+def test_a_site_that_expects_sampled_work_can_approve_it_and_full_batch_too(ward, make_protocol, steps):
+    here = ward(work="expected_work = { sampling_rate = 0.5, rounds = 10 }\n")
+    sampled, seen = here.approve(make_protocol(training={"sampling_rate": 0.5}), steps["noise_only"])
+    assert sampled.envelope["training"].currency == sampled.envelope["held-out"].currency
+    assert "renyi" in sampled.envelope["training"].currency
+    # The plan's own epsilon is what the protocol asks, 2.0; what it takes of the budget is shown beside it and binds.
+    assert seen.epsilon["training"] == pytest.approx(2.0, rel=0.005)
+    assert 0 < seen.share["training"] < 1
+    full, _ = here.approve(make_protocol(name="full"), steps["noise_only"])
+    assert full.envelope["held-out"] == sampled.envelope["held-out"]  # evaluation is full batch in both
+
+
+def test_expected_work_that_no_budget_holds_is_refused_at_init(ward):
+    with pytest.raises(ConfigInvalid, match="expected"):
+        ward(epsilon=0.0001, work="expected_work = { sampling_rate = 0.9, rounds = 1000000 }\n")
 
 
 def test_the_administrator_is_shown_patients_and_not_records(ward, make_protocol, steps):

@@ -34,6 +34,7 @@ from fedhealth.training.per_patient import make_deterministic
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = load_study(ROOT / "protocols" / "heart-disease-diagnosis.toml")
+SAMPLED = STUDY.model_copy(update={"training": STUDY.training.model_copy(update={"sampling_rate": 0.1})})
 SITE = load_site_file(ROOT / "sites" / "switzerland")
 TABLE = read_table(SITE.data_set.file, strict=True)
 SPLIT_KEY = bytes(range(32))
@@ -89,7 +90,7 @@ def consent_withdrawn(patient):
     )
 
 
-def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgotten=()):
+def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgotten=(), study=STUDY):
     """Return what the other side sees of a gate that is asked these (step, round, input).
 
     The gate starts again after the first of the questions, and by then these patients have withdrawn their consent.
@@ -98,7 +99,7 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgott
     site = SimulatedSite(SITE, table, SPLIT_KEY, noise_seed=7)
     if isinstance(compute, type):
         compute = compute(ticking)
-    gate, ledger = open_gate(site, STUDY, folder, RESEARCHER, WITNESS, ticking.clock(), compute)
+    gate, ledger = open_gate(site, study, folder, RESEARCHER, WITNESS, ticking.clock(), compute)
     gate.__class__ = gate_class
     key = ledger._key.public_key()
     seen = []
@@ -116,7 +117,7 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgott
 
     make_deterministic()  # as a gate's process is
     try:
-        signed = sign_study(STUDY, RESEARCHER)
+        signed = sign_study(study, RESEARCHER)
         say(pack(PutStudy(), signed))
         for asked, (step, number, data) in enumerate(questions):
             if asked == 1:
@@ -124,13 +125,13 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgott
                     ledger.note(consent_withdrawn(patient))
                 gate = gate_class(gate._inputs, ledger, compute, ticking.clock())
                 gate.prepare(signed)
-            header = say(pack(Answer(study=STUDY.digest, step=step, round=number), data))
+            header = say(pack(Answer(study=study.digest, step=step, round=number), data))
             if isinstance(header, NeedWitness):
                 head = open_checkpoint(header.note, SITE.id, key)
                 receipt = sign_receipt(Receipt(site=SITE.id, size=head.size, root=head.root), WITNESS)
-                header = say(pack(Witnessed(study=STUDY.digest, receipt=receipt)))
+                header = say(pack(Witnessed(study=study.digest, receipt=receipt)))
             if isinstance(header, ReleaseReply):  # asked again, the answer must be no different either
-                say(pack(Answer(study=STUDY.digest, step=step, round=number), data))
+                say(pack(Answer(study=study.digest, step=step, round=number), data))
             say(pack(AskHead(since=1)))
     finally:
         torch.set_flush_denormal(False)  # hypothesis needs subnormals to make them

@@ -15,7 +15,7 @@ from fedhealth.study.signature import sign_study
 class Ward:
     """A site's folder and state, as its administrator has them."""
 
-    def __init__(self, root, text, epsilon=5.0, least=2, researchers='["alice"]', unsafe_noise_seed=None):
+    def __init__(self, root, text, epsilon=5.0, least=2, researchers='["alice"]', unsafe_noise_seed=None, work=""):
         self.folder, self.state = root / "ward", SiteState(root / "state")
         self.researcher, self.witness = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
         self.folder.mkdir(parents=True)
@@ -27,7 +27,7 @@ class Ward:
         )
         (self.folder / "policy.toml").write_text(
             f'tasks = ["diagnosis"]\nresearchers = {researchers}\nmin_patients_a_side = {least}\n'
-            f"max_epsilon_a_study = 2.5\n[budget.ward]\nepsilon = {epsilon}\ndelta = 1e-4\n"
+            f"max_epsilon_a_study = 2.5\n[budget.ward]\nepsilon = {epsilon}\ndelta = 1e-4\n{work}"
         )
         init_site(
             self.folder,
