@@ -100,7 +100,8 @@ def approve(
     for side, patients in seen.patients.items():
         typer.echo(f"  {side}: {patients} patients, {seen.positives[side]} with the condition;")
         typer.echo(f"    may cost each at most {seen.share[side]:.1%} of the whole budget (this binds);")
-        typer.echo(f"    epsilon {seen.epsilon[side]:.3f} at delta {asked.privacy.delta:g} as planned in advance (informative)")
+        planned = f"epsilon {seen.epsilon[side]:.3f} at delta {asked.privacy.delta:g}"
+        typer.echo(f"    {planned} as planned in advance (informative)")
     if not yes and not typer.confirm("Approve?"):
         typer.echo("not approved; nothing was written")
         raise typer.Exit(ApprovalMissing.exit_code)
