@@ -13,7 +13,7 @@ PACKAGE = ROOT / "fedhealth"
 # Lines from the top down; imports go down only, and packages on one line never import each other.
 LINES = [
     {"cli"},
-    {"demo", "simulation"},
+    {"demo", "simulation", "compliance"},
     {"site", "coordinator"},
     {"learning"},
     {"training"},
@@ -68,7 +68,15 @@ def test_the_order_would_catch_an_import_upwards_and_one_sideways():
 
 
 @pytest.mark.parametrize(
-    "module", ["fedhealth.site.node", "fedhealth.link.client", "fedhealth.link.server", "fedhealth.privacy.verify"]
+    "module",
+    [
+        "fedhealth.site.node",
+        "fedhealth.link.client",
+        "fedhealth.link.server",
+        "fedhealth.privacy.verify",
+        "fedhealth.compliance.bundle",
+        "fedhealth.compliance.budget",
+    ],
 )
 def test_importing_the_network_side_and_the_audit_loads_no_torch(module):
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -2,62 +2,201 @@
 
 import dataclasses
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedhealth.errors import UNSAFE_TEST_SITE_EXIT_CODE, ConfigInvalid
 
-app = typer.Typer(help="For the compliance officer: verify ledgers, offline.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from fedhealth.compliance.budget import SideUse, StudyUse
+    from fedhealth.compliance.bundle import Manifest
+    from fedhealth.compliance.history import History
+    from fedhealth.privacy.verify import VerifiedLedger
 
+app = typer.Typer(
+    help="For the compliance officer: verify ledgers, read budgets, export for the regulator. All of it offline.",
+    no_args_is_help=True,
+)
 
-@app.callback()
-def _role() -> None:
-    """Keep `verify` a verb of its own while it is the only one."""
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="GATE_FOLDER_OR_FILE", help="A gate's state folder, its ledger.sqlite, a copy, or an exported bundle."
+    ),
+]
+Evidence = Annotated[
+    Path | None,
+    typer.Option(help="A run's evidence.json: the ledger must extend the head of this site that is in it."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_BAR = 40
+"""Characters of a whole budget."""
 
 
 @app.command()
-def verify(
-    path: Annotated[
-        Path, typer.Argument(metavar="GATE_FOLDER_OR_LEDGER", help="A gate's state folder, or its ledger.sqlite.")
-    ],
-    evidence: Annotated[
-        Path | None,
-        typer.Option(help="A run's evidence.json: the ledger must extend the head of this site that is in it."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Verify a ledger offline; exit 0 only if no byte was changed.
+def verify(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> None:
+    """Verify a ledger or an exported bundle offline; exit 0 only if no byte was changed.
 
     Exit codes: 0 intact; 7 damaged (the first bad entry is named);
-    8 the signature is wrong; 10 intact, but of a test site: its noise is known.
+    8 a signature is wrong; 10 intact, but of a test site: its noise is known.
 
     Example: fedhealth audit verify runs/demo-DATE/state/hungary/gate
     """
+    from fedhealth.compliance.bundle import is_bundle
     from fedhealth.privacy.verify import verify_ledger
 
-    found = verify_ledger(path)
-    if evidence is not None:
-        found = verify_ledger(path, _published_head(evidence, found.head.site))
+    if is_bundle(path):
+        history, manifest = _bundle(path, evidence)
+        found = history.ledger.verified
+    else:
+        history, manifest, found = None, None, verify_ledger(path)
+        if evidence is not None:
+            found = verify_ledger(path, _published_head(evidence, found.head.site))
     if as_json:
         plain = dataclasses.asdict(found) | {"head": found.head.model_dump()}
-        typer.echo(json.dumps(plain, indent=2))
+        if manifest is not None and history is not None:
+            plain["bundle"] = {"by": manifest.by, "at": manifest.at, "studies": sorted(history.studies)}
+        _print_json(plain)
     else:
-        typer.echo(f"intact: {found.head.size} entries of site '{found.head.site}', {found.releases} releases charged")
-        typer.echo(f"  root        {found.head.root}")
-        typer.echo(f"  ledger key  {found.ledger_key}")
-        typer.echo("              (compare it with the key certified when the site joined)")
-        compared = f"extends the head in {evidence}" if evidence else "with no head from outside (--evidence)"
-        typer.echo(f"  compared    {compared}")
-        typer.echo(f"  witnessed   up to entry {found.witnessed} by the coordinator")
-        for line in found.spending:
-            typer.echo(f"  {line.data_set}, {line.cohort} patients:")
-            typer.echo(f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g},")
-            typer.echo(
-                f"    which is {line.share_spent:.1%} of the budget; approvals set aside {line.share_set_aside:.1%}"
-            )
-        typer.echo("  (a budget is counted in mu squared, which adds up; epsilon does not)")
+        _print_verified(found, evidence)
+        if manifest is not None and history is not None:
+            typer.echo(f"  exported    {_time(manifest.at)} by {manifest.by}, signed by the ledger key;")
+            typer.echo(f"              {len(history.studies)} signed studies in it, no journal, no payload")
+    _end(found)
+
+
+@app.command()
+def budget(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> None:
+    """Say what each data set's budget was spent on, after verifying the ledger.
+
+    Exit codes: those of `audit verify`.
+
+    Example: fedhealth audit budget runs/demo-DATE/state/hungary/gate
+    """
+    from fedhealth.compliance.budget import budget_use
+    from fedhealth.compliance.bundle import is_bundle
+    from fedhealth.compliance.history import read_gate
+
+    if is_bundle(path):
+        history, _ = _bundle(path, evidence)
+    else:
+        history = read_gate(path)
+        if evidence is not None:
+            history = read_gate(path, _published_head(evidence, history.created.site))
+    found, sides = history.ledger.verified, budget_use(history)
+    if as_json:
+        plain = {"site": found.head.site, "head": found.head.model_dump(), "ledger_key": found.ledger_key}
+        _print_json(plain | {"budgets": [dataclasses.asdict(side) for side in sides]})
+    else:
+        typer.echo(f"site '{found.head.site}': ledger intact, {found.head.size} entries")
+        for side in sides:
+            _print_side(side)
+        typer.echo("Shares of a cap bind. A plan's epsilon is informative: it holds for that plan")
+        typer.echo("as committed in advance; epsilons of several studies do not add up.")
+    _end(found)
+
+
+@app.command()
+def export(
+    path: Annotated[
+        Path, typer.Argument(metavar="GATE_FOLDER_OR_LEDGER", help="A gate's state folder, its ledger.sqlite, a copy.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The file to write; a new one.")],
+    key: Annotated[
+        Path | None, typer.Option(help="The ledger's key; ledger.key beside the ledger if not given.")
+    ] = None,
+) -> None:
+    """Write one signed file that a regulator can verify with this program alone.
+
+    It holds the ledger's entries, its signed head, the coordinator's receipt
+    and the signed studies: nothing that depends on patients. The local journal,
+    salts and payloads stay. Run it as the gate's user, who has the key.
+
+    Exit codes: those of `audit verify`.
+
+    Example: fedhealth audit export state/hungary/gate -o hungary.bundle
+    """
+    from fedhealth.compliance.bundle import make_bundle, read_bundle
+    from fedhealth.compliance.history import read_gate
+    from fedhealth.secret_file import create_file
+    from fedhealth.signing import load_signing_key
+    from fedhealth.site.state import local_user
+
+    history = read_gate(path)
+    secret = load_signing_key(key or (path if path.is_dir() else path.parent) / "ledger.key")
+    data = make_bundle(history, secret, local_user(), time.time_ns() // 10**6)
+    read_bundle(data)
+    create_file(output, data)
+    found = history.ledger.verified
+    typer.echo(f"wrote {output}: {len(data)} bytes,")
+    typer.echo(f"  {found.head.size} entries and {len(history.studies)} signed studies of site '{found.head.site}'")
+    typer.echo(f"  whoever gets it checks it with: fedhealth audit verify {output.name}")
+    _end(found)
+
+
+def _bundle(path: Path, evidence: Path | None) -> "tuple[History, Manifest]":
+    from fedhealth.compliance.bundle import read_bundle
+
+    data = path.read_bytes()
+    history, manifest = read_bundle(data)
+    if evidence is not None:
+        return read_bundle(data, _published_head(evidence, manifest.site))
+    return history, manifest
+
+
+def _print_verified(found: "VerifiedLedger", evidence: Path | None) -> None:
+    typer.echo(f"intact: {found.head.size} entries of site '{found.head.site}', {found.releases} releases charged")
+    typer.echo(f"  root        {found.head.root}")
+    typer.echo(f"  ledger key  {found.ledger_key}")
+    typer.echo("              (compare it with the key certified when the site joined)")
+    compared = f"extends the head in {evidence}" if evidence else "with no head from outside (--evidence)"
+    typer.echo(f"  compared    {compared}")
+    typer.echo(f"  witnessed   up to entry {found.witnessed} by the coordinator")
+    for line in found.spending:
+        typer.echo(f"  {line.data_set}, {line.cohort} patients:")
+        typer.echo(f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g},")
+        typer.echo(f"    which is {line.share_spent:.1%} of the budget; approvals set aside {line.share_set_aside:.1%}")
+    typer.echo("  (a budget is counted in a currency that adds up; epsilon does not)")
+
+
+def _print_side(side: "SideUse") -> None:
+    spent, aside = round(_BAR * side.share_spent), round(_BAR * side.share_set_aside)
+    typer.echo(f"\n{side.data_set}, {side.cohort} patients")
+    typer.echo(f"  cap   epsilon {side.epsilon:g} at delta {side.delta:g}, for the life of the data,")
+    typer.echo(f"        counted in {side.currency}")
+    typer.echo(f"  used  [{'#' * spent}{'=' * (aside - spent)}{'.' * (_BAR - aside)}]")
+    typer.echo(f"        {side.share_spent:.1%} spent (#): epsilon {side.epsilon_spent:.3f};")
+    typer.echo(f"        {side.share_set_aside:.1%} set aside by approvals (#=); {side.share_left:.1%} left (.)")
+    for study in side.studies:
+        _print_study(study)
+
+
+def _print_study(study: "StudyUse") -> None:
+    name = study.name or "a study whose protocol is not here"
+    typer.echo(f"  {name} ({study.study[:12]})")
+    typer.echo(f"    approved  {_time(study.at)} by {study.by}{'; withdrawn since' if study.withdrawn else ''}")
+    for step in study.steps:
+        planned = "" if step.planned is None else f" of {step.planned} planned"
+        typer.echo(f"    {step.step:8}  {step.charged} releases charged{planned}")
+    typer.echo(f"    spent     {study.share_of_cap:.1%} of the cap, {study.share_of_envelope:.1%} of its envelope")
+    if study.plan is not None:
+        typer.echo(f"    plan      epsilon {study.plan.epsilon:.3f} at delta {study.plan.delta:g} (informative)")
+
+
+def _print_json(plain: dict[str, Any]) -> None:
+    typer.echo(json.dumps(plain, indent=2))
+
+
+def _time(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _end(found: "VerifiedLedger") -> None:
     if found.unsafe_test_site:
         typer.echo("TEST SITE: its noise is known; nothing it released is private.", err=True)
         raise typer.Exit(UNSAFE_TEST_SITE_EXIT_CODE)

@@ -1,0 +1,153 @@
+"""What each data set's privacy budget was spent on, for the person who answers for it. Torch-free.
+
+Two numbers for people. The **share of the cap** is what the filter enforces, in the budget's currency; it binds. The
+**epsilon of a study's plan** is tighter, holds for the plan as it was committed in advance and for nothing else, and
+is labelled so (`fedhealth.privacy.pld`).
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from fedhealth.compliance.history import History
+from fedhealth.learning.plan import plan_study
+from fedhealth.privacy.currency import Budget
+from fedhealth.privacy.entries import Approved, Name
+from fedhealth.privacy.events import plan_of
+from fedhealth.privacy.pld import InformativeEpsilon, informative_epsilon
+from fedhealth.privacy.release import Cohort, Digest, StepName
+from fedhealth.study.protocol import Study
+
+
+@dataclass(frozen=True)
+class StepUse:
+    """Releases of one step of a study.
+
+    Attributes:
+        step: its name.
+        charged: how many releases were charged.
+        planned: how many the protocol asks for; None where the protocol is not here.
+    """
+
+    step: StepName
+    charged: int
+    planned: int | None
+
+
+@dataclass(frozen=True)
+class StudyUse:
+    """What one study may use and has used of one side of a data set.
+
+    Attributes:
+        study: its digest.
+        name: its name; None where the protocol is not here.
+        by: the local user who approved it.
+        at: when, in Unix milliseconds.
+        withdrawn: whether the approval was withdrawn since; what was not spent is free again.
+        steps: its releases on this side.
+        share_of_cap: what was spent, over the data set's cap.
+        share_of_envelope: what was spent, over the most the study may ever spend.
+        plan: the informative epsilon of the whole plan; None where the protocol is not here.
+    """
+
+    study: Digest
+    name: str | None
+    by: str
+    at: int
+    withdrawn: bool
+    steps: tuple[StepUse, ...]
+    share_of_cap: float
+    share_of_envelope: float
+    plan: InformativeEpsilon | None
+
+
+@dataclass(frozen=True)
+class SideUse:
+    """One side of a data set: its cap, and what was used of it. Shares are of the cap, and bind.
+
+    Attributes:
+        data_set: its name.
+        cohort: which patients.
+        epsilon: the cap for the life of the data.
+        delta: the cap for the life of the data.
+        currency: what costs are counted in.
+        epsilon_spent: what all releases together guarantee at `delta`, whatever was chosen adaptively.
+        share_spent: charged.
+        share_set_aside: charged, or still to be charged by approved studies.
+        share_left: for studies to come.
+        studies: in order of approval.
+    """
+
+    data_set: Name
+    cohort: Cohort
+    epsilon: float
+    delta: float
+    currency: str
+    epsilon_spent: float
+    share_spent: float
+    share_set_aside: float
+    share_left: float
+    studies: tuple[StudyUse, ...]
+
+
+def budget_use(history: History) -> tuple[SideUse, ...]:
+    """Return what each side of each data set has used, data sets and sides in order of their names."""
+    sides = []
+    for line in history.ledger.verified.spending:
+        budget = history.created.budgets[line.data_set]
+        studies = tuple(
+            _study_use(history, approval, line.cohort, budget)
+            for approval in history.account.approved.values()
+            if approval.data_set == line.data_set and line.cohort in approval.envelope
+        )
+        sides.append(
+            SideUse(
+                data_set=line.data_set,
+                cohort=line.cohort,
+                epsilon=line.epsilon_cap,
+                delta=line.delta,
+                currency=budget.cap().currency,
+                epsilon_spent=line.epsilon_spent,
+                share_spent=line.share_spent,
+                share_set_aside=line.share_set_aside,
+                share_left=1.0 - line.share_set_aside,
+                studies=studies,
+            )
+        )
+    return tuple(sides)
+
+
+def _study_use(history: History, approval: Approved, cohort: Cohort, budget: Budget) -> StudyUse:
+    signed, account = history.studies.get(approval.study), history.account
+    spent = account.spent(approval.study, cohort)
+    share_of_cap = budget.share(spent) if spent else 0.0
+    return StudyUse(
+        study=approval.study,
+        name=signed.study.name if signed else None,
+        by=approval.by,
+        at=approval.at,
+        withdrawn=approval.study in account.withdrawn,
+        steps=tuple(_step_uses(history, approval.study, signed.study if signed else None, cohort)),
+        share_of_cap=share_of_cap,
+        share_of_envelope=share_of_cap / budget.share(approval.envelope[cohort]),
+        plan=_plan_epsilon(signed.study, cohort, approval.delta) if signed else None,
+    )
+
+
+def _step_uses(history: History, digest: Digest, study: Study | None, cohort: Cohort) -> list[StepUse]:
+    if study is not None:
+        return [
+            StepUse(name, history.account.releases(digest, name), step.rounds)
+            for name, step in plan_study(study).items()
+            if step.cohort == cohort
+        ]
+    charged = {
+        entry.step for entry in history.account.reserved.values() if (entry.study, entry.cohort) == (digest, cohort)
+    }
+    return [
+        StepUse(name, history.account.releases(digest, name), None) for name in get_args(StepName) if name in charged
+    ]
+
+
+def _plan_epsilon(study: Study, cohort: Cohort, delta: float) -> InformativeEpsilon:
+    steps = [step for step in plan_study(study).values() if step.cohort == cohort]
+    return informative_epsilon(plan_of((each.event, each.rounds) for each in steps), delta)
