@@ -99,7 +99,9 @@ def approve(
     typer.echo(f"  what leaves: {asked.training.rounds} noised gradients, one noised table of four counts")
     for side, patients in seen.patients.items():
         typer.echo(f"  {side}: {patients} patients, {seen.positives[side]} with the condition;")
-        typer.echo(f"    costs each epsilon {seen.epsilon[side]:.3f}, {seen.share[side]:.1%} of the whole budget")
+        typer.echo(f"    may cost each at most {seen.share[side]:.1%} of the whole budget (this binds);")
+        planned = f"epsilon {seen.epsilon[side]:.3f} at delta {asked.privacy.delta:g}"
+        typer.echo(f"    {planned} as planned in advance (informative)")
     if not yes and not typer.confirm("Approve?"):
         typer.echo("not approved; nothing was written")
         raise typer.Exit(ApprovalMissing.exit_code)
@@ -139,6 +141,86 @@ def resume(
 
     resume_study(folder, SiteState(_made(state)), study)
     typer.echo("resumed; start the gate again")
+
+
+Patient = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PATIENT",
+        help="As the patient column names the patient. Leave it out to be asked for it, or to give it on standard "
+        "input, so that it stands in no shell history and no list of processes.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def forget(folder: Folder, state: State, patient: Patient = None) -> None:
+    """Keep a patient who withdraws the consent out of everything computed from now on. The gate must not be running.
+
+    Training and evaluation, every study on the data set, records now and later; it takes effect when the gate starts
+    next, also in the middle of a study. What left before cannot be called back (`fedhealth site studies-of` lists it).
+    Nothing of this crosses the border.
+
+    Example: fedhealth site forget sites/hungary --state state/hungary
+    """
+    from fedhealth.site.consent import forget_patient
+    from fedhealth.site.state import SiteState
+
+    records = forget_patient(folder, SiteState(_made(state)), _patient(patient))
+    found = "the data cannot be read now" if records is None else f"{records} records of this patient are in the data"
+    typer.echo(f"forgotten; {found}")
+    if not records:
+        typer.echo("records that come later under the same name stay out as well; check how the column writes it")
+
+
+@app.command()
+def unforget(folder: Folder, state: State, patient: Patient = None) -> None:
+    """Let a patient who gave the consent again back in. The gate must not be running.
+
+    Example: fedhealth site unforget sites/hungary --state state/hungary
+    """
+    from fedhealth.site.consent import renew_consent
+    from fedhealth.site.state import SiteState
+
+    renew_consent(folder, SiteState(_made(state)), _patient(patient))
+    typer.echo("the patient is in again from the gate's next start on")
+
+
+@app.command()
+def studies_of(
+    folder: Folder,
+    state: State,
+    patient: Patient = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the studies whose releases used a patient. The gate must not be running.
+
+    At most: a patient whose endpoint was missing is listed and added nothing, and so is one whom a sampled round may
+    have drawn. What is printed stays at the hospital.
+
+    Example: fedhealth site studies-of sites/hungary --state state/hungary
+    """
+    import dataclasses
+    import json
+    from datetime import UTC, datetime
+
+    from fedhealth.site.consent import studies_of as find
+    from fedhealth.site.state import SiteState
+
+    uses = find(folder, SiteState(_made(state)), _patient(patient))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(use) for use in uses], indent=2))
+        return
+    for use in uses:
+        last = datetime.fromtimestamp(use.last_charged_at / 1000, UTC)
+        typer.echo(f"{use.title or 'a study whose signed file is gone'} ({use.study[:12]})")
+        typer.echo(f"  approved by {use.approved_by}; the last of these releases on {last:%Y-%m-%d}")
+        typer.echo(f"  {use.used} releases used the patient")
+        if use.unknown:
+            typer.echo(f"  of {use.unknown} more it cannot be said: the record of who was in the data is missing")
+    if not uses:
+        typer.echo("no release of any study used this patient")
 
 
 @app.command()
@@ -186,6 +268,13 @@ def node(state: State, lifeline: Lifeline = False) -> None:
         logging.getLogger("fedhealth").info("link: %s", change)
 
     run_until_stopped(run_node(SiteState(state), on_state), lifeline)
+
+
+def _patient(given: str | None) -> str:
+    """Return the patient that was named, or asked for, or on the first line of standard input."""
+    if given is None and sys.stdin.isatty():
+        given = str(typer.prompt("Patient"))
+    return sys.stdin.readline() if given is None else given
 
 
 def _made(state: Path) -> Path:

@@ -35,7 +35,7 @@ from fedhealth.privacy.checkpoint import (
     open_checkpoint,
     sign_checkpoint,
 )
-from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, JournalNote, Reserved, Stored
+from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Note, Reserved, Stored
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.secret_file import sync_folder
@@ -157,7 +157,7 @@ class Ledger:
             raise LedgerDamaged(f"the ledger of '{self._site}' has no first entry")
         return self.account.created
 
-    def append(self, entry: Entry, notes: Iterable[JournalNote] = ()) -> int:
+    def append(self, entry: Entry, notes: Iterable[Note] = ()) -> int:
         """Apply an entry to the account and write it durably, with what the journal has to say.
 
         Returns:
@@ -216,7 +216,7 @@ class Ledger:
                 [(release,) for release in receipt.checkpointed],
             )
 
-    def store(self, release: Digest, payload: bytes, notes: Iterable[JournalNote] = ()) -> None:
+    def store(self, release: Digest, payload: bytes, notes: Iterable[Note] = ()) -> None:
         """Make the payload of a witnessed release durable; only then may it leave."""
         entry = Stored(release=release, payload_sha256=hashlib.sha256(payload).hexdigest(), payload_bytes=len(payload))
         with self._commit():
@@ -228,7 +228,7 @@ class Ledger:
             if self._database.changes() != 1:
                 raise LedgerDamaged(f"release {release[:12]} was not witnessed before it was stored")
 
-    def note(self, note: JournalNote) -> None:
+    def note(self, note: Note) -> None:
         """Write a line to the local journal alone."""
         with self._commit():
             self._insert("journal", self._journal, note)
@@ -261,11 +261,20 @@ class Ledger:
         with self._lock:
             return [node.hex() for node in self._tree.consistency_proof(min(first, self._tree.size))]
 
-    def journal(self) -> Iterator[JournalNote]:
+    def journal(self) -> Iterator[Note]:
         """Yield the local journal, oldest first; never to be sent anywhere."""
         with self._lock:
-            notes = [JournalNote.model_validate_json(body) for body, _ in self._bodies("journal")]
+            notes = [NOTE.validate_json(body) for body, _ in self._bodies("journal")]
         return iter(notes)
+
+    def history(self) -> Iterator[tuple[Entry, int]]:
+        """Yield every entry, oldest first, with the number of lines that the journal had when it was written."""
+        with self._lock:
+            sizes = self._database.execute("SELECT journal_size FROM opening ORDER BY position").fetchall()
+            bodies = list(self._bodies("ledger"))
+        return iter(
+            [(ENTRY.validate_json(body), int(str(size))) for (body, _), (size,) in zip(bodies, sizes, strict=True)]
+        )
 
     def close(self) -> None:
         """Close the file; what was acknowledged stays."""
@@ -310,7 +319,7 @@ class Ledger:
         if moved < logged:
             raise apsw.IOError("the write-ahead log could not be moved into the file")
 
-    def _append(self, entry: Entry, notes: Iterable[JournalNote] = ()) -> int:
+    def _append(self, entry: Entry, notes: Iterable[Note] = ()) -> int:
         self.account.apply(entry)
         for note in notes:
             self._insert("journal", self._journal, note)

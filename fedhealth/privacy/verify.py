@@ -22,7 +22,7 @@ from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
 from fedhealth.privacy.currency import total_of
-from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, JournalNote, Reserved, Stored
+from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Reserved, Stored
 from fedhealth.privacy.ledger import SCHEMA, connect, journal_commitment
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort
@@ -248,7 +248,7 @@ def _journal_roots(database: apsw.Connection) -> tuple[list[bytes], bool]:
     try:
         lines = database.execute("SELECT position, body, leaf FROM entry WHERE log = 'journal' ORDER BY position")
         for position, body, leaf in lines:
-            note = JournalNote.model_validate_json(body)
+            note = NOTE.validate_json(body)
             if position != tree.size or leaf_hash(body) != leaf or canonical_bytes(note) != body:
                 return roots, False
             tree.append(leaf)

@@ -30,6 +30,7 @@ from fedhealth.privacy.entries import Approved, Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import ReleaseIdentity, StepName, input_digest
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
+from fedhealth.records.members import MemberHistory
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import Table
 from fedhealth.signing import public_key_hex
@@ -107,6 +108,7 @@ def open_gate(
         table=site.table,
         split_key=site.split_key,
         naming_secret=bytes(32),
+        members=MemberHistory(folder / f"{site.file.id}.members"),
         noise_secret=UnsafeFixedNoiseSecret(site.noise_seed),
         witness_key=witness.public_key(),
         researchers={RESEARCHER: public_key_hex(researcher.public_key())},

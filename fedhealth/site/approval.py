@@ -8,8 +8,7 @@ the declared size, how long a reply takes; that duration is public from then on.
 import math
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +24,11 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort, Digest, StepName
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
+from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import made_up_records, prepare_records, read_table
 from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
+from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.gate import Compute
 from fedhealth.site.state import SiteState, local_user
 from fedhealth.study.protocol import Study
@@ -94,8 +95,12 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
     study = signed.study
     check_policy(policy, signed, state.researchers())
     _check_fit(study, site)
-    table = read_table(site.data_set.file, strict=True)
     split_key, column = state.split_key(site.split_key), site.data_set.patient_column
+    marks = PatientMarks.under(state.naming_secret(), site.data_set.name, column)
+    with state.opened_ledger(site.id) as ledger:
+        budget = ledger.created.budgets[study.data_set]
+        forgotten = forgotten_patients(ledger, site.data_set.name, marks)
+    table, _ = without_patients(read_table(site.data_set.file, strict=True), marks, forgotten)
     names: tuple[Cohort, ...] = ("training", "held-out")
     sides = dict(zip(names, prepare_records(table, study, column, split_key, strict=True), strict=True))
     for name, side in sides.items():
@@ -106,8 +111,6 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
                 wanted=f"at least {policy.min_patients_a_side} (min_patients_a_side in policy.toml)",
                 next_step="Reject the study, or lower the rule. The coordinator learns nothing of this.",
             )
-    with _opened(state, site) as ledger:
-        budget = ledger.created.budgets[study.data_set]
     envelope = envelope_of(study, budget)
     approval = Approved(
         study=study.digest,
@@ -121,7 +124,7 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
         by=local_user(),
         at=time.time_ns() // 10**6,
     )
-    with _opened(state, site) as ledger:
+    with state.opened_ledger(site.id) as ledger:
         _check_new(ledger, study, state, data)
         ledger.account.apply(approval)  # only this copy of the account, which is closed again
     seen = Feasibility(
@@ -143,7 +146,7 @@ def approve_study(folder: Path, state: SiteState, proposal: Proposal) -> None:
         BudgetExhausted, ApprovalMissing: another approval came between.
     """
     site = load_site_file(folder)
-    with _opened(state, site) as ledger:
+    with state.opened_ledger(site.id) as ledger:
         _check_new(ledger, proposal.study, state, proposal.signed_bytes)
         ledger.append(proposal.approval)
     create_file(_signed_file(state, proposal.study), proposal.signed_bytes, PUBLIC_MODE)
@@ -155,7 +158,7 @@ def withdraw_study(folder: Path, state: SiteState, study: Digest) -> None:
     Raises:
         ApprovalMissing: the study is not approved here, or was withdrawn before.
     """
-    with _opened(state, load_site_file(folder)) as ledger:
+    with state.opened_ledger(load_site_file(folder).id) as ledger:
         if study not in ledger.account.approved or study in ledger.account.withdrawn:
             raise _not_approved(study)
         ledger.append(Withdrawn(study=study, by=local_user(), at=time.time_ns() // 10**6))
@@ -167,19 +170,10 @@ def resume_study(folder: Path, state: SiteState, study: Digest) -> None:
     Raises:
         ApprovalMissing: the study is not approved here.
     """
-    with _opened(state, load_site_file(folder)) as ledger:
+    with state.opened_ledger(load_site_file(folder).id) as ledger:
         if study not in ledger.account.approved:
             raise _not_approved(study)
         ledger.note(JournalNote(kind="resumed", text=study, at=time.time_ns() // 10**6))
-
-
-@contextmanager
-def _opened(state: SiteState, site: SiteFile) -> Iterator[Ledger]:
-    ledger = Ledger.open(state.ledger, site.id, state.ledger_key())
-    try:
-        yield ledger
-    finally:
-        ledger.close()
 
 
 def _signed_file(state: SiteState, study: Study) -> Path:

@@ -25,6 +25,7 @@ from functools import partial
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
 
 from fedhealth.errors import (
     ApprovalMissing,
@@ -54,12 +55,15 @@ from fedhealth.link.frames import (
 from fedhealth.policy.rules import Policy, check_policy
 from fedhealth.policy.site_file import SiteFile
 from fedhealth.privacy.checkpoint import open_receipt
-from fedhealth.privacy.entries import Approved, JournalNote, Reserved
+from fedhealth.privacy.entries import Approved, DataNote, JournalNote, Reserved
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest, ReleaseIdentity, StepName, input_digest, noise_key
 from fedhealth.privacy.stream import SECRET_BYTES, NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
+from fedhealth.records.marks import PatientMarks, without_patients
+from fedhealth.records.members import MemberHistory
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import Records, Table, made_up_records, prepare_records
+from fedhealth.site.consent import forgotten_patients
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import SignedStudy, open_signed_study
 
@@ -91,7 +95,8 @@ class GateInputs:
         policy: `policy.toml`.
         table: the data set as read.
         split_key: key of the held-out split.
-        naming_secret: key under which the data's content is fingerprinted; the fingerprint stays inside.
+        naming_secret: key of the content's fingerprint and of the patients' marks; both stay inside.
+        members: who was in the data at each version; owns a file.
         noise_secret: opens the noise streams.
         witness_key: the coordinator's key.
         researchers: pinned keys by name.
@@ -102,6 +107,7 @@ class GateInputs:
     table: Table
     split_key: bytes
     naming_secret: bytes
+    members: MemberHistory
     noise_secret: NoiseSecret
     witness_key: Ed25519PublicKey
     researchers: Mapping[str, str]
@@ -145,7 +151,11 @@ class Gate:
         self._pending: dict[Digest, _Pending] = {}
         self._forbidden: set[Digest] = set()
         self._stopped = stopped_studies(ledger)
-        self._data_version = self._note_data_version()
+        data_set = inputs.site.data_set
+        marks = PatientMarks.under(inputs.naming_secret, data_set.name, data_set.patient_column)
+        forgotten = forgotten_patients(ledger, data_set.name, marks)
+        self._table, members = without_patients(inputs.table, marks, forgotten)
+        self._data_version = self._note_data_version(members)
 
     def handle(self, frame: bytes) -> Outgoing:
         """Answer one frame.
@@ -211,7 +221,7 @@ class Gate:
             )
         self._studies[digest] = signed
         training, held_out = prepare_records(
-            self._inputs.table,
+            self._table,
             signed.study,
             self._inputs.site.data_set.patient_column,
             self._inputs.split_key,
@@ -370,20 +380,22 @@ class Gate:
         _LOG.warning("%s", text)
         return JournalNote(kind="alert", text=text, at=self._clock.unix_ms())
 
-    def _note_data_version(self) -> str:
+    def _note_data_version(self, members: NDArray[np.uint64]) -> str:
         """Return the data set's version, counter and keyed fingerprint, and journal it when it is new.
 
-        It covers whatever at this site decides a sum beside study and input: the table, which column names the
-        patient, and the split.
+        It covers whatever at this site decides a sum beside study and input: the table without the patients who
+        withdrew their consent, which column names the patient, and the split.
         """
-        inputs = self._inputs
-        content = (inputs.table.columns, inputs.table.rows, inputs.site.data_set.patient_column, inputs.split_key)
+        inputs, data_set = self._inputs, self._inputs.site.data_set
+        content = (data_set.name, self._table.columns, self._table.rows, data_set.patient_column, inputs.split_key)
         mark = hmac.new(inputs.naming_secret, repr(content).encode(), hashlib.sha256).hexdigest()
-        seen = [note.text for note in self._ledger.journal() if note.kind == "data"]
-        if not seen or not seen[-1].endswith(mark):
-            seen.append(f"{len(seen) + 1} {mark}")
-            self._ledger.note(JournalNote(kind="data", text=seen[-1], at=self._clock.unix_ms()))
-        return seen[-1]
+        versions = [note for note in self._ledger.journal() if note.kind == "data"]
+        if not versions or versions[-1].content != mark:
+            version = len(versions) + 1
+            digest = inputs.members.record(version, members)
+            versions.append(DataNote(version=version, content=mark, members=digest, at=self._clock.unix_ms()))
+            self._ledger.note(versions[-1])
+        return f"{versions[-1].version} {mark}"
 
 
 def stopped_studies(ledger: Ledger) -> set[Digest]:

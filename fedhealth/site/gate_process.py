@@ -48,6 +48,7 @@ def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = S
             table=table,
             split_key=state.split_key(site.split_key),
             naming_secret=state.naming_secret(),
+            members=state.members(),
             noise_secret=state.noise_secret(ledger.created),
             witness_key=load_public_key(ledger.created.witness_key),
             researchers=state.researchers(),

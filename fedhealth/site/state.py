@@ -3,13 +3,15 @@
 `gate/` holds the ledger, the ledger key and the three secrets; `node/` holds the TLS key and where the coordinator
 is. In a hospital each belongs to its own Unix user. The three secrets are independent draws from the operating
 system: **noise** (never backed up), **split** (only where the data are not public) and **naming** (recognises a
-change of the data).
+change of the data, and patients who withdrew their consent).
 """
 
 import os
 import pwd
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +27,7 @@ from fedhealth.privacy.accountant import AnyBudget, open_budget
 from fedhealth.privacy.entries import Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
+from fedhealth.records.members import MemberHistory
 from fedhealth.secret_file import PUBLIC_MODE, create_file, read_secret
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
 
@@ -85,13 +88,26 @@ class SiteState:
         """Return the key that signs the ledger's heads."""
         return load_signing_key(self.gate / "ledger.key")
 
+    @contextmanager
+    def opened_ledger(self, site: str) -> Iterator[Ledger]:
+        """Open the ledger for one command, and close it; the gate must not be running."""
+        ledger = Ledger.open(self.ledger, site, self.ledger_key())
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
     def researchers(self) -> dict[str, str]:
         """Return the pinned researchers' public keys by name."""
         return {path.stem: path.read_text().strip() for path in sorted((self.gate / "researchers").glob("*.pub"))}
 
     def naming_secret(self) -> bytes:
-        """Return the key under which a change of the data is recognised."""
+        """Return the key under which a change of the data, and a patient's mark, are recognised."""
         return read_secret(self.gate / "naming.secret")
+
+    def members(self) -> MemberHistory:
+        """Return who was in the data at each version."""
+        return MemberHistory(self.gate / "members")
 
     def split_key(self, public: str | None) -> bytes:
         """Return the key of the held-out split: the site's own, or the public one of public data."""

@@ -9,7 +9,7 @@ from hospital_ledger import Hospital
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, sign_checkpoint, sign_receipt
-from fedhealth.privacy.entries import ENTRY, JournalNote
+from fedhealth.privacy.entries import ENTRY, DataNote, JournalNote
 from fedhealth.privacy.ledger import connect
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.mu_squared import MU_SQUARED_UNITS, MuSquaredBudget, delta_of
@@ -25,7 +25,7 @@ def fill(hospital, unsafe=False):
     ledger.append(hospital.approval(training=CAP // 2))
     for number in range(3):
         ledger.reserve(hospital.charge(number, mu_squared=CAP // 16))
-    ledger.note(JournalNote(kind="data", text="1 abc", at=1))
+    ledger.note(DataNote(version=1, content="e" * 64, members="f" * 64, at=1))
     ledger.witness(hospital.receipt(ledger))
     ledger.store(hospital.charge(0).release, b"first", [JournalNote(kind="alert", text="x", at=1)])
     ledger.store(hospital.charge(1).release, b"second")

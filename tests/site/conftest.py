@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from ward import Ward
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.learning.plan import encode_release, encode_weights, envelope_of, plan_study
@@ -22,6 +23,7 @@ from fedhealth.privacy.entries import Approved, Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
+from fedhealth.records.members import MemberHistory
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import read_table
 from fedhealth.signing import public_key_hex
@@ -162,6 +164,7 @@ class Hospital:
             table=read_table(self.csv, strict=False),
             split_key=bytes(32),
             naming_secret=bytes(32),
+            members=MemberHistory(self.folder / "members"),
             noise_secret=UnsafeFixedNoiseSecret(5),
             witness_key=self.witness.public_key(),
             researchers={"test": public_key_hex(self.researcher.public_key())},
@@ -266,3 +269,11 @@ def raw():
 @pytest.fixture(scope="session")
 def make_hospital():
     return Hospital
+
+
+@pytest.fixture
+def ward(tmp_path, make_csv):
+    def make(text=None, name="", **arguments):
+        return Ward(tmp_path / name, make_csv() if text is None else text, **arguments)
+
+    return make

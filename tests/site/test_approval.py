@@ -16,73 +16,18 @@ from fedhealth.errors import (
     PolicyForbids,
     RefusalCode,
 )
-from fedhealth.link.frames import Answer, NeedWitness, ReleaseReply, Witnessed, pack, unpack_reply
-from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
+from fedhealth.link.frames import ReleaseReply
 from fedhealth.privacy.entries import Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.mu_squared import epsilon_of
 from fedhealth.privacy.stream import SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.privacy.verify import verify_ledger
-from fedhealth.signing import public_key_hex
-from fedhealth.site.approval import approve_study, examine_study, resume_study, withdraw_study
+from fedhealth.site.approval import examine_study, resume_study, withdraw_study
 from fedhealth.site.gate import Gate
-from fedhealth.site.gate_process import open_gate
-from fedhealth.site.state import SiteState, init_site
+from fedhealth.site.state import init_site
 from fedhealth.study.signature import sign_study
 
 IN_A_CELL = "whiskey"
-
-
-class Ward:
-    """A site's folder and state, as its administrator has them."""
-
-    def __init__(self, root, text, epsilon=5.0, least=2, researchers='["alice"]', unsafe_noise_seed=None):
-        self.folder, self.state = root / "ward", SiteState(root / "state")
-        self.researcher, self.witness = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-        self.folder.mkdir(parents=True)
-        self.csv = self.folder / "patients.csv"
-        self.csv.write_text(text)
-        (self.folder / "site.toml").write_text(
-            'id = "ward-a"\ntitle = "Ward A"\n[data_set]\nname = "ward"\nfile = "patients.csv"\n'
-            'patient_column = "id"\ndeclared_patients = 30\n'
-        )
-        (self.folder / "policy.toml").write_text(
-            f'tasks = ["diagnosis"]\nresearchers = {researchers}\nmin_patients_a_side = {least}\n'
-            f"max_epsilon_a_study = 2.5\n[budget.ward]\nepsilon = {epsilon}\ndelta = 1e-4\n"
-        )
-        init_site(
-            self.folder,
-            self.state,
-            public_key_hex(self.witness.public_key()),
-            {"alice": public_key_hex(self.researcher.public_key())},
-            unsafe_noise_seed,
-        )
-        self.drawn = {path.stem: path.read_bytes() for path in self.state.gate.glob("*.secret")}
-        # A split that is the same in every run, so that both sides have patients enough.
-        (self.state.gate / "split.secret").write_bytes(bytes(32))
-
-    def approve(self, study, compute, key=None):
-        data = sign_study(study, key or self.researcher)
-        proposal = examine_study(self.folder, self.state, data, {"train": compute, "evaluate": compute})
-        approve_study(self.folder, self.state, proposal)
-        return proposal.approval, proposal.seen
-
-    def open_gate(self, compute):
-        return open_gate(self.folder, self.state, {"train": compute, "evaluate": compute})
-
-    def receipt_of(self, ledger):
-        head = open_checkpoint(ledger.head(), "ward-a", self.state.ledger_key().public_key())
-        return sign_receipt(Receipt(site="ward-a", size=head.size, root=head.root), self.witness)
-
-    @property
-    def traces(self):
-        """What an approval could leave behind."""
-        return verify_ledger(self.state.gate).head.size, sorted(self.state.studies.iterdir())
-
-
-@pytest.fixture
-def ward(tmp_path, make_csv):
-    return lambda text=None, **arguments: Ward(tmp_path, make_csv() if text is None else text, **arguments)
 
 
 def replaced(text, line, cells):
@@ -100,6 +45,7 @@ STOPPED = [
     ("another data set", {}, {}, {"data_set": "lab"}, PolicyForbids, "budget"),
     ("larger sites wanted", {}, {}, {"min_declared_patients": 31}, ApprovalMissing, "larger sites"),
     ("more than the budget", {}, {"epsilon": 1.9}, {}, BudgetExhausted, "does not fit the privacy budget"),
+    ("sampled rounds, counted in mu squared", {}, {}, {"training": {"sampling_rate": 0.5}}, ConfigInvalid, "no price"),
     ("no such mechanism", {}, {}, {"privacy": {"training_epsilon": 1e-4}}, FedHealthError, "noise multiplier"),
 ]
 
@@ -185,6 +131,23 @@ def test_two_studies_fit_a_budget_of_the_sum_of_their_epsilons(ward, make_protoc
     spending = verify_ledger(here.state.gate).spending
     assert all(line.share_set_aside <= 1 for line in spending)
     assert here.traces[0] == 3
+
+
+def test_a_site_that_expects_sampled_work_can_approve_it_and_full_batch_too(ward, make_protocol, steps):
+    here = ward(work="expected_work = { sampling_rate = 0.5, rounds = 10 }\n")
+    sampled, seen = here.approve(make_protocol(training={"sampling_rate": 0.5}), steps["noise_only"])
+    assert sampled.envelope["training"].currency == sampled.envelope["held-out"].currency
+    assert "renyi" in sampled.envelope["training"].currency
+    # The plan's own epsilon is what the protocol asks, 2.0; what it takes of the budget is shown beside it and binds.
+    assert seen.epsilon["training"] == pytest.approx(2.0, rel=0.005)
+    assert 0 < seen.share["training"] < 1
+    full, _ = here.approve(make_protocol(name="full"), steps["noise_only"])
+    assert full.envelope["held-out"] == sampled.envelope["held-out"]  # evaluation is full batch in both
+
+
+def test_expected_work_that_no_budget_holds_is_refused_at_init(ward):
+    with pytest.raises(ConfigInvalid, match="expected"):
+        ward(epsilon=0.0001, work="expected_work = { sampling_rate = 0.9, rounds = 1000000 }\n")
 
 
 def test_the_administrator_is_shown_patients_and_not_records(ward, make_protocol, steps):
@@ -286,16 +249,6 @@ def test_a_site_is_made_once(ward):
     assert here.state.ledger.read_bytes() == before
 
 
-def ask(gate, here, ledger, study):
-    """Return the last reply to the first training round."""
-    question = pack(Answer(study=study.digest, step="train", round=1), bytes(24))
-    header, body = unpack_reply(gate.handle(question).frame)
-    if isinstance(header, NeedWitness):
-        answer = pack(Witnessed(study=study.digest, receipt=here.receipt_of(ledger)))
-        header, body = unpack_reply(gate.handle(answer).frame)
-    return header, body
-
-
 def test_a_study_that_failed_runs_again_only_after_its_administrator_resumed_it(ward, make_protocol, steps):
     here, study, fails = ward(), make_protocol(), [False]
     here.approve(study, steps["noise_only"])
@@ -307,20 +260,20 @@ def test_a_study_that_failed_runs_again_only_after_its_administrator_resumed_it(
 
     gate, ledger = here.open_gate(compute)
     fails[0] = True
-    assert ask(gate, here, ledger, study)[0].code == RefusalCode.BUSY
+    assert here.ask(gate, ledger, study)[0].code == RefusalCode.BUSY
     fails[0] = False
-    assert ask(gate, here, ledger, study)[0].code == RefusalCode.BUSY
+    assert here.ask(gate, ledger, study)[0].code == RefusalCode.BUSY
     ledger.close()
 
     gate, ledger = here.open_gate(compute)
-    assert ask(gate, here, ledger, study)[0].code == RefusalCode.BUSY
+    assert here.ask(gate, ledger, study)[0].code == RefusalCode.BUSY
     ledger.close()
 
     with pytest.raises(ApprovalMissing):
         resume_study(here.folder, here.state, "ab" * 32)
     resume_study(here.folder, here.state, study.digest)
     gate, ledger = here.open_gate(compute)
-    header, body = ask(gate, here, ledger, study)
+    header, body = here.ask(gate, ledger, study)
     assert isinstance(header, ReleaseReply)
     assert len(body) == 24
     assert ledger.account.releases(study.digest, "train") == 1
@@ -400,8 +353,8 @@ def test_a_study_cannot_evade_the_epsilon_rule_with_a_large_delta(ward, make_pro
         )
 
 
-def test_two_sites_draw_different_secrets(tmp_path, make_csv):
-    one, other = (Ward(tmp_path / name, make_csv()) for name in ("one", "other"))
+def test_two_sites_draw_different_secrets(ward):
+    one, other = (ward(name=name) for name in ("one", "other"))
     assert set(one.drawn) == {"noise", "split", "naming"}
     assert len({*one.drawn.values(), *other.drawn.values()}) == 6
 

@@ -22,6 +22,8 @@ from fedhealth.learning.plan import encode_weights, plan_study
 from fedhealth.link.frames import Answer, AskHead, NeedWitness, PutStudy, ReleaseReply, Witnessed, pack, unpack_reply
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
+from fedhealth.privacy.entries import ConsentNote
+from fedhealth.records.marks import PatientMarks
 from fedhealth.records.split import is_held_out
 from fedhealth.records.table import Table, read_table
 from fedhealth.simulation.in_process import SimulatedSite, open_gate
@@ -32,6 +34,7 @@ from fedhealth.training.per_patient import make_deterministic
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = load_study(ROOT / "protocols" / "heart-disease-diagnosis.toml")
+SAMPLED = STUDY.model_copy(update={"training": STUDY.training.model_copy(update={"sampling_rate": 0.1})})
 SITE = load_site_file(ROOT / "sites" / "switzerland")
 TABLE = read_table(SITE.data_set.file, strict=True)
 SPLIT_KEY = bytes(range(32))
@@ -75,13 +78,28 @@ def with_cells(table: Table, patient: str, cells: dict[str, str]) -> Table:
     )
 
 
-def transcript(table, questions, folder, compute=STEPS, gate_class=Gate):
-    """Return what the other side sees of a gate that is asked these (step, round, input)."""
+def consent_withdrawn(patient):
+    marks = PatientMarks.under(bytes(32), SITE.data_set.name, SITE.data_set.patient_column)
+    return ConsentNote(
+        kind="consent-withdrawn",
+        data_set=SITE.data_set.name,
+        scheme=marks.scheme,
+        mark=marks.of(patient),
+        by="ada",
+        at=1,
+    )
+
+
+def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgotten=(), study=STUDY):
+    """Return what the other side sees of a gate that is asked these (step, round, input).
+
+    The gate starts again after the first of the questions, and by then these patients have withdrawn their consent.
+    """
     ticking = SteppingClock()
     site = SimulatedSite(SITE, table, SPLIT_KEY, noise_seed=7)
     if isinstance(compute, type):
         compute = compute(ticking)
-    gate, ledger = open_gate(site, STUDY, folder, RESEARCHER, WITNESS, ticking.clock(), compute)
+    gate, ledger = open_gate(site, study, folder, RESEARCHER, WITNESS, ticking.clock(), compute)
     gate.__class__ = gate_class
     key = ledger._key.public_key()
     seen = []
@@ -99,15 +117,21 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate):
 
     make_deterministic()  # as a gate's process is
     try:
-        say(pack(PutStudy(), sign_study(STUDY, RESEARCHER)))
-        for step, number, data in questions:
-            header = say(pack(Answer(study=STUDY.digest, step=step, round=number), data))
+        signed = sign_study(study, RESEARCHER)
+        say(pack(PutStudy(), signed))
+        for asked, (step, number, data) in enumerate(questions):
+            if asked == 1:
+                for patient in forgotten:
+                    ledger.note(consent_withdrawn(patient))
+                gate = gate_class(gate._inputs, ledger, compute, ticking.clock())
+                gate.prepare(signed)
+            header = say(pack(Answer(study=study.digest, step=step, round=number), data))
             if isinstance(header, NeedWitness):
                 head = open_checkpoint(header.note, SITE.id, key)
                 receipt = sign_receipt(Receipt(site=SITE.id, size=head.size, root=head.root), WITNESS)
-                header = say(pack(Witnessed(study=STUDY.digest, receipt=receipt)))
+                header = say(pack(Witnessed(study=study.digest, receipt=receipt)))
             if isinstance(header, ReleaseReply):  # asked again, the answer must be no different either
-                say(pack(Answer(study=STUDY.digest, step=step, round=number), data))
+                say(pack(Answer(study=study.digest, step=step, round=number), data))
             say(pack(AskHead(since=1)))
     finally:
         torch.set_flush_denormal(False)  # hypothesis needs subnormals to make them
@@ -141,6 +165,15 @@ def test_a_gate_says_the_same_with_and_without_one_patient(questions, held_out, 
     patient = patient_on(held_out)
     full = with_cells(TABLE, patient, cells)
     assert_indistinguishable(full, without(full, patient), questions)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(question, min_size=2, max_size=5), st.booleans())
+def test_a_gate_says_the_same_whether_a_patient_withdrew_the_consent_or_not(questions, held_out):
+    patient = patient_on(held_out)
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        kept = transcript(TABLE, questions, Path(one))
+        assert transcript(TABLE, questions, Path(two), forgotten=[patient, "nobody"]) == kept
 
 
 def test_the_transcripts_compared_hold_releases_of_both_steps_and_refusals():
