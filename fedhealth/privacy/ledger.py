@@ -52,10 +52,14 @@ CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), note TEXT NOT NULL
 CREATE TABLE receipt (only INTEGER PRIMARY KEY CHECK (only = 1), body BLOB NOT NULL) STRICT;
 CREATE TABLE release (
   release TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE,
-  state TEXT NOT NULL CHECK (state IN ('reserved', 'witnessed', 'stored', 'sent')), payload BLOB) STRICT;
+  state TEXT NOT NULL CHECK (state IN ('reserved', 'witnessed', 'stored', 'sent')), payload BLOB,
+  attempts INTEGER NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND 2)) STRICT;
 CREATE INDEX reserved_release ON release (position) WHERE state = 'reserved';
 PRAGMA application_id = 0x46484c31;
 """
+
+MOST_ATTEMPTS = 2
+"""How often a release may be begun to be computed before its study is stopped: once, and once more after a kill."""
 
 State = Literal["reserved", "witnessed", "stored", "sent"]
 
@@ -178,14 +182,21 @@ class Ledger:
         """
         with self._commit():
             position = self._append(entry)
-            self._database.execute("INSERT INTO release VALUES (?, ?, 'reserved', NULL)", (entry.release, position))
+            self._database.execute("INSERT INTO release VALUES (?, ?, 'reserved', NULL, 0)", (entry.release, position))
             return ReleaseRow("reserved", position, None)
 
-    def witness(self, signed: SignedReceipt) -> None:
+    def witness(self, signed: SignedReceipt, begun: Digest | None = None) -> bool:
         """Record a receipt that the caller has verified against the coordinator's key.
 
         Reserved releases below the witnessed size become witnessed; releases the coordinator holds durably lose
         their payload.
+
+        Args:
+            signed: the receipt.
+            begun: the release that is computed next; its attempt is counted in the same commit.
+
+        Returns:
+            Whether `begun` may be computed, as `begin` says.
 
         Raises:
             LedgerDamaged: the receipt is for a head that this ledger never had, or older than the last one.
@@ -215,6 +226,34 @@ class Ledger:
                 "UPDATE release SET state = 'sent', payload = NULL WHERE state = 'stored' AND release = ?",
                 [(release,) for release in receipt.checkpointed],
             )
+            return self._count_attempt(begun)
+
+    def begin(self, release: Digest) -> bool:
+        """Count, durably, that a witnessed release is about to be computed.
+
+        Returns:
+            False if it was begun `MOST_ATTEMPTS` times before and never stored, or is not witnessed: then it must
+            not be computed, because a process that is killed each time says something about the data.
+        """
+        with self._commit():
+            return self._count_attempt(release)
+
+    def resume(self, study: Digest, note: Note) -> None:
+        """Let the releases of a study that ended before they were stored be computed again, and journal it."""
+        releases = [release for release, entry in self.account.reserved.items() if entry.study == study]
+        with self._commit():
+            self._insert("journal", self._journal, note)
+            self._database.executemany(
+                "UPDATE release SET attempts = 0 WHERE state = 'witnessed' AND release = ?",
+                [(release,) for release in releases],
+            )
+
+    def _count_attempt(self, release: Digest | None) -> bool:
+        self._database.execute(
+            "UPDATE release SET attempts = attempts + 1 WHERE release = ? AND state = 'witnessed' AND attempts < ?",
+            (release, MOST_ATTEMPTS),
+        )
+        return self._database.changes() == 1
 
     def store(self, release: Digest, payload: bytes, notes: Iterable[Note] = ()) -> None:
         """Make the payload of a witnessed release durable; only then may it leave."""

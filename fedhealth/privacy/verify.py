@@ -23,7 +23,7 @@ from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
 from fedhealth.privacy.currency import total_of
 from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Reserved, Stored
-from fedhealth.privacy.ledger import SCHEMA, connect, journal_commitment
+from fedhealth.privacy.ledger import MOST_ATTEMPTS, SCHEMA, connect, journal_commitment
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort
 from fedhealth.signing import load_public_key
@@ -269,7 +269,8 @@ def _check_schema(database: apsw.Connection) -> None:
 def _check_rows(database: apsw.Connection, account: Account, charged: dict[str, int], witnessed: int) -> None:
     """Check the rows of releases against the position of each charge and the size of the last witnessed head."""
     seen = set()
-    for release, position, state, payload in database.execute("SELECT release, position, state, payload FROM release"):
+    rows = database.execute("SELECT release, position, state, payload, attempts FROM release")
+    for release, position, state, payload, attempts in rows:
         stored, at = account.stored.get(release), charged.get(release)
         if at is None:
             raise _bad(max(0, position), f"release {release[:12]} stands in the rows but was never charged")
@@ -279,6 +280,8 @@ def _check_rows(database: apsw.Connection, account: Account, charged: dict[str, 
             raise _bad(at, f"release {release[:12]} is '{state}' against what the entries say")
         if (at < witnessed) != (state != "reserved"):
             raise _bad(at, f"release {release[:12]} is '{state}' against the coordinator's receipt")
+        if attempts not in range(1 if state == "reserved" else MOST_ATTEMPTS + 1):
+            raise _bad(at, f"release {release[:12]} is '{state}' and was begun {attempts} times")
         if (payload is not None) != (state == "stored"):
             raise _bad(at, f"the payload of release {release[:12]} is missing or was kept")
         if payload is not None and not _is_payload(payload, stored):

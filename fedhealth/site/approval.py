@@ -173,7 +173,7 @@ def resume_study(folder: Path, state: SiteState, study: Digest) -> None:
     with state.opened_ledger(load_site_file(folder).id) as ledger:
         if study not in ledger.account.approved:
             raise _not_approved(study)
-        ledger.note(JournalNote(kind="resumed", text=study, at=time.time_ns() // 10**6))
+        ledger.resume(study, JournalNote(kind="resumed", text=study, at=time.time_ns() // 10**6))
 
 
 def _signed_file(state: SiteState, study: Study) -> Path:

@@ -135,6 +135,10 @@ class _Refusal(Exception):
         self.code = code
 
 
+class _GateEndedTwice(Exception):
+    """The gate ended twice while it computed this release, for example for want of memory."""
+
+
 class Gate:
     """One site's gate; owns its ledger and the prepared records. Call `handle` from one thread at a time."""
 
@@ -300,8 +304,8 @@ class Gate:
             reply = self._reply(identity.digest, row.payload)
             return self._at_public_time(reply, approval, request.step, arrived)
         self._pending[request.study] = _Pending(identity, step, data)
-        if row.state == "witnessed":
-            return self._release(request.study, approval, arrived)
+        if row.state == "witnessed":  # it was computed before, unless its receipt came without its question
+            return self._release(request.study, approval, arrived, begun=self._ledger.begin(identity.digest))
         return Outgoing(pack(self._need_witness()), arrived)
 
     def _witnessed(self, request: Witnessed, arrived: float) -> Outgoing:
@@ -312,21 +316,23 @@ class Gate:
         last = self._ledger.receipt()
         if receipt.site != self._inputs.site.id or (last is not None and receipt.size < last.size):
             raise _Refusal(RefusalCode.BAD_REQUEST)
-        self._ledger.witness(request.receipt)
+        pending = self._pending.get(request.study) if request.study else None
+        begun = self._ledger.witness(request.receipt, pending.identity.digest if pending else None)
         if request.study is None:
             return Outgoing(self._head(AskHead(since=receipt.size)), arrived)
         approval = self._approval(request.study)
-        pending = self._pending.get(request.study)
         row = self._ledger.row(pending.identity.digest) if pending else None
         if row is None or row.state != "witnessed":
             raise _Refusal(RefusalCode.BAD_REQUEST)
-        return self._release(request.study, approval, arrived)
+        return self._release(request.study, approval, arrived, begun=begun)
 
-    def _release(self, study: Digest, approval: Approved, arrived: float) -> Outgoing:
-        """Compute, store and let go the pending release of a study; it is charged and witnessed."""
+    def _release(self, study: Digest, approval: Approved, arrived: float, *, begun: bool) -> Outgoing:
+        """Compute, store and let go the pending release of a study; it is charged, witnessed and counted as begun."""
         pending = self._pending.pop(study)
         name = pending.identity.digest
         try:
+            if not begun:
+                raise _GateEndedTwice
             weights = decode_weights(pending.data, pending.step.input_length)
             key = noise_key(name, self._data_version, pending.step.cohort)
             streams = partial(self._inputs.noise_secret.stream, key)

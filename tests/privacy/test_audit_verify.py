@@ -171,13 +171,14 @@ EDITS = {
     "head gone": ("DELETE FROM head", 8),
     "row gone": (f"DELETE FROM release WHERE release = '{3:064x}'", 7),
     "row of a release that never was": (
-        f"INSERT INTO release VALUES ('{OTHER_RELEASE}', 6, 'reserved', NULL)",
+        f"INSERT INTO release VALUES ('{OTHER_RELEASE}', 6, 'reserved', NULL, 0)",
         6,
     ),
     "row at another position": (f"UPDATE release SET position = 1 WHERE release = '{3:064x}'", 7),
     "row at a position that cannot be": (f"UPDATE release SET position = -1 WHERE release = '{3:064x}'", 7),
     "unwitnessed called witnessed": (f"UPDATE release SET state = 'witnessed' WHERE release = '{3:064x}'", 7),
     "witnessed called reserved": (f"UPDATE release SET state = 'reserved' WHERE release = '{2:064x}'", 4),
+    "unwitnessed called begun": (f"UPDATE release SET attempts = 1 WHERE release = '{3:064x}'", 7),
     "stored called witnessed": (
         f"UPDATE release SET state = 'witnessed', payload = NULL WHERE release = '{1:064x}'",
         3,

@@ -19,7 +19,7 @@ from fedhealth.link.frames import (
 from fedhealth.policy.rules import Policy
 from fedhealth.policy.site_file import SiteFile
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
-from fedhealth.privacy.entries import Approved, Created
+from fedhealth.privacy.entries import Approved, Created, JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
@@ -183,6 +183,10 @@ class Hospital:
 
     def close(self):
         self.ledger.close()
+
+    def resume(self):
+        """Let a stopped study go on, as its administrator does."""
+        self.ledger.resume(self.study.digest, JournalNote(kind="resumed", text=self.study.digest, at=1))
 
     # What the other side does
 
