@@ -156,7 +156,8 @@ def _print_verified(found: "VerifiedLedger", evidence: Path | None) -> None:
     typer.echo("              (compare it with the key certified when the site joined)")
     compared = f"extends the head in {evidence}" if evidence else "with no head from outside (--evidence)"
     typer.echo(f"  compared    {compared}")
-    typer.echo(f"  witnessed   up to entry {found.witnessed} by the coordinator")
+    typer.echo(f"  witnessed   up to entry {found.witnessed} by the coordinator; the policy is '{found.witness}',")
+    typer.echo(f"              {found.unwitnessed} releases left without its signature")
     for line in found.spending:
         typer.echo(f"  {line.data_set}, {line.cohort} patients:")
         typer.echo(f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g},")

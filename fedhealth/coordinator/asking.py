@@ -33,6 +33,8 @@ Carry = Callable[[str, bytes], Awaitable[bytes]]
 """Carry a frame to a site's gate and return its reply; raises `FedHealthError` when the site is away."""
 
 AWAY = "away"
+_MOST_RECEIPTS = 3
+"""For one release: for the head a gate started with, for the charge, and once more if it starts again in between."""
 LEDGER_DAMAGED = "ledger-damaged"
 """The site showed a head that does not extend what was countersigned, or that its key did not sign."""
 
@@ -84,13 +86,15 @@ class Asker:
             raise ValueError("the identity names another input")
         question = pack(Answer(study=identity.study, step=identity.step, round=identity.round), data)
         reply, payload = await self._exchange(identity.site, question)
-        if isinstance(reply, NeedWitness):
-            receipt = await self._countersigned(identity.site, reply.note, reply.proof)
+        for _ in range(_MOST_RECEIPTS):
+            if not isinstance(reply, NeedWitness):
+                break
+            receipt = await self._countersigned(identity.site, reply)
             reply, payload = await self._exchange(identity.site, pack(Witnessed(study=identity.study, receipt=receipt)))
             if isinstance(reply, Refused) and reply.code is RefusalCode.BAD_REQUEST:
                 # A gate that was restarted since remembers the charge, but not that this study waited for a receipt.
                 reply, payload = await self._exchange(identity.site, question)
-            elif isinstance(reply, ReleaseReply):
+            elif isinstance(reply, ReleaseReply | NeedWitness):
                 self._acknowledged(identity.site, receipt)
         if not isinstance(reply, ReleaseReply):
             raise _not_released(reply)
@@ -126,9 +130,9 @@ class Asker:
         except IdentityInvalid as error:
             raise NoRelease(AWAY, f"not signed by the ledger key of '{site}'") from error
 
-    async def _countersigned(self, site: str, note: str, proof: tuple[str, ...]) -> SignedReceipt:
+    async def _countersigned(self, site: str, shown: NeedWitness) -> SignedReceipt:
         try:
-            return self._sign(site, note, proof)
+            return self._sign(site, shown)
         except FedHealthError:
             # The gate proved it from its own last receipt, which is not ours if a reply was lost; ask from ours.
             return (await self._signed_head(site))[1]
@@ -138,13 +142,13 @@ class Asker:
         if not isinstance(reply, Head):
             raise _not_released(reply)
         try:
-            return reply, self._sign(site, reply.note, reply.proof)
+            return reply, self._sign(site, reply)
         except FedHealthError as error:
             raise NoRelease(LEDGER_DAMAGED, str(error)) from error
 
-    def _sign(self, site: str, note: str, proof: tuple[str, ...]) -> SignedReceipt:
+    def _sign(self, site: str, shown: NeedWitness | Head) -> SignedReceipt:
         waiting = self._acknowledge.setdefault(site, [])
-        return self._witness.countersign(site, note, proof, waiting[:64])
+        return self._witness.countersign(site, shown.note, shown.proof, shown.challenge, waiting[:64])
 
     def _acknowledged(self, site: str, signed: SignedReceipt) -> None:
         """Forget what a receipt acknowledged, now that the site has answered to it."""

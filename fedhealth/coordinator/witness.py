@@ -59,7 +59,7 @@ class Witness:
         return self._seen[site].size if site in self._seen else 0
 
     def countersign(
-        self, site: str, note: str, proof: Iterable[str], checkpointed: Iterable[Digest] = ()
+        self, site: str, note: str, proof: Iterable[str], challenge: Digest, checkpointed: Iterable[Digest] = ()
     ) -> SignedReceipt:
         """Return the receipt for a head, after recording it durably.
 
@@ -67,6 +67,7 @@ class Witness:
             site: whose ledger.
             note: its signed head.
             proof: consistency from the last countersigned head, hexadecimal hashes.
+            challenge: of the gate's process that showed the head.
             checkpointed: releases of this site that are in the coordinator's durable checkpoint.
 
         Raises:
@@ -88,5 +89,7 @@ class Witness:
         if last != head:
             replace_file(self._folder / f"{site}.json", json.dumps(head.model_dump()).encode())
             self._seen[site] = head
-        receipt = Receipt(site=site, size=head.size, root=head.root, checkpointed=tuple(checkpointed))
+        receipt = Receipt(
+            site=site, size=head.size, root=head.root, challenge=challenge, checkpointed=tuple(checkpointed)
+        )
         return sign_receipt(receipt, self._key)

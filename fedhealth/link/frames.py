@@ -95,14 +95,19 @@ class Accepted(_Header):
 class NeedWitness(_Header):
     """The release is charged; it is computed once the coordinator has countersigned this head.
 
+    A gate that has just started says so before it charges anything: its first receipt tells it that its ledger is no
+    older copy.
+
     Attributes:
         note: the signed head.
         proof: that it extends the head of the last receipt.
+        challenge: random, of this process of the gate; a receipt that repeats it is no older than the process.
     """
 
     kind: Literal["need-witness"] = "need-witness"
     note: Note
     proof: Proof
+    challenge: Digest
 
 
 class ReleaseReply(_Header):
@@ -126,11 +131,12 @@ class Refused(_Header):
 
 
 class Head(_Header):
-    """The signed head and the proof that was asked for."""
+    """The signed head and the proof that was asked for; the challenge is as in `NeedWitness`."""
 
     kind: Literal["head"] = "head"
     note: Note
     proof: Proof
+    challenge: Digest
 
 
 def release_statement(release: Digest, payload: bytes) -> bytes:

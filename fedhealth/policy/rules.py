@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from fedhealth.config import read_toml
 from fedhealth.errors import PolicyForbids
 from fedhealth.policy.site_file import Name
+from fedhealth.privacy.entries import WitnessPolicy, WitnessWait
 from fedhealth.privacy.mu_squared import mu_of
 from fedhealth.study.signature import SignedStudy
 
@@ -59,6 +60,11 @@ class Policy(BaseModel):
             be approved. Looked at once, at approval, because it depends on patients.
         max_epsilon_a_study: the most one study may ask, training and evaluation each, at the budget's delta; a study
             with a larger delta of its own is converted, and so may ask less.
+        witness: whether a release may leave without the coordinator's signature on the head that holds its charge:
+            "required" never; "best-effort" once the wait has passed and the release is asked for again, and the
+            ledger then says so. Even then a gate that has just started waits for its first signature, because only
+            that tells that its ledger is no older copy.
+        witness_wait_seconds: how long a charged release waits for that signature, in seconds; a later one is `busy`.
         budget: the cap of each data set, by its name.
     """
 
@@ -67,6 +73,8 @@ class Policy(BaseModel):
     researchers: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], ...]
     min_patients_a_side: Annotated[int, Field(ge=1, le=10**6)]
     max_epsilon_a_study: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
+    witness: WitnessPolicy = "required"
+    witness_wait_seconds: WitnessWait = 30
     budget: dict[Name, DataSetBudget]
 
 

@@ -94,6 +94,8 @@ class Receipt(BaseModel):
         site: whose ledger.
         size: size of the witnessed head.
         root: its root.
+        challenge: the random number of the gate's process that showed the head, so that the receipt is known to be
+            no older than that process; zeros answer none.
         checkpointed: releases in the coordinator's durable checkpoint; their payloads may be dropped.
     """
 
@@ -102,6 +104,7 @@ class Receipt(BaseModel):
     site: SiteId
     size: Annotated[int, Field(ge=1, le=2**53 - 1)]
     root: Digest
+    challenge: Digest = "0" * 64
     checkpointed: Annotated[tuple[Digest, ...], Field(max_length=64)] = ()
 
 

@@ -17,6 +17,8 @@ from fedhealth.privacy.release import Cohort, Digest, SiteId, StepName
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Milliseconds = Annotated[int, Field(ge=0, le=2**53 - 1)]
+WitnessPolicy = Literal["required", "best-effort"]
+WitnessWait = Annotated[int, Field(ge=1, le=600)]
 
 
 class _Entry(BaseModel):
@@ -107,7 +109,30 @@ class Stored(_Entry):
     payload_bytes: Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 
-Entry = Created | Approved | Withdrawn | Reserved | Stored
+class WitnessRule(_Entry):
+    """From here on releases leave under this witness policy; before the first such entry it is "required".
+
+    Attributes:
+        witness: whether a release may leave without the coordinator's signature on the head that holds its charge.
+        wait_seconds: how long it is waited for.
+        at: Unix time in milliseconds.
+    """
+
+    kind: Literal["witness-rule"] = "witness-rule"
+    witness: WitnessPolicy
+    wait_seconds: WitnessWait
+    at: Milliseconds
+
+
+class Unwitnessed(_Entry):
+    """The wait for the coordinator's signature passed, and the policy lets a charged release go without it."""
+
+    kind: Literal["unwitnessed"] = "unwitnessed"
+    release: Digest
+    at: Milliseconds
+
+
+Entry = Created | Approved | Withdrawn | Reserved | Stored | WitnessRule | Unwitnessed
 ENTRY = TypeAdapter[Entry](Annotated[Entry, Field(discriminator="kind")])
 
 
@@ -181,6 +206,9 @@ class Account:
         self.withdrawn: set[Digest] = set()
         self.reserved: dict[Digest, Reserved] = {}
         self.stored: dict[Digest, Stored] = {}
+        self.witness: WitnessPolicy = "required"
+        self.witness_wait: int | None = None
+        self.unwitnessed: set[Digest] = set()
         self._spent: dict[tuple[Digest, Cohort], Cost] = {}
         self._releases: dict[tuple[Digest, StepName], int] = {}
 
@@ -221,6 +249,14 @@ class Account:
             self.withdrawn.add(entry.study)
         elif isinstance(entry, Reserved):
             self._reserve(entry)
+        elif isinstance(entry, WitnessRule):
+            self.witness, self.witness_wait = entry.witness, entry.wait_seconds
+        elif isinstance(entry, Unwitnessed):
+            if entry.release not in self.reserved or entry.release in self.stored or entry.release in self.unwitnessed:
+                raise _misplaced(f"release {entry.release[:12]} leaves without witness but was not reserved just once")
+            if self.witness != "best-effort":
+                raise _misplaced(f"release {entry.release[:12]} leaves without the witness that the policy requires")
+            self.unwitnessed.add(entry.release)
         else:
             if entry.release not in self.reserved or entry.release in self.stored:
                 raise _misplaced(f"release {entry.release[:12]} is stored but was not reserved just once")

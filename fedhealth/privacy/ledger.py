@@ -1,8 +1,9 @@
 """The ledger of one site: SQLite, append-only, every head signed, every charge on disk before noise is drawn.
 
 One file holds two logs of the same format: `ledger`, whose signed heads cross the border, and `journal`, which
-never does. Beside them stand the rows of releases: reserved -> witnessed -> stored -> sent. A payload is kept from
-`stored` until the coordinator's receipt says its own checkpoint holds it; after that only its hash remains.
+never does. Beside them stand the rows of releases: reserved -> witnessed -> stored -> sent, or unwitnessed in the
+second place where the policy is best-effort. A payload is kept from `stored` until the coordinator's receipt says its
+own checkpoint holds it; after that only its hash remains.
 
 Source: SQLite with `synchronous=FULL` and write-ahead log; page checksums by SQLite's checksum VFS; RFC 9162 trees.
 
@@ -35,7 +36,7 @@ from fedhealth.privacy.checkpoint import (
     open_checkpoint,
     sign_checkpoint,
 )
-from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Note, Reserved, Stored
+from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Note, Reserved, Stored, Unwitnessed
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.secret_file import sync_folder
@@ -52,16 +53,17 @@ CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), note TEXT NOT NULL
 CREATE TABLE receipt (only INTEGER PRIMARY KEY CHECK (only = 1), body BLOB NOT NULL) STRICT;
 CREATE TABLE release (
   release TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE,
-  state TEXT NOT NULL CHECK (state IN ('reserved', 'witnessed', 'stored', 'sent')), payload BLOB,
+  state TEXT NOT NULL CHECK (state IN ('reserved', 'witnessed', 'unwitnessed', 'stored', 'sent')),
+  payload BLOB,
   attempts INTEGER NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND 2)) STRICT;
-CREATE INDEX reserved_release ON release (position) WHERE state = 'reserved';
+CREATE INDEX reserved_release ON release (position) WHERE state IN ('reserved', 'unwitnessed');
 PRAGMA application_id = 0x46484c31;
 """
 
 MOST_ATTEMPTS = 2
 """How often a release may be begun to be computed before its study is stopped: once, and once more after a kill."""
 
-State = Literal["reserved", "witnessed", "stored", "sent"]
+State = Literal["reserved", "witnessed", "unwitnessed", "stored", "sent"]
 
 
 class ReleaseRow(NamedTuple):
@@ -161,6 +163,11 @@ class Ledger:
             raise LedgerDamaged(f"the ledger of '{self._site}' has no first entry")
         return self.account.created
 
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return self._tree.size
+
     def append(self, entry: Entry, notes: Iterable[Note] = ()) -> int:
         """Apply an entry to the account and write it durably, with what the journal has to say.
 
@@ -184,6 +191,23 @@ class Ledger:
             position = self._append(entry)
             self._database.execute("INSERT INTO release VALUES (?, ?, 'reserved', NULL, 0)", (entry.release, position))
             return ReleaseRow("reserved", position, None)
+
+    def release_unwitnessed(self, entry: Unwitnessed) -> ReleaseRow:
+        """Let a reserved release be computed for the first time although its charge has no signature.
+
+        Raises:
+            LedgerDamaged: the policy in the ledger requires the witness, or the release does not wait for one.
+        """
+        with self._commit():
+            self._append(entry)
+            self._database.execute(
+                "UPDATE release SET state = 'unwitnessed', attempts = 1 WHERE release = ?", (entry.release,)
+            )
+            return ReleaseRow(
+                "unwitnessed",
+                self._database.execute("SELECT position FROM release WHERE release = ?", (entry.release,)).get,
+                None,
+            )
 
     def witness(self, signed: SignedReceipt, begun: Digest | None = None) -> bool:
         """Record a receipt that the caller has verified against the coordinator's key.
@@ -219,7 +243,7 @@ class Ledger:
                 (canonical_bytes(signed),),
             )
             self._database.execute(
-                "UPDATE release SET state = 'witnessed' WHERE state = 'reserved' AND position < ?",
+                "UPDATE release SET state = 'witnessed' WHERE state IN ('reserved', 'unwitnessed') AND position < ?",
                 (receipt.size,),
             )
             self._database.executemany(
@@ -244,24 +268,26 @@ class Ledger:
         with self._commit():
             self._insert("journal", self._journal, note)
             self._database.executemany(
-                "UPDATE release SET attempts = 0 WHERE state = 'witnessed' AND release = ?",
+                "UPDATE release SET attempts = 0 WHERE state IN ('witnessed', 'unwitnessed') AND release = ?",
                 [(release,) for release in releases],
             )
 
     def _count_attempt(self, release: Digest | None) -> bool:
         self._database.execute(
-            "UPDATE release SET attempts = attempts + 1 WHERE release = ? AND state = 'witnessed' AND attempts < ?",
+            "UPDATE release SET attempts = attempts + 1 "
+            "WHERE release = ? AND state IN ('witnessed', 'unwitnessed') AND attempts < ?",
             (release, MOST_ATTEMPTS),
         )
         return self._database.changes() == 1
 
     def store(self, release: Digest, payload: bytes, notes: Iterable[Note] = ()) -> None:
-        """Make the payload of a witnessed release durable; only then may it leave."""
+        """Make the payload of a release durable that may be computed; only then may it leave."""
         entry = Stored(release=release, payload_sha256=hashlib.sha256(payload).hexdigest(), payload_bytes=len(payload))
         with self._commit():
             self._append(entry, notes)
             self._database.execute(
-                "UPDATE release SET state = 'stored', payload = ? WHERE release = ? AND state = 'witnessed'",
+                "UPDATE release SET state = 'stored', payload = ? "
+                "WHERE release = ? AND state IN ('witnessed', 'unwitnessed')",
                 (payload, release),
             )
             if self._database.changes() != 1:

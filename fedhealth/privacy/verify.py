@@ -22,7 +22,7 @@ from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
 from fedhealth.privacy.currency import total_of
-from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Reserved, Stored
+from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Reserved, Stored, WitnessPolicy
 from fedhealth.privacy.ledger import MOST_ATTEMPTS, SCHEMA, connect, journal_commitment
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort
@@ -51,6 +51,8 @@ class VerifiedLedger:
         ledger_key: the key that signs it, 64 hexadecimal digits; compare it with the certified one.
         unsafe_test_site: the site uses known noise and protects nobody.
         releases: releases charged.
+        witness: the witness policy in force at its end.
+        unwitnessed: releases that left without the coordinator's signature on their charge, as that policy allowed.
         witnessed: size of the last head that the coordinator has countersigned, 0 if none.
         spending: per data set and side.
     """
@@ -59,6 +61,8 @@ class VerifiedLedger:
     ledger_key: str
     unsafe_test_site: bool
     releases: int
+    witness: WitnessPolicy
+    unwitnessed: int
     witnessed: int
     spending: tuple[Spending, ...]
 
@@ -200,6 +204,8 @@ def describe(account: Account, head: Checkpoint, witnessed: int) -> VerifiedLedg
         ledger_key=account.created.ledger_key,
         unsafe_test_site=account.created.unsafe_test_site,
         releases=len(account.reserved),
+        witness=account.witness,
+        unwitnessed=len(account.unwitnessed),
         witnessed=witnessed,
         spending=tuple(_spending(account)),
     )
@@ -278,10 +284,12 @@ def _check_rows(database: apsw.Connection, account: Account, charged: dict[str, 
             raise _bad(at, f"the row of release {release[:12]} points to entry {position}")
         if (stored is not None) != (state in ("stored", "sent")):
             raise _bad(at, f"release {release[:12]} is '{state}' against what the entries say")
-        if (at < witnessed) != (state != "reserved"):
+        if stored is None and state != _waiting(release, at, account, witnessed):
             raise _bad(at, f"release {release[:12]} is '{state}' against the coordinator's receipt")
         if attempts not in range(1 if state == "reserved" else MOST_ATTEMPTS + 1):
             raise _bad(at, f"release {release[:12]} is '{state}' and was begun {attempts} times")
+        if stored is not None and at >= witnessed and release not in account.unwitnessed:
+            raise _bad(at, f"release {release[:12]} left without the witness that the policy required")
         if (payload is not None) != (state == "stored"):
             raise _bad(at, f"the payload of release {release[:12]} is missing or was kept")
         if payload is not None and not _is_payload(payload, stored):
@@ -289,6 +297,13 @@ def _check_rows(database: apsw.Connection, account: Account, charged: dict[str, 
         seen.add(release)
     if missing := charged.keys() - seen:
         raise _bad(charged[min(missing)], f"the row of release {min(missing)[:12]} is missing")
+
+
+def _waiting(release: str, at: int, account: Account, witnessed: int) -> str:
+    """Return the state of a release that is charged and not stored."""
+    if at < witnessed:
+        return "witnessed"
+    return "unwitnessed" if release in account.unwitnessed else "reserved"
 
 
 def _is_payload(payload: bytes, stored: Stored | None) -> bool:

@@ -3,7 +3,11 @@
 It understands four frames (`fedhealth.link.frames`) and answers each with a release or one code of a closed list.
 For a release it checks everything, charges the ledger durably, waits for the coordinator's signature on the new
 head, draws the noise, stores the payload durably, and only then lets it go, at the public time. The same question
-has the same answer for ever, and costs once.
+has the same answer for ever, and costs once. It never blocks: who does not come with the signature in time is `busy`,
+and finds the same charge when asking again.
+
+While a gate runs nobody can put an older copy of its ledger in its place; before it started, somebody could have. So
+whatever the policy, a gate charges and computes nothing until the coordinator has signed for the head it started with.
 
 Rule 0: nothing that depends on patients leaves unless it is noised and charged; not in codes, sizes or times either.
 A patient whose records cannot be computed counts as zero and the release goes on; any other failure after the charge
@@ -55,8 +59,8 @@ from fedhealth.link.frames import (
 from fedhealth.policy.rules import Policy, check_policy
 from fedhealth.policy.site_file import SiteFile
 from fedhealth.privacy.checkpoint import open_receipt
-from fedhealth.privacy.entries import Approved, DataNote, JournalNote, Reserved
-from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.entries import Approved, DataNote, JournalNote, Reserved, Unwitnessed, WitnessRule
+from fedhealth.privacy.ledger import Ledger, ReleaseRow
 from fedhealth.privacy.release import Cohort, Digest, ReleaseIdentity, StepName, input_digest, noise_key
 from fedhealth.privacy.stream import SECRET_BYTES, NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.records.marks import PatientMarks, without_patients
@@ -123,11 +127,12 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A charged release that waits for its witness."""
+    """A release that waits for the coordinator's signature, until this monotonic second."""
 
     identity: ReleaseIdentity
     step: Step
     data: bytes
+    deadline: float
 
 
 class _Refusal(Exception):
@@ -153,6 +158,7 @@ class Gate:
         self._studies: dict[Digest, SignedStudy] = {}
         self._records: dict[Digest, dict[Cohort, Records]] = {}
         self._pending: dict[Digest, _Pending] = {}
+        self._challenge, self._started_with, self._confirmed = secrets.token_hex(32), ledger.size, False
         self._forbidden: set[Digest] = set()
         self._stopped = stopped_studies(ledger)
         data_set = inputs.site.data_set
@@ -282,31 +288,60 @@ class Gate:
             round=request.round,
             input_digest=input_digest(data),
         )
-        row = self._ledger.row(identity.digest)
-        if row is None:
-            try:
-                row = self._ledger.reserve(
-                    Reserved(
-                        release=identity.digest,
-                        study=request.study,
-                        step=request.step,
-                        round=request.round,
-                        cohort=step.cohort,
-                        cost=self._ledger.created.budgets[approval.data_set].cost_of(step.event),
-                        at=self._clock.unix_ms(),
-                    )
-                )
-            except BudgetExhausted as error:
-                raise _Refusal(RefusalCode.BUDGET_SPENT) from error
-        if row.state == "sent":
+        before = self._pending.get(request.study)
+        same = before is not None and before.identity == identity
+        waited = same and before is not None and arrived > before.deadline
+        if not same or waited:
+            deadline = arrived + self._inputs.policy.witness_wait_seconds
+            self._pending[request.study] = _Pending(identity, step, data, deadline)
+        return self._advance(request.study, approval, arrived, waited, None)
+
+    def _advance(self, study: Digest, approval: Approved, arrived: float, waited: bool, begun: bool | None) -> Outgoing:
+        """Take the pending release of a study as far as it can go now.
+
+        Args:
+            study: the study.
+            approval: of it.
+            arrived: when the frame came.
+            waited: the wait for the witness passed in vain.
+            begun: as `Ledger.begin` returned, where it is counted already.
+        """
+        pending = self._pending[study]
+        name, step = pending.identity.digest, pending.step.name
+        row = self._ledger.row(name)
+        if row is not None and row.state == "sent":
+            del self._pending[study]
             raise _Refusal(RefusalCode.BAD_REQUEST)
-        if row.state == "stored" and row.payload is not None:
-            reply = self._reply(identity.digest, row.payload)
-            return self._at_public_time(reply, approval, request.step, arrived)
-        self._pending[request.study] = _Pending(identity, step, data)
-        if row.state == "witnessed":  # it was computed before, unless its receipt came without its question
-            return self._release(request.study, approval, arrived, begun=self._ledger.begin(identity.digest))
-        return Outgoing(pack(self._need_witness()), arrived)
+        if row is not None and row.payload is not None:
+            del self._pending[study]
+            return self._at_public_time(self._reply(name, row.payload), approval, step, arrived)
+        if not self._confirmed:
+            return Outgoing(pack(self._need_witness()), arrived)
+        if row is None:
+            row = self._reserve(approval, pending)
+        if row.state == "reserved" and waited and self._inputs.policy.witness == "best-effort":
+            row, begun = self._ledger.release_unwitnessed(Unwitnessed(release=name, at=self._clock.unix_ms())), True
+        if row.state == "reserved":
+            return Outgoing(pack(self._need_witness()), arrived)
+        return self._release(study, approval, arrived, begun=self._ledger.begin(name) if begun is None else begun)
+
+    def _reserve(self, approval: Approved, pending: _Pending) -> ReleaseRow:
+        """Charge a release; its row is durable."""
+        try:
+            return self._ledger.reserve(
+                Reserved(
+                    release=pending.identity.digest,
+                    study=approval.study,
+                    step=pending.step.name,
+                    round=pending.identity.round,
+                    cohort=pending.step.cohort,
+                    cost=self._ledger.created.budgets[approval.data_set].cost_of(pending.step.event),
+                    at=self._clock.unix_ms(),
+                )
+            )
+        except BudgetExhausted as error:
+            del self._pending[approval.study]
+            raise _Refusal(RefusalCode.BUDGET_SPENT) from error
 
     def _witnessed(self, request: Witnessed, arrived: float) -> Outgoing:
         try:
@@ -316,15 +351,35 @@ class Gate:
         last = self._ledger.receipt()
         if receipt.site != self._inputs.site.id or (last is not None and receipt.size < last.size):
             raise _Refusal(RefusalCode.BAD_REQUEST)
+        newest = receipt.challenge == self._challenge and receipt.size >= self._started_with
         pending = self._pending.get(request.study) if request.study else None
-        begun = self._ledger.witness(request.receipt, pending.identity.digest if pending else None)
+        late = pending is not None and arrived > pending.deadline
+        goes_on = pending is not None and not late and (newest or self._confirmed)
+        begun = self._ledger.witness(request.receipt, pending.identity.digest if pending and goes_on else None)
+        if newest:
+            self._confirm()
         if request.study is None:
             return Outgoing(self._head(AskHead(since=receipt.size)), arrived)
         approval = self._approval(request.study)
-        row = self._ledger.row(pending.identity.digest) if pending else None
-        if row is None or row.state != "witnessed":
+        if pending is None:
             raise _Refusal(RefusalCode.BAD_REQUEST)
-        return self._release(request.study, approval, arrived, begun=begun)
+        if late:  # the signature holds, and whoever asks again finds it
+            del self._pending[request.study]
+            raise _Refusal(RefusalCode.BUSY)
+        row = self._ledger.row(pending.identity.digest)
+        if row is not None and row.state == "reserved":
+            raise _Refusal(RefusalCode.BAD_REQUEST)
+        return self._advance(request.study, approval, arrived, False, begun)
+
+    def _confirm(self) -> None:
+        """The coordinator knows no newer head: from here on the ledger may grow."""
+        policy, account = self._inputs.policy, self._ledger.account
+        stated = (account.witness, account.witness_wait or policy.witness_wait_seconds)
+        if not self._confirmed and (policy.witness, policy.witness_wait_seconds) != stated:
+            self._ledger.append(
+                WitnessRule(witness=policy.witness, wait_seconds=policy.witness_wait_seconds, at=self._clock.unix_ms())
+            )
+        self._confirmed = True
 
     def _release(self, study: Digest, approval: Approved, arrived: float, *, begun: bool) -> Outgoing:
         """Compute, store and let go the pending release of a study; it is charged, witnessed and counted as begun."""
@@ -368,12 +423,13 @@ class Gate:
         return Outgoing(reply, arrived + multiples * duration)
 
     def _head(self, request: AskHead) -> bytes:
-        return pack(Head(note=self._ledger.head(), proof=tuple(self._ledger.consistency_proof(request.since))))
+        proof = tuple(self._ledger.consistency_proof(request.since))
+        return pack(Head(note=self._ledger.head(), proof=proof, challenge=self._challenge))
 
     def _need_witness(self) -> NeedWitness:
         last = self._ledger.receipt()
         proof = self._ledger.consistency_proof(last.size if last else 0)
-        return NeedWitness(note=self._ledger.head(), proof=tuple(proof))
+        return NeedWitness(note=self._ledger.head(), proof=tuple(proof), challenge=self._challenge)
 
     def _approval(self, study: Digest) -> Approved:
         account = self._ledger.account

@@ -13,6 +13,7 @@ from fedhealth.privacy.merkle import MerkleTree
 from fedhealth.signing import public_key_hex
 
 SITE_KEY, WITNESS_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+CHALLENGE = "c" * 64
 
 
 class Log:
@@ -44,9 +45,10 @@ def open_witness(tmp_path):
 def test_countersigns_every_step_of_a_growing_ledger(open_witness):
     witness, seen = open_witness(), 0
     for size in (1, 2, 2, 3, 5, 7):
-        signed = witness.countersign("ward-a", TRUE.head(size), TRUE.proof(seen, size))
+        signed = witness.countersign("ward-a", TRUE.head(size), TRUE.proof(seen, size), CHALLENGE)
         receipt = open_receipt(signed, WITNESS_KEY.public_key())
         assert (receipt.site, receipt.size, receipt.root) == ("ward-a", size, TRUE.tree.root(size).hex())
+        assert receipt.challenge == CHALLENGE
         seen = size
         assert witness.seen("ward-a") == size
 
@@ -77,20 +79,20 @@ REFUSED = [
 @pytest.mark.parametrize("restarted", [False, True], ids=["same process", "restarted"])
 def test_never_countersigns(open_witness, shown, restarted):
     witness = open_witness()
-    witness.countersign("ward-a", TRUE.head(5), [])
+    witness.countersign("ward-a", TRUE.head(5), [], CHALLENGE)
     if restarted:
         witness = open_witness()
     assert witness.seen("ward-a") == 5
     with pytest.raises((LedgerDamaged, IdentityInvalid)):
-        witness.countersign("ward-a", *shown())
+        witness.countersign("ward-a", *shown(), CHALLENGE)
     # A refusal changes nothing: the true ledger goes on.
     assert witness.seen("ward-a") == 5
-    witness.countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7))
+    witness.countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7), CHALLENGE)
 
 
 def test_what_was_seen_is_on_disk_before_the_signature_exists(open_witness, monkeypatch):
     witness = open_witness()
-    witness.countersign("ward-a", TRUE.head(2), [])
+    witness.countersign("ward-a", TRUE.head(2), [], CHALLENGE)
 
     class PowerCut(BaseException):
         pass
@@ -101,19 +103,19 @@ def test_what_was_seen_is_on_disk_before_the_signature_exists(open_witness, monk
     with monkeypatch.context() as patched:
         patched.setattr(witness_module, "sign_receipt", cut)
         with pytest.raises(PowerCut):
-            witness.countersign("ward-a", TRUE.head(5), TRUE.proof(2, 5))
+            witness.countersign("ward-a", TRUE.head(5), TRUE.proof(2, 5), CHALLENGE)
     assert open_witness().seen("ward-a") == 5
     with monkeypatch.context() as patched:
         patched.setattr(witness_module, "replace_file", cut)
         with pytest.raises(PowerCut):
-            witness.countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7))
+            witness.countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7), CHALLENGE)
     assert open_witness().seen("ward-a") == 5
     assert witness.seen("ward-a") == 5
 
 
 def test_an_unknown_site_is_never_countersigned(open_witness):
     with pytest.raises((KeyError, FedHealthError)):
-        open_witness().countersign("ward-b", TRUE.head(1, site="ward-b"), [])
+        open_witness().countersign("ward-b", TRUE.head(1, site="ward-b"), [], CHALLENGE)
 
 
 def test_a_replaced_file_is_never_seen_half_written(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from fedhealth.canonical import canonical_bytes
 from fedhealth.learning.plan import encode_release, encode_weights, envelope_of, plan_study
 from fedhealth.link.frames import (
     Answer,
+    AskHead,
     NeedWitness,
     Witnessed,
     pack,
@@ -106,7 +107,7 @@ class Hospital:
         self.path = folder / "ledger.sqlite"
         self.csv = folder / "patients.csv"
         self.csv.write_text(csv_text())
-        self.max_epsilon = 20.0
+        self.max_epsilon, self.rules = 20.0, {}
         created = Created(
             site=self.site,
             ledger_key=public_key_hex(self.key.public_key()),
@@ -132,13 +133,13 @@ class Hospital:
         )
         self._serve(compute)
 
-    def reopen(self, compute=noise_only):
+    def reopen(self, compute=noise_only, *, confirm=True):
         """Open ledger and gate again, as after a restart of the process."""
         self.ledger.close()
         self.ledger = Ledger.open(self.path, self.site, self.key)
-        self._serve(compute)
+        self._serve(compute, confirm)
 
-    def _serve(self, compute):
+    def _serve(self, compute, confirm=True):
         site = SiteFile.model_validate(
             {
                 "id": self.site,
@@ -157,6 +158,7 @@ class Hospital:
             "min_patients_a_side": 1,
             "max_epsilon_a_study": self.max_epsilon,
             "budget": {"ward": {"epsilon": 20.0, "delta": 1e-4}},
+            **self.rules,
         }
         inputs = GateInputs(
             site=site,
@@ -180,6 +182,8 @@ class Hospital:
             self.gate.prepare(self.signed)
         finally:
             ready[0] = True
+        if confirm:  # as the coordinator does with every gate that it meets
+            self.acknowledge()
 
     def close(self):
         self.ledger.close()
@@ -206,7 +210,9 @@ class Hospital:
 
     def receipt(self, note=None, *, key=None, checkpointed=(), **changes):
         head = open_checkpoint(note or self.ledger.head(), self.site, self.key.public_key())
-        fields = {"site": self.site, "size": head.size, "root": head.root, "checkpointed": checkpointed, **changes}
+        challenge = unpack_reply(self.gate.handle(pack(AskHead(since=0))).frame)[0].challenge
+        fields = {"site": self.site, "size": head.size, "root": head.root, "checkpointed": checkpointed}
+        fields = fields | {"challenge": challenge} | changes
         return sign_receipt(Receipt(**fields), key or self.witness)
 
     def witnessed(self, **changes):
@@ -218,7 +224,9 @@ class Hospital:
     def ask(self, step="train", number=1, data=None):
         """Ask, countersign where wanted, and return the last reply."""
         reply = self.send(self.question(step, number, data))
-        return self.send(self.witnessed()) if isinstance(reply[0], NeedWitness) else reply
+        while isinstance(reply[0], NeedWitness):
+            reply = self.send(self.witnessed())
+        return reply
 
     # What the ledger says
 

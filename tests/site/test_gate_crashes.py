@@ -58,7 +58,7 @@ def test_a_second_crash_at_the_same_place_changes_nothing_either(hospital, steps
     calm, crashed = hospital("calm"), hospital("crashed")
     wanted = calm.ask()
     crash(crashed, monkeypatch, name, moment)
-    crashed.reopen()
+    crashed.reopen(confirm=False)
     if (name, moment) not in (("reserve", "after"), ("witness", "after"), STORED):
         crash(crashed, monkeypatch, name, moment)  # the write did not happen, so it is tried again
         crashed.reopen()
@@ -132,7 +132,7 @@ def test_a_release_once_sent_stays_sent_over_a_restart(hospital):
 def test_a_restarted_gate_wants_the_question_again_and_charges_nothing_for_it(hospital):
     site = hospital()
     site.send(site.question())
-    site.reopen()
+    site.reopen(confirm=False)
     receipt = site.witnessed()
     assert site.send(receipt)[0].code == RefusalCode.BAD_REQUEST  # it waits for nothing
     assert isinstance(site.send(site.question())[0], ReleaseReply)  # but the receipt counted

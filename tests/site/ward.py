@@ -49,16 +49,17 @@ class Ward:
     def open_gate(self, compute):
         return open_gate(self.folder, self.state, {"train": compute, "evaluate": compute})
 
-    def receipt_of(self, ledger):
+    def receipt_of(self, ledger, challenge):
         head = open_checkpoint(ledger.head(), "ward-a", self.state.ledger_key().public_key())
-        return sign_receipt(Receipt(site="ward-a", size=head.size, root=head.root), self.witness)
+        said = Receipt(site="ward-a", size=head.size, root=head.root, challenge=challenge)
+        return sign_receipt(said, self.witness)
 
     def ask(self, gate, ledger, study, step="train", number=1):
         """Ask for a release, countersign where wanted, and return the last reply's header and body."""
         question = pack(Answer(study=study.digest, step=step, round=number), bytes(24))
         header, body = unpack_reply(gate.handle(question).frame)
-        if isinstance(header, NeedWitness):
-            answer = pack(Witnessed(study=study.digest, receipt=self.receipt_of(ledger)))
+        while isinstance(header, NeedWitness):
+            answer = pack(Witnessed(study=study.digest, receipt=self.receipt_of(ledger, header.challenge)))
             header, body = unpack_reply(gate.handle(answer).frame)
         return header, body
 
