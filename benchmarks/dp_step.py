@@ -115,6 +115,21 @@ def losses(model: nn.Module, batch: Batch) -> torch.Tensor:
     return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
+def updates(model: nn.Module) -> Callable[[torch.Tensor, int], None]:
+    """Return a step of torch's SGD by a sum of gradients, shape (d,), over so many patients."""
+    optimizer, parameters = torch.optim.SGD(model.parameters(), lr=RATE), list(model.parameters())
+    mean, start = torch.empty(sum(each.numel() for each in parameters)), 0
+    for each in parameters:  # one vector, of which each parameter's gradient is a view
+        each.grad = mean[start : start + each.numel()].view_as(each)
+        start += each.numel()
+
+    def update(total: torch.Tensor, patients: int) -> None:
+        torch.div(total, patients, out=mean)
+        optimizer.step()
+
+    return update
+
+
 def steps_of(name: str, patients: int, records_each: int, at_once: int | None = None) -> dict[str, Callable[[], None]]:
     """Return a step by method; all three on the same records."""
     torch.manual_seed(0)
@@ -123,26 +138,21 @@ def steps_of(name: str, patients: int, records_each: int, at_once: int | None = 
     batch = (inputs(patients * records_each), torch.randint(0, 10, (patients * records_each,)))
     owners, keeper = np.repeat(np.arange(patients), records_each), BookKeeper(our_model)
 
-    optimizers = {id(each): torch.optim.SGD(each.parameters(), lr=RATE) for each in (plain_model, our_model, hooked)}
-
-    def update(model: nn.Module, gradient: torch.Tensor) -> None:
-        start = 0
-        for each in model.parameters():
-            each.grad = gradient[start : start + each.numel()].view_as(each)
-            start += each.numel()
-        optimizers[id(model)].step()
+    plain_optimizer = torch.optim.SGD(plain_model.parameters(), lr=RATE)
+    update_ours, update_hooked = updates(our_model), updates(hooked)
 
     def plain() -> None:
-        optimizers[id(plain_model)].zero_grad()
+        plain_optimizer.zero_grad()
         losses(plain_model, batch).mean().backward()
-        optimizers[id(plain_model)].step()
+        plain_optimizer.step()
 
     def ours() -> None:
         result = keeper.clipped_sum(losses, batch, owners, patients, CLIP, at_once)
-        update(our_model, result.total.div_(patients))
+        update_ours(result.total, patients)
 
     def opacus() -> None:
-        hooked.zero_grad()  # its own, which forgets the per-record gradients too
+        for each in hooked.parameters():
+            each.grad_sample = None
         losses(hooked, batch).sum().backward()
         rows = [
             each.grad_sample.reshape(patients, records_each, -1).mean(1)
@@ -152,7 +162,7 @@ def steps_of(name: str, patients: int, records_each: int, at_once: int | None = 
         ]
         norms = torch.stack([each.norm(dim=1) for each in rows], dim=1).norm(dim=1)
         factors = (CLIP / norms).clamp(max=1)
-        update(hooked, torch.cat([factors @ each for each in rows]) / patients)
+        update_hooked(torch.cat([factors @ each for each in rows]), patients)
 
     return {"plain": plain, "ours": ours, "opacus": opacus}
 

@@ -112,6 +112,7 @@ def test_only_training_and_the_tasks_import_torch():
         "training/book_keeping.py",
         "training/convolution.py",
         "training/fallback.py",
+        "training/feed_forward.py",
         "training/layer_calls.py",
         "training/layers.py",
         "training/micro_batches.py",

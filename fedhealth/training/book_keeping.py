@@ -57,9 +57,8 @@ public data, to simulation and to tests.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,10 +66,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhealth.training.fallback import fallback_parts, output_tensors, separate
-from fedhealth.training.layer_calls import LayerCall, Rooted, TrainableLayer, detached
+from fedhealth.training.feed_forward import FeedForward, LinearCall, feed_forward, have_rank_one, rank_one_sum
+from fedhealth.training.layer_calls import LayerCall, Rooted, TrainableLayer, detached, refuse_changed_inputs
 from fedhealth.training.layers import LAYERS
 from fedhealth.training.micro_batches import Bucket, micro_batches
-from fedhealth.training.parts import Part
+from fedhealth.training.parts import Part, clip_factors, record_weights
 from fedhealth.training.privacy_check import fallback_layers, known_layers, refuse_what_mixes_patients
 
 Batch = tuple[torch.Tensor, ...]
@@ -80,8 +80,7 @@ RecordLosses = Callable[[nn.Module, Batch], torch.Tensor]
 """From model and batch to one loss per record, shape (records,). Calls the model as a module, so that hooks run."""
 
 
-@dataclass(frozen=True)
-class ClippedSum:
+class ClippedSum(NamedTuple):
     """The clipped gradients of all patients of a batch, summed. Nothing of it may leave before noise.
 
     Attributes:
@@ -130,9 +129,11 @@ class BookKeeper:
             for name, module in layers.items():
                 if not any(module is other.module for other in self._layers):
                     own = module.named_parameters(recurse=not known)
-                    self._layers.append(
-                        TrainableLayer(name, module, known, {key: p for key, p in own if p.requires_grad})
-                    )
+                    wanted = {key: each for key, each in own if each.requires_grad}
+                    size = sum(each.numel() for each in wanted.values())
+                    self._layers.append(TrainableLayer(name, module, known, wanted, size))
+        self._chain = feed_forward(model, self._layers)
+        self._size = sum(each.numel() for each in self._trainable)
         self._anchor = self._trainable[0].new_zeros((), requires_grad=True)
         self._buckets: list[Bucket] = []
         self._forget()
@@ -164,31 +165,71 @@ class BookKeeper:
             raise ValueError(f"l2_clip_norm must be finite and above 0, got {l2_clip_norm}")
         if max_records_at_once is not None and max_records_at_once < 1:
             raise ValueError(f"max_records_at_once must be at least 1, got {max_records_at_once}")
-        if patients.ndim != 1 or any(len(each) != len(patients) for each in batch):
+        if patients.ndim != 1 or any(each.shape[:1] != patients.shape for each in batch):
             raise ValueError("batch and patients must have as many rows as there are records")
-        norms, sums, zeroed = self._anchor.new_zeros(patient_count), list[torch.Tensor](), 0
+        norms, total, zeroed = None, None, 0
         for part in micro_batches(patients, patient_count, max_records_at_once):
-            rows = None if part.records is None else torch.from_numpy(part.records)
-            mine = batch if rows is None else tuple(each[rows.to(each.device)] for each in batch)
+            mine = batch
+            if part.records is not None:
+                rows = torch.from_numpy(part.records)
+                mine = tuple(each[rows.to(each.device)] for each in batch)
             try:
-                measured = self._measure(losses, mine, part.buckets)
-                factors, finite = clip_factors(measured, l2_clip_norm)
-                sums.append(self._weighted_sum(factors, finite))
+                own, measured, finite = self._sum_of(losses, mine, part.buckets, l2_clip_norm)
             finally:
                 self._forget()
-            zeroed += 0 if finite is None else int((~finite).sum())
+            total = own if total is None else total.add_(own)
+            if finite is not None:
+                zeroed += int((~finite).sum())
             if part.records is None and len(measured) == patient_count:
                 norms = measured
             else:
+                norms = self._anchor.new_zeros(patient_count) if norms is None else norms
                 norms[torch.from_numpy(part.patients).to(norms.device)] = measured
-        total = sums[0] if sums else self._anchor.new_zeros(sum(each.numel() for each in self._trainable))
-        for each in sums[1:]:
-            total += each
-        return ClippedSum(total, norms, zeroed)
+        nothing = self._anchor.new_zeros
+        return ClippedSum(
+            nothing(self._size) if total is None else total, nothing(patient_count) if norms is None else norms, zeroed
+        )
 
-    def _measure(self, losses: RecordLosses, batch: Batch, buckets: list[Bucket]) -> torch.Tensor:
-        """Run the model forward and backward; return the norm of each patient's gradient, shape (patients,)."""
+    def _sum_of(
+        self, losses: RecordLosses, batch: Batch, buckets: list[Bucket], l2_clip_norm: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Run the model forward and backward; return the clipped sum, the norms, and who is finite (None: all)."""
         self._buckets = buckets
+        if self._chain is None:
+            self._listen_with_hooks(losses, batch)
+        else:
+            calls = self._listen_to_chain(self._chain, losses, batch)
+            if have_rank_one(calls, self._layers, buckets):
+                return rank_one_sum(calls, self._size, l2_clip_norm)
+            for layer, a, g in calls:
+                self._keep(layer, self._parts_of(layer, a, g, must_keep=len(calls) > len(self._layers)))
+        lengths = [part.measured(buckets) for parts in self._parts.values() for part in parts if not part.in_other]
+        norms = self._anchor.new_zeros(buckets[-1].patients.stop) if not lengths else lengths[0]
+        if len(lengths) > 1:
+            norms = torch.linalg.vector_norm(torch.stack(lengths), dim=0)
+        factors, finite = clip_factors(norms, l2_clip_norm)
+        return self._weighted_sum(factors, finite), norms, finite
+
+    def _listen_to_chain(self, chain: FeedForward, losses: RecordLosses, batch: Batch) -> list[LinearCall]:
+        """Return inputs and output gradients of all layers, from the chain's forward pass in the model's place."""
+        try:
+            self._model.__dict__["forward"] = chain.forward
+            with torch.enable_grad():
+                each_loss = losses(self._model, batch)
+            self._refuse_losses_that_are_not_one_per_record(each_loss)
+            outputs = chain.outputs
+            if not outputs:
+                self._refuse_layers_that_were_not_called()
+            if not each_loss.requires_grad:
+                return []
+            weights = record_weights(self._buckets, each_loss.dtype, each_loss.device)
+            return chain.calls(torch.autograd.grad(each_loss, outputs, weights, allow_unused=True))
+        finally:
+            del self._model.__dict__["forward"]
+            chain.forget()
+
+    def _listen_with_hooks(self, losses: RecordLosses, batch: Batch) -> None:
+        """Make the parts of all layers from what hooks store in a pass of the model's own."""
         buffers = [
             (module, name, each, each._version, each.clone())
             for module in self._modules
@@ -205,25 +246,25 @@ class BookKeeper:
                 each_loss = losses(self._model, batch)
             for handle in handles:
                 handle.remove()
-            self._refuse_what_the_forward_pass_did(each_loss, buffers)
+            self._refuse_changed_buffers(buffers)
+            self._refuse_losses_that_are_not_one_per_record(each_loss)
+            self._refuse_layers_that_were_not_called()
             if each_loss.requires_grad:
-                each = [each_loss.new_full((b.records.stop - b.records.start,), 1 / b.records_each) for b in buckets]
-                weights = each[0] if len(each) == 1 else torch.cat(each)
-                torch.autograd.grad([each_loss], [self._anchor], [weights], allow_unused=True)
+                weights = record_weights(self._buckets, each_loss.dtype, each_loss.device)
+                torch.autograd.grad(each_loss, self._anchor, weights, allow_unused=True)
         finally:
             for handle in handles:
                 handle.remove()
             for parameter in self._trainable:
                 parameter.requires_grad_()
         self._use_fallback()
-        lengths = [part.measured() for parts in self._parts.values() for part in parts if not part.in_other]
-        if not lengths:
-            return self._anchor.new_zeros(buckets[-1].patients.stop)
-        norms: torch.Tensor = torch.linalg.vector_norm(torch.stack(lengths), dim=0) if len(lengths) > 1 else lengths[0]
-        return norms
+
+    def _refuse_losses_that_are_not_one_per_record(self, each_loss: torch.Tensor) -> None:
+        if each_loss.shape != (self._buckets[-1].records.stop,):
+            raise ValueError(f"the losses have shape {tuple(each_loss.shape)}, wanted one per record")
 
     def _weighted_sum(self, factors: torch.Tensor, finite: torch.Tensor | None) -> torch.Tensor:
-        total, start = factors.new_empty(sum(each.numel() for each in self._trainable)), 0
+        total, start = factors.new_empty(self._size), 0
         for parameter in self._trainable:
             own = total[start : start + parameter.numel()].view(parameter.shape)
             start += parameter.numel()
@@ -272,32 +313,31 @@ class BookKeeper:
         if not call.layer.known:
             call.gradients[place] = gradient
             return
-        call.refuse_changed_inputs()
+        refuse_changed_inputs(call.layer, call.versions)
         a = call.arguments[0] if call.arguments else call.keywords["input"]
-        records = self._buckets[-1].records.stop
-        if a.dim() < 2 - (not a.is_floating_point()) or len(a) != records or len(gradient) != records:
-            raise ValueError(
-                f"layer '{call.layer.name}' got {tuple(a.shape)}, whose "
-                f"first dimension does not hold the {records} records"
-            )
-        wanted = call.layer.wanted
-        must_keep = any(self._uses[id(parameter)] > 1 for parameter in wanted.values())
-        function = LAYERS[type(call.layer.module)]
-        parts = function(call.layer.module, a, gradient, self._buckets, wanted.keys(), must_keep)
-        self._keep(call, parts)
+        must_keep = any(self._uses[id(parameter)] > 1 for parameter in call.layer.wanted.values())
+        self._keep(call.layer, self._parts_of(call.layer, a, gradient, must_keep))
         call.arguments, call.keywords, call.versions = (), {}, []
+
+    def _parts_of(self, layer: TrainableLayer, a: torch.Tensor, g: torch.Tensor, must_keep: bool) -> Sequence[Part]:
+        records = self._buckets[-1].records.stop
+        if a.dim() < 2 - (not a.is_floating_point()) or len(a) != records or len(g) != records:
+            raise ValueError(
+                f"layer '{layer.name}' got {tuple(a.shape)}, whose first dimension does not hold the {records} records"
+            )
+        return LAYERS[type(layer.module)](layer.module, a, g, self._buckets, layer.wanted.keys(), must_keep)
 
     def _use_fallback(self) -> None:
         for call in self._calls:
             if not call.layer.known and any(each is not None for each in call.gradients):
-                call.refuse_changed_inputs()
+                refuse_changed_inputs(call.layer, call.versions)
                 module, wanted = call.layer.module, call.layer.wanted.keys()
                 parts = fallback_parts(module, call.arguments, call.keywords, call.gradients, self._buckets, wanted)
-                self._keep(call, parts)
+                self._keep(call.layer, parts)
 
-    def _keep(self, call: LayerCall, parts: Sequence[Part]) -> None:
+    def _keep(self, layer: TrainableLayer, parts: Sequence[Part]) -> None:
         for part in parts:
-            before = self._parts.setdefault(id(call.layer.wanted[part.parameter]), [])
+            before = self._parts.setdefault(id(layer.wanted[part.parameter]), [])
             if before and before[0].kept is not None and part.kept is not None:
                 before[0] = Part(part.parameter, kept=before[0].kept + part.kept)
             else:
@@ -308,9 +348,7 @@ class BookKeeper:
         self._calls: list[LayerCall] = []
         self._uses: dict[int, int] = {}
 
-    def _refuse_what_the_forward_pass_did(
-        self, each_loss: torch.Tensor, buffers: list[tuple[nn.Module, str, torch.Tensor, int, torch.Tensor]]
-    ) -> None:
+    def _refuse_changed_buffers(self, buffers: list[tuple[nn.Module, str, torch.Tensor, int, torch.Tensor]]) -> None:
         changed = False
         for module, name, buffer, version, copy in buffers:
             if module._buffers.get(name) is not buffer or buffer._version != version:
@@ -318,23 +356,11 @@ class BookKeeper:
                 module._buffers[name] = buffer.copy_(copy)
         if changed:
             raise ValueError("the forward pass changed a buffer of the model: it would learn outside the gradient")
-        if each_loss.shape != (self._buckets[-1].records.stop,):
-            raise ValueError(f"the losses have shape {tuple(each_loss.shape)}, wanted one per record")
+
+    def _refuse_layers_that_were_not_called(self) -> None:
         for layer in self._layers:
             if id(layer.module) not in self._uses:
                 raise ValueError(
                     f"layer '{layer.name}' has trainable parameters and was not called as a module, so that its "
                     "gradient cannot be told; freeze it, or call it"
                 )
-
-
-def clip_factors(norms: torch.Tensor, l2_clip_norm: float) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return min(1, l2_clip_norm / norm) for each patient, 0 where the norm is not finite, and who is finite.
-
-    The second is None where everybody is, which is the common case, and the cheap one.
-    """
-    factors = l2_clip_norm / norms.clamp(min=l2_clip_norm)
-    if math.isfinite(float(norms.sum())):
-        return factors, None
-    finite = torch.isfinite(norms)
-    return factors.masked_fill(~finite, 0.0), finite

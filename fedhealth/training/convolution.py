@@ -15,10 +15,10 @@ from torch.nn import functional
 from fedhealth.training.micro_batches import Bucket
 from fedhealth.training.parts import (
     PATIENTS_AT_ONCE,
+    Ghost,
     Part,
     beside,
     ghost_is_smaller,
-    ghost_norms,
     only,
     per_record,
     sums_over_positions,
@@ -51,14 +51,16 @@ def convolution_parts(
         if must_keep or layer.groups > 1 or not ghost_is_smaller(flat.shape[2], inputs, outputs, buckets):
             parts.append(_convolution_gradients(layer, a, g, padding, buckets))
         else:
-            norms = ghost_norms(_unfold(layer, a, padding), flat.transpose(1, 2), buckets)
+
+            def rows() -> tuple[torch.Tensor, torch.Tensor]:
+                return _unfold(layer, a, padding), flat.transpose(1, 2)
 
             def weighted_sum(factors: torch.Tensor, counts: torch.Tensor | None, out: torch.Tensor) -> object:
                 scaled = only(g, counts, buckets) * beside(per_record(factors, buckets), g)
                 a_only = only(a, counts, buckets)
                 return out.copy_(_weight_gradient(layer, a_only, scaled, layer.weight, padding, layer.groups))
 
-            parts.append(Part("weight", length=norms, weighted_sum=weighted_sum))
+            parts.append(Part("weight", ghost=Ghost(rows, weighted_sum)))
     if "bias" in wanted:
         parts.append(Part("bias", kept=sums_over_positions(flat.sum(2)[:, None], buckets)))
     return parts

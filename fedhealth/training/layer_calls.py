@@ -1,5 +1,6 @@
 """What the hooks of `book_keeping` remember of one call of one layer, and how a graph starts at its output."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,17 +8,18 @@ import torch
 from torch import nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainableLayer:
-    """A module with trainable parameters, by their names within it, and whether `LAYERS` knows it."""
+    """A module with trainable parameters, by their names within it; how many numbers; whether `LAYERS` knows it."""
 
     name: str
     module: nn.Module
     known: bool
     wanted: dict[str, nn.Parameter]
+    size: int
 
 
-@dataclass
+@dataclass(slots=True)
 class LayerCall:
     """One call of one layer; owns what the hooks stored."""
 
@@ -27,12 +29,11 @@ class LayerCall:
     versions: list[tuple[torch.Tensor, int]]
     gradients: list[torch.Tensor | None] = field(default_factory=list)
 
-    def refuse_changed_inputs(self) -> None:
-        """Raise ValueError if a stored input is no longer what the layer computed with."""
-        if any(tensor._version != version for tensor, version in self.versions):
-            raise ValueError(
-                f"the input of layer '{self.layer.name}' was changed in place after use; do not work in place"
-            )
+
+def refuse_changed_inputs(layer: TrainableLayer, versions: Iterable[tuple[torch.Tensor, int]]) -> None:
+    """Raise ValueError if a stored input is no longer what the layer computed with."""
+    if any(tensor._version != version for tensor, version in versions):
+        raise ValueError(f"the input of layer '{layer.name}' was changed in place after use; do not work in place")
 
 
 class Rooted(torch.autograd.Function):

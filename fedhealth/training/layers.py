@@ -14,11 +14,10 @@ from torch.nn import functional
 from fedhealth.training.convolution import convolution_parts
 from fedhealth.training.micro_batches import Bucket
 from fedhealth.training.parts import (
+    Ghost,
     LayerFunction,
     Part,
     ghost_is_smaller,
-    ghost_norms,
-    lengths_of,
     only,
     outer_products,
     patient_of_record,
@@ -36,27 +35,25 @@ def linear_parts(
     must_keep: bool,
 ) -> list[Part]:
     """Return the parts of `Linear`: a of shape (records, ..., inputs), g (records, ..., outputs)."""
-    one_position = a.dim() == 2 and len(buckets) == 1 and buckets[0].records_each == 1
-    a, g = a.reshape(len(a), -1, a.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
-    parts = []
-    if "weight" in wanted:
-        if must_keep or not ghost_is_smaller(a.shape[1], a.shape[2], g.shape[2], buckets):
-            parts.append(outer_products(a, g, buckets))
-        else:
+    if a.dim() == 2:
+        a, g = a[:, None], g[:, None]
+    elif a.dim() > 3:
+        a, g = a.flatten(1, -2), g.flatten(1, -2)
+    one_row = a.shape[1] == 1 and len(buckets) == 1 and buckets[0].records_each == 1  # its gradient has rank one
+    keep = must_keep or not (one_row or ghost_is_smaller(a.shape[1], a.shape[2], g.shape[2], buckets))
+    together = one_row and not keep and wanted >= {"weight", "bias"}
+    parts = [Part("bias", kept=sums_over_positions(g, buckets), in_other=together)] if "bias" in wanted else []
+    if "weight" not in wanted:
+        return parts
+    if keep:
+        return [outer_products(a, g, buckets), *parts]
 
-            def weighted_sum(factors: torch.Tensor, counts: torch.Tensor | None, out: torch.Tensor) -> object:
-                rows = only(g, counts, buckets) * per_record(factors, buckets)[:, None, None]
-                columns = only(a, counts, buckets).reshape(-1, a.shape[2])
-                return torch.mm(rows.reshape(-1, g.shape[2]).t(), columns, out=out)
+    def weighted_sum(factors: torch.Tensor, counts: torch.Tensor | None, out: torch.Tensor) -> object:
+        rows = only(g, counts, buckets) * per_record(factors, buckets)[:, None, None]
+        columns = only(a, counts, buckets)
+        return torch.mm(rows.reshape(-1, g.shape[2]).t(), columns.reshape(-1, a.shape[2]), out=out)
 
-            if one_position and "bias" in wanted:  # ||g||^2 (||a||^2 + 1) is the norm of both
-                both = torch.hypot(lengths_of(a[:, 0]), g.new_ones(())) * lengths_of(g[:, 0])
-                bias = Part("bias", kept=g[:, 0], in_other=True)
-                return [Part("weight", length=both, weighted_sum=weighted_sum), bias]
-            parts.append(Part("weight", length=ghost_norms(a, g, buckets), weighted_sum=weighted_sum))
-    if "bias" in wanted:
-        parts.append(Part("bias", kept=sums_over_positions(g, buckets)))
-    return parts
+    return [Part("weight", ghost=Ghost(lambda: (a, g), weighted_sum, with_bias=together)), *parts]
 
 
 def embedding_parts(
@@ -91,7 +88,11 @@ def embedding_parts(
             scaled = scaled.masked_fill(~counts[pair_owners][:, None], 0.0)
         return out.zero_().index_add_(0, pair_tokens, scaled)
 
-    return [Part("weight", length=norms.sqrt(), weighted_sum=weighted_sum)]
+    return [
+        Part(
+            "weight", length=norms.sqrt(), ghost=Ghost(lambda: (tokens, rows.reshape(*tokens.shape, -1)), weighted_sum)
+        )
+    ]
 
 
 def norm_parts(

@@ -24,6 +24,7 @@ Algorithms", 3.5: an inner product of length m is off by at most m u / (1 - m u)
 import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,37 +35,55 @@ PATIENTS_AT_ONCE = 16
 """Patients in one product or grouped convolution: measured best of 2 to 256; one call for all outgrows the cache."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
+class Ghost:
+    """What a clipped sum needs of gradients that are not kept.
+
+    Attributes:
+        rows: returns a, shape (records, positions, inputs), and g, shape (records, positions, outputs). For an
+            embedding, a holds tokens, shape (records, positions).
+        weighted_sum: from one factor per patient, and which patients count (None: all), to the sum, in the last
+            argument, of the parameter's shape.
+        with_bias: the norm is that of weight and bias together.
+    """
+
+    rows: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    weighted_sum: Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], object]
+    with_bias: bool = False
+
+
+@dataclass(slots=True)
 class Part:
-    """What one call of a layer adds to the gradients of one parameter.
+    """What one call of a layer adds to the gradients of one parameter: kept, or a ghost.
 
     Attributes:
         parameter: "weight" or "bias", or any name within a layer of the fallback.
         kept: one gradient per patient, shape (patients, *parameter), or None for a ghost.
         length: norms, shape (patients,); None: to be measured.
-        weighted_sum: of a ghost, from one factor per patient, and which patients count (None: all), to the sum, in the
-            last argument, of the parameter's shape.
+        ghost: None for what is kept.
         in_other: the norm is counted in that of another part of the same call.
     """
 
     parameter: str
     kept: torch.Tensor | None = None
     length: torch.Tensor | None = None
-    weighted_sum: Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], object] | None = None
+    ghost: Ghost | None = None
     in_other: bool = False
 
-    def measured(self) -> torch.Tensor:
+    def measured(self, buckets: Sequence[Bucket]) -> torch.Tensor:
         """Return the norms, shape (patients,)."""
-        if self.length is None:
-            assert self.kept is not None  # noqa: S101 - a ghost has its length
-            length: torch.Tensor = torch.linalg.vector_norm(self.kept.flatten(1), dim=1)
-            return length
-        return self.length
+        if self.length is not None:
+            return self.length
+        if self.ghost is not None:
+            return ghost_norms(*self.ghost.rows(), buckets, with_bias=self.ghost.with_bias)
+        assert self.kept is not None  # noqa: S101 - no ghost, so it is kept
+        length: torch.Tensor = torch.linalg.vector_norm(self.kept.flatten(1), dim=1)
+        return length
 
     def weigh(self, factors: torch.Tensor, counts: torch.Tensor | None, out: torch.Tensor) -> None:
         """Write the sum of each patient's gradient times the patient's factor; `counts` says who does (None: all)."""
-        if self.weighted_sum is not None:
-            self.weighted_sum(factors, counts, out)
+        if self.ghost is not None:
+            self.ghost.weighted_sum(factors, counts, out)
             return
         assert self.kept is not None  # noqa: S101 - no ghost, so it is kept
         rows = self.kept.flatten(1)
@@ -82,21 +101,33 @@ def ghost_is_smaller(positions: int, inputs: int, outputs: int, buckets: Sequenc
     return bool(sequence * (inputs + outputs) < inputs * outputs)
 
 
-def ghost_norms(a: torch.Tensor, g: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
-    """Return norms, raised by the bound on their own rounding error, shape (patients,)."""
+def ghost_norms(a: torch.Tensor, g: torch.Tensor, buckets: Sequence[Bucket], with_bias: bool = False) -> torch.Tensor:
+    """Return norms, raised by the bound on their own rounding error, shape (patients,).
+
+    Args:
+        a: shape (records, positions, inputs).
+        g: shape (records, positions, outputs).
+        buckets: the batch.
+        with_bias: also count the sum of g itself, as if each row of `a` ended with a one.
+    """
+    if a.shape[1] == 1 and len(buckets) == 1 and buckets[0].records_each == 1:
+        return product_of_lengths(a[:, 0], g[:, 0], with_bias)
     inputs, outputs = a.shape[-1], g.shape[-1]
     norms = g.new_empty(buckets[-1].patients.stop)
     for bucket in buckets:
         mine_a, mine_g = bucket.of(a), bucket.of(g)
         sequence = mine_a.shape[1]
         if sequence == 1:  # one position: nothing to cancel
-            product = lengths_of(mine_a[:, 0]) * lengths_of(mine_g[:, 0])
+            product = product_of_lengths(mine_a[:, 0], mine_g[:, 0], with_bias)
         elif sequence * (inputs + outputs) < inputs * outputs:
             gram_a, gram_g = mine_a @ mine_a.transpose(1, 2), mine_g @ mine_g.transpose(1, 2)
             gamma = (inputs + outputs + 2 * sequence + 8) * torch.finfo(g.dtype).eps  # eps is twice the unit roundoff
-            bound = gamma * (lengths_of(mine_a) * lengths_of(mine_g)).sum(1).square()
-            product = (gram_a.mul_(gram_g).sum(2).sum(1).clamp_(min=0) + bound).sqrt()
+            one = 1.0 if with_bias else 0.0
+            bound = gamma * ((lengths_of(mine_a) + one) * lengths_of(mine_g)).sum(1).square()
+            product = (gram_a.add_(one).mul_(gram_g).sum(2).sum(1).clamp_(min=0) + bound).sqrt()
         else:  # a patient with many records: cheaper one gradient at a time, of which only the norm is kept
+            if with_bias:
+                mine_a = torch.cat((mine_a, mine_a.new_ones(*mine_a.shape[:-1], 1)), dim=-1)
             each = [torch.linalg.vector_norm(g_one.t() @ a_one) for g_one, a_one in zip(mine_g, mine_a, strict=True)]
             bound = (lengths_of(mine_a) * lengths_of(mine_g)).sum(1) * ((sequence + 8) * torch.finfo(g.dtype).eps)
             product = torch.stack(each) + bound
@@ -106,12 +137,29 @@ def ghost_norms(a: torch.Tensor, g: torch.Tensor, buckets: Sequence[Bucket]) -> 
     return norms
 
 
+def product_of_lengths(a: torch.Tensor, g: torch.Tensor, with_bias: bool) -> torch.Tensor:
+    """Return ||g|| ||a||, or ||g|| sqrt(||a||^2 + 1), for rows (patients, width)."""
+    if with_bias:  # beside a one, what squares below the number range may have lost is nothing
+        lengths = torch.linalg.vector_norm(a, dim=-1)
+        lengths = lengths.hypot_(scalar(1.0, a.dtype, a.device))
+    else:
+        lengths = lengths_of(a)
+    product: torch.Tensor = lengths.mul_(lengths_of(g))
+    return product
+
+
 def lengths_of(rows: torch.Tensor) -> torch.Tensor:
     """Return the norm of each row, raised by what squares below the number range may have lost."""
     limits = torch.finfo(rows.dtype)
-    lost: float = math.sqrt(rows.shape[-1] * limits.tiny / limits.eps)
-    length: torch.Tensor = torch.linalg.vector_norm(rows, dim=-1).add_(lost)
-    return length
+    lost = math.sqrt(rows.shape[-1] * limits.tiny / limits.eps)
+    length: torch.Tensor = torch.linalg.vector_norm(rows, dim=-1)
+    return length.add_(scalar(lost, rows.dtype, rows.device))
+
+
+@lru_cache
+def scalar(value: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the number as a tensor of no dimensions, which torch takes in half the time; not to be changed."""
+    return torch.tensor(value, dtype=dtype, device=device)
 
 
 def outer_products(a: torch.Tensor, g: torch.Tensor, buckets: Sequence[Bucket]) -> Part:
@@ -140,6 +188,19 @@ def per_record(values: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
     return torch.cat([values[bucket.patients].repeat_interleave(bucket.records_each) for bucket in buckets])
 
 
+def record_weights(buckets: Sequence[Bucket], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return 1 / (records of the patient) for each record, shape (records,); not to be changed in place."""
+    if len(buckets) == 1:
+        return _equal_weights(buckets[0].records.stop, buckets[0].records_each, dtype, device)
+    each = [1 / bucket.records_each for bucket in buckets for _ in range(bucket.records.start, bucket.records.stop)]
+    return torch.tensor(each, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=4)
+def _equal_weights(records: int, records_each: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.full((records,), 1 / records_each, dtype=dtype, device=device)
+
+
 def beside(values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return values (records,) with dimensions of one, so that they scale the rows of `other`."""
     return values.reshape(-1, *[1] * (other.dim() - 1))
@@ -154,3 +215,16 @@ def patient_of_record(buckets: Sequence[Bucket], device: torch.device) -> torch.
     """Return the patient of each record, shape (records,)."""
     each = [torch.arange(b.patients.start, b.patients.stop).repeat_interleave(b.records_each) for b in buckets]
     return torch.cat(each).to(device)
+
+
+def clip_factors(norms: torch.Tensor, l2_clip_norm: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return min(1, l2_clip_norm / norm) for each patient, 0 where the norm is not finite, and who is finite.
+
+    The second is None where everybody is, which is the common case, and the cheap one.
+    """
+    clip = scalar(l2_clip_norm, norms.dtype, norms.device)
+    factors = clip.div(norms.clamp(min=clip))
+    if math.isfinite(norms.max().item() if len(norms) else 0.0):
+        return factors, None
+    finite = torch.isfinite(norms)
+    return factors.masked_fill_(~finite, 0.0), finite

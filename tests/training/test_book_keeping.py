@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedhealth.training.book_keeping import BookKeeper, clip_factors, clipped_sum
+from fedhealth.training.book_keeping import BookKeeper, clipped_sum
+from fedhealth.training.parts import clip_factors
 
 PATIENTS = np.array([3, 1, 1, 0, 4, 4, 4, 5, 3, 7, 7, 7])
 COUNT, RECORDS = 9, len(PATIENTS)
