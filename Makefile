@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint types unit lock clean benchmarks
+.PHONY: demo test lint types unit lock clean benchmarks long
 
 demo: $(VENV)/.base
 	$(BIN)/fedhealth demo
@@ -28,6 +28,9 @@ benchmarks: $(VENV)/.dev
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/accounting.py
 	$(BIN)/python benchmarks/ledger.py
+
+long: $(VENV)/.dev
+	$(BIN)/python benchmarks/power_cuts.py
 
 # The lock holds everything except torch, with hashes. torch comes second, pinned by version only: its build
 # differs from machine to machine (CPU or CUDA), and its own requirements are in the lock already.

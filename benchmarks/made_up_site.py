@@ -9,20 +9,20 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhealth.canonical import digest_of
-from fedhealth.privacy.accountant import Budget
 from fedhealth.privacy.checkpoint import Receipt, SignedReceipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.entries import Approved, Created, Reserved
 from fedhealth.privacy.events import GaussianEvent
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
+from fedhealth.privacy.renyi import RenyiBudget
 from fedhealth.signing import public_key_hex
 
 SITE, DATA_SET = "north", "icu"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 WITNESS = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
-BUDGET = Budget(epsilon=8.0, delta=1e-5)
-COST = BUDGET.cost_of(GaussianEvent(noise_multiplier=500.0, sampling_rate=1.0, total_variation=2.0**-100))
-"""Of one release: the budget holds some 690,000 of them."""
+BUDGET = RenyiBudget(epsilon=8.0, delta=1e-5, order=8.0)
+COST = BUDGET.cost_of(GaussianEvent(noise_multiplier=100.0, sampling_rate=0.01, total_variation=2.0**-100))
+"""Of one release."""
 
 
 def created() -> Created:

@@ -1,10 +1,10 @@
 """Verify a ledger offline: one file, no key but the one it names, no torch, nothing of the site running.
 
-The verifier works on a copy, in this order: the checksum of every page of the file; every entry in turn (its
-canonical form, its leaf, the account it adds up to, its commitment to the journal); the root against the signed
-head; the rows of releases against the entries. It names the first entry that is wrong. Who holds the ledger's key
-could still write another history: compare the printed key with the one certified when the site joined, and the
-head with the coordinator's receipts.
+The verifier works on a copy, into which it moves the write-ahead log first, as opening a ledger does. Then, in this
+order: the checksum of every page; every entry in turn (its canonical form, its leaf, the account it adds up to, its
+commitment to the journal); the root against the signed head; the rows of releases against the entries. It names the
+first entry that is wrong. Who holds the ledger's key could still write another history: compare the printed key with
+the one certified when the site joined, and the head with the coordinator's receipts.
 """
 
 import hashlib
@@ -113,12 +113,13 @@ def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
             log = path.with_name(path.name + "-wal")
             if log.exists():
                 shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
-            damaged_page = _first_damaged_page(copy)
             database = connect(copy, apsw.SQLITE_OPEN_READWRITE)
             try:
                 database.pragma("locking_mode", "exclusive")
+                database.pragma("schema_version")  # opens the log, which a checkpoint alone does not
+                # First what stands in the log: a page that was torn by a power cut is whole again after it.
                 database.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                contents = _verify(database, damaged_page, seen)
+                contents = _verify(database, _first_damaged_page(copy), seen)
                 pages = database.pragma("page_count") * database.pragma("page_size")
             finally:
                 database.close()

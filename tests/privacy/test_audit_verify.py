@@ -86,6 +86,27 @@ def test_a_ledger_in_use_and_one_whose_gate_was_killed_verify_with_their_last_en
     assert verify_ledger(tmp_path / "after").head.size == 2
 
 
+def test_a_page_that_a_power_cut_tore_while_the_log_still_holds_it_is_no_damage(hospital, tmp_path):
+    ledger = hospital.create()
+    before = hospital.path.read_bytes()
+    ledger.append(hospital.approval())
+    (tmp_path / "after").mkdir()
+    for file in tmp_path.glob("ledger.sqlite*"):
+        shutil.copy(file, tmp_path / "after")
+    ledger.close()
+    whole = bytearray((tmp_path / "after" / "ledger.sqlite").read_bytes())
+    # What the entry changed was in the log and synced before it went into the pages of the file.
+    changed = [start for start in range(0, len(before), 4096) if before[start:][:4096] != whole[start:][:4096]]
+    assert len(changed) >= 3
+    for start in changed:
+        whole[start + 2048 : start + 4096] = before[start + 2048 : start + 4096]
+    (tmp_path / "after" / "ledger.sqlite").write_bytes(whole)
+    assert verify_ledger(tmp_path / "after").head.size == 2
+    (tmp_path / "after" / "ledger.sqlite-wal").unlink()
+    with pytest.raises(LedgerDamaged):
+        verify_ledger(tmp_path / "after")
+
+
 def test_an_unsafe_test_site_is_said_to_be_one_for_ever(hospital):
     fill(hospital, unsafe=True)
     assert verify_ledger(hospital.path).unsafe_test_site
