@@ -229,14 +229,17 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
 
     Example: fedhealth site gate sites/hungary --state state/hungary
     """
+    from fedhealth.site.confinement import confine_gate
     from fedhealth.site.isolation import leave_network, user_ids
 
     allowed = user_ids(node_user or [])
-    if not leave_network(allowed):  # before anything is imported that starts threads
+    # Both before anything is imported that starts threads.
+    if not leave_network(allowed):
         logging.getLogger("fedhealth").warning(
             "the gate keeps its network: it cannot leave it here without losing sight of who connects. "
             "Let the service manager take it away (PrivateNetwork=yes)."
         )
+    _tell_missing("gate", confine_gate(folder, state).missing)
     with loading(lifeline):
         from fedhealth.learning.diagnosis import STEPS
         from fedhealth.site.gate_process import open_gate, serve_gate
@@ -260,6 +263,11 @@ def node(state: State, lifeline: Lifeline = False) -> None:
 
     Example: fedhealth site node --state state/hungary
     """
+    from fedhealth.site.confinement import confine_node
+    from fedhealth.site.node_file import load_node_file
+
+    file = load_node_file(state / "node")
+    _tell_missing("node", confine_node(state, file.port).missing)  # before anything is imported that starts threads
     with loading(lifeline):
         from fedhealth.site.node import run_node
         from fedhealth.site.state import SiteState
@@ -267,7 +275,17 @@ def node(state: State, lifeline: Lifeline = False) -> None:
     def on_state(change: str) -> None:
         logging.getLogger("fedhealth").info("link: %s", change)
 
-    run_until_stopped(run_node(SiteState(state), on_state), lifeline)
+    run_until_stopped(run_node(SiteState(state), file, on_state), lifeline)
+
+
+def _tell_missing(process: str, missing: tuple[str, ...]) -> None:
+    if missing:
+        logging.getLogger("fedhealth").warning(
+            "this kernel's Landlock is too old or absent: the %s is not kept from %s. "
+            "Separate users and the units in deploy/systemd still hold.",
+            process,
+            ", ".join(missing),
+        )
 
 
 def _patient(given: str | None) -> str:

@@ -16,7 +16,8 @@ from fedhealth.errors import LinkUnavailable
 from fedhealth.link.client import run_link
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.pki.identity import Role, load_identity
-from fedhealth.site.state import SiteState, load_node_file
+from fedhealth.site.node_file import NodeFile
+from fedhealth.site.state import SiteState
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,17 +64,17 @@ class GateChannel:
             self._streams = None
 
 
-async def run_node(state: SiteState, on_state: Callable[[str], None]) -> None:
+async def run_node(state: SiteState, file: NodeFile, on_state: Callable[[str], None]) -> None:
     """Keep the site connected until cancelled.
 
     Args:
         state: the site's state; only its `node/` folder and the socket are touched.
+        file: where the coordinator is.
         on_state: told of every change of the link.
 
     Raises:
         IdentityInvalid: the certificate is expired or wrong; a human must act.
     """
-    file = load_node_file(state)
     identity = load_identity(state.node, file.federation, Role.SITE, datetime.now(UTC))
     gate = GateChannel(state.socket)
     try:

@@ -14,12 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field
 
-from fedhealth.config import read_toml
 from fedhealth.errors import ConfigInvalid
 from fedhealth.policy.rules import DataSetBudget, load_policy
 from fedhealth.policy.site_file import load_site_file
@@ -32,21 +29,6 @@ from fedhealth.secret_file import PUBLIC_MODE, create_file, read_secret
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
 
 SOCKET_NAME = "gate.sock"
-
-
-class NodeFile(BaseModel):
-    """`node/node.toml`: where the coordinator is.
-
-    Attributes:
-        site: this site's id.
-        federation: name of the federation, part of every certificate.
-        coordinator: host and port.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    site: str
-    federation: str
-    coordinator: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")]
 
 
 @dataclass(frozen=True)
@@ -201,11 +183,6 @@ def _open_budget(name: str, budget: DataSetBudget) -> AnyBudget:
             got=str(error),
             next_step=f"Correct [budget.{name}]: more epsilon, or fewer rounds in expected_work.",
         ) from error
-
-
-def load_node_file(state: SiteState) -> NodeFile:
-    """Read where the coordinator is."""
-    return read_toml(state.node / "node.toml", NodeFile, "node file")
 
 
 def local_user() -> str:

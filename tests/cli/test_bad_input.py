@@ -41,6 +41,13 @@ def command(capsys, monkeypatch):
     return run
 
 
+def serve(*arguments):
+    """Start a process that serves, whose start fails; it confines itself, so it cannot be this process."""
+    command = [sys.executable, "-m", "fedhealth.cli.main", *(str(argument) for argument in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
 def check_one_message(said, words):
     assert said.count("error:") == 1, said
     assert said.startswith("error: ")
@@ -404,23 +411,23 @@ def made_node(folder, now):
     return folder / "state"
 
 
-def test_an_expired_certificate_stops_the_node_at_its_start(command, tmp_path):
+def test_an_expired_certificate_stops_the_node_at_its_start(tmp_path):
     state = made_node(tmp_path, datetime.now(UTC) - timedelta(days=3))
-    ended, said = command("site", "node", "--state", state)
+    ended, said = serve("site", "node", "--state", state)
     assert ended == 8
     check_one_message(said, ["certificate", "expired"])
 
 
-def test_a_node_file_with_an_unknown_key_or_no_port_stops_the_node(command, tmp_path):
+def test_a_node_file_with_an_unknown_key_or_no_port_stops_the_node(tmp_path):
     state = made_node(tmp_path, datetime.now(UTC))
     file = state / "node" / "node.toml"
     whole = file.read_text()
     file.write_text(whole.replace("coordinator", "cordinator"))
-    ended, said = command("site", "node", "--state", state)
+    ended, said = serve("site", "node", "--state", state)
     assert ended == 3
     check_one_message(said, ["unknown key 'cordinator'", "'coordinator'?"])
     file.write_text(whole.replace("127.0.0.1:9", "127.0.0.1"))
-    ended, said = command("site", "node", "--state", state)
+    ended, said = serve("site", "node", "--state", state)
     assert ended == 3
     check_one_message(said, ["node.toml", "coordinator"])
 

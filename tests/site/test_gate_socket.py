@@ -270,6 +270,16 @@ def test_no_thread_of_the_gate_has_the_networks_of_this_machine(running):
 
 
 @linux_only
+def test_every_thread_of_the_gate_is_confined_and_its_memory_is_private(running):
+    process = Path(f"/proc/{running.process.pid}")
+    for task in (process / "task").iterdir():
+        assert "NoNewPrivs:\t1" in (task / "status").read_text()
+    assert (process / "limits").read_text().split("Max core file size")[1].split()[:2] == ["0", "0"]
+    assert (process / "mem").stat().st_uid == 0  # what the kernel does where a process is not dumpable
+    assert "Landlock" not in running.log.read_text()
+
+
+@linux_only
 def test_the_gate_never_loads_grpc(running):
     loaded = Path(f"/proc/{running.process.pid}/maps").read_text()
     assert "libtorch" in loaded  # the file says what it should

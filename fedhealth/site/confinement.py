@@ -1,0 +1,107 @@
+"""What gate and node give up before they see data or the network: files, ports, programs, tracing, memory dumps.
+
+| | reads | writes | TCP |
+|---|---|---|---|
+| gate | the site's folder, its own state, the program | its own state; the one socket | none |
+| node | its own state, the program | nothing | to the coordinator's port |
+
+Neither can execute a program, gain rights, signal or trace another process, or leave memory behind in a core dump; no
+other process of the same user can read their memory. Both may connect to the one socket, which asks who is calling.
+
+Source: landlock(7), `PR_SET_DUMPABLE` in prctl(2), ptrace(2).
+
+Invariants: called while the process has one thread, before numpy, grpc or torch start others; whoever calls it
+is told what this kernel could not do, and says so in the local log.
+
+Leaves to others: networks beside TCP (`fedhealth.site.isolation`, and the service manager), system calls (the service
+manager), and one user against another (Unix).
+"""
+
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fedhealth
+from fedhealth.errors import ConfigInvalid
+from fedhealth.site.landlock import Right, Rule, Sandbox, enter_sandbox
+
+_PR_SET_DUMPABLE = 4
+
+_SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/etc", "/proc", "/sys", "/run/systemd/resolve")
+"""Shared libraries, time zones, names of hosts and users, facts about the processor."""
+
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+
+
+def confine_gate(folder: Path, state: Path) -> Sandbox:
+    """Confine this process to what a gate needs.
+
+    Args:
+        folder: the site's folder, with the data.
+        state: the site's state folder.
+
+    Raises:
+        ConfigInvalid: it has more than one thread, or the kernel refuses.
+    """
+    gate, scratch = state / "gate", state / "gate" / "tmp"
+    if gate.is_dir():
+        try:
+            scratch.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigInvalid(
+                f"the gate cannot write to its own state at {gate}",
+                got=error.strerror or "an error",
+                next_step="Start it as the user whom that folder belongs to.",
+            ) from error
+        # SQLite would fail in the middle of a commit if it found no place for its temporary files.
+        os.environ["SQLITE_TMPDIR"] = os.environ["TMPDIR"] = str(scratch)
+    return _confine(
+        Rule(folder, Right.READ),
+        Rule(gate, Right.CHANGE),
+        Rule(state, Right.MAKE_SOCKET | Right.REMOVE_FILE),
+    )
+
+
+def confine_node(state: Path, port: int) -> Sandbox:
+    """Confine this process to what a node needs.
+
+    Args:
+        state: the site's state folder.
+        port: the coordinator's; the only one that can be connected to.
+
+    Raises:
+        ConfigInvalid: it has more than one thread, or the kernel refuses.
+    """
+    return _confine(Rule(state / "node", Right.READ), tcp_port=port)
+
+
+def _confine(*own: Rule, tcp_port: int | None = None) -> Sandbox:
+    if sys.platform.startswith("linux"):
+        _keep_memory_private()
+    rules = (*own, *(Rule(path, Right.READ) for path in _program()), *_system())
+    return enter_sandbox(rules, [] if tcp_port is None else [tcp_port])
+
+
+def _keep_memory_private() -> None:
+    """No core dumps, and no reading of this process's memory by others of its user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise ConfigInvalid("the kernel does not keep this process's memory private", next_step="Report this.")
+
+
+def _system() -> Iterator[Rule]:
+    yield from (Rule(Path(path), Right.READ) for path in _SYSTEM)
+    yield from (Rule(Path(path), Right.READ_FILE | Right.WRITE_FILE) for path in _DEVICES)
+
+
+def _program() -> Iterator[Path]:
+    """Yield where Python, this package and what it imports are.
+
+    Not every folder of `sys.path`: the one that a process was started in may hold anything, data included.
+    """
+    yield Path(fedhealth.__file__).parent
+    yield from {Path(prefix) for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)}
+    yield from (Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages"))
