@@ -31,6 +31,7 @@ benchmarks: $(VENV)/.dev
 
 long: $(VENV)/.dev
 	$(BIN)/python benchmarks/power_cuts.py
+	$(BIN)/python benchmarks/claims.py
 
 # The lock holds everything except torch, with hashes. torch comes second, pinned by version only: its build
 # differs from machine to machine (CPU or CUDA), and its own requirements are in the lock already.
