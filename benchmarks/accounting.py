@@ -24,9 +24,9 @@ from dp_accounting.pld import privacy_loss_distribution
 from fedhealth.privacy.cohorts import Cohorts, Spending
 from fedhealth.privacy.entries import Created, JournalNote
 from fedhealth.privacy.events import GaussianEvent, plan_of
-from fedhealth.privacy.gaussian import TOTAL_VARIATION_PER_COORDINATE
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.mu_squared import MuSquaredBudget
+from fedhealth.privacy.noise_table import TOTAL_VARIATION_PER_COORDINATE
 from fedhealth.privacy.renyi import RenyiBudget, best_order
 
 DELTA = 1e-5

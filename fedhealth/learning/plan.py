@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from fedhealth.errors import ConfigInvalid
 from fedhealth.privacy.accountant import AnyBudget, AnyCost
 from fedhealth.privacy.events import GaussianEvent, Plan, plan_of
-from fedhealth.privacy.gaussian import TOTAL_VARIATION_PER_COORDINATE, GridGaussian
+from fedhealth.privacy.gaussian import GridGaussian
 from fedhealth.privacy.mu_squared import noise_multiplier_for
+from fedhealth.privacy.noise_table import TOTAL_VARIATION_PER_COORDINATE
 from fedhealth.privacy.pld import noise_multiplier_for_plan
 from fedhealth.privacy.release import Cohort, StepName
 from fedhealth.study.protocol import Study

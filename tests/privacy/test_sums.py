@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedhealth.privacy.events import GaussianEvent
-from fedhealth.privacy.gaussian import TOTAL_VARIATION_PER_COORDINATE
+from fedhealth.privacy.noise_table import TOTAL_VARIATION_PER_COORDINATE
 from fedhealth.privacy.stream import SiteNoiseSecret
 from fedhealth.privacy.sums import BoundedSum, GaussianHistogram
 
