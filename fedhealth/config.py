@@ -30,15 +30,30 @@ def read_toml(path: Path, model: type[Model], what: str) -> Model:
     Raises:
         ConfigInvalid: missing, too large, not UTF-8, not TOML, or not what the model wants.
     """
+    return parse_toml(read_config(path, what), path, model, what)
+
+
+def read_config(path: Path, what: str) -> bytes:
+    """Return the bytes of a file that a person edits.
+
+    Raises:
+        ConfigInvalid: missing, or larger than 256 KiB.
+    """
     try:
         raw = path.read_bytes()
-        if len(raw) > MAX_CONFIG_BYTES:
-            raise ConfigInvalid(f"{what} {path} is too large", got=f"{len(raw)} bytes", wanted="at most 256 KiB")
-        values = tomllib.loads(raw.decode("utf-8"))
     except OSError as error:
         raise ConfigInvalid(
             f"{what} {path} cannot be read", got=error.strerror or "an error", next_step="Check the path."
         ) from error
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigInvalid(f"{what} {path} is too large", got=f"{len(raw)} bytes", wanted="at most 256 KiB")
+    return raw
+
+
+def parse_toml(raw: bytes, path: Path, model: type[Model], what: str) -> Model:
+    """Return what the bytes of a file say; arguments and errors otherwise as in `read_toml`."""
+    try:
+        values = tomllib.loads(raw.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigInvalid(f"{what} {path} is not TOML", got=str(error), next_step="Correct the file.") from error
     try:

@@ -153,7 +153,13 @@ def _print_verified(found: "VerifiedLedger", evidence: Path | None) -> None:
     typer.echo(f"intact: {found.head.size} entries of site '{found.head.site}', {found.releases} releases charged")
     typer.echo(f"  root        {found.head.root}")
     typer.echo(f"  ledger key  {found.ledger_key}")
+    if found.ledger_key != found.first_ledger_key:
+        typer.echo(f"              rotated since the site joined, then it was {found.first_ledger_key}")
     typer.echo("              (compare it with the key certified when the site joined)")
+    if found.policy_sha256 is not None:
+        typer.echo(f"  policy      SHA-256 {found.policy_sha256} (as sha256sum policy.toml)")
+    if found.paused:
+        typer.echo("  paused      the whole site")
     compared = f"extends the head in {evidence}" if evidence else "with no head from outside (--evidence)"
     typer.echo(f"  compared    {compared}")
     typer.echo(f"  witnessed   up to entry {found.witnessed} by the coordinator; the policy is '{found.witness}',")

@@ -15,11 +15,6 @@ from fedhealth.errors import INTERRUPTED_EXIT_CODE, ConfigInvalid
 app = typer.Typer(help="For the datacentre: run a study over the sites that joined.", no_args_is_help=True)
 
 
-@app.callback()
-def _role() -> None:
-    """Keep `run` a verb of its own while it is the only one."""
-
-
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed study.")],
@@ -65,6 +60,47 @@ def run(
 
     if not run_until_stopped(work(), lifeline):
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
+
+
+@app.command()
+def follow_key(
+    statement: Annotated[Path, typer.Argument(metavar="KEY_STATEMENT", help="The file that the site brought.")],
+    home: Annotated[Path, typer.Option(help="The coordinator's state folder.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Follow without asking.")] = False,
+) -> None:
+    """Trust a site's new ledger key, which its former one signed. The coordinator must not be running.
+
+    Compare the new key with the site's administrator by phone: a thief of the former key could sign, too.
+
+    Example: fedhealth coordinator follow-key hungary.key-statement --home state/coordinator
+    """
+    from pydantic import ValidationError
+
+    from fedhealth.coordinator.home import CoordinatorHome
+    from fedhealth.coordinator.home import follow_key as follow
+    from fedhealth.privacy.rotation import KeyStatement
+
+    try:
+        read = KeyStatement.model_validate_json(statement.read_bytes())
+    except OSError as error:
+        raise ConfigInvalid(
+            f"cannot use {statement}", got=error.strerror or "an error", next_step="Check the path."
+        ) from error
+    except ValidationError as error:
+        raise ConfigInvalid(
+            f"{statement} is no key statement",
+            wanted="the file that `fedhealth site key-statement` writes",
+            next_step="Ask the site's administrator for it again.",
+        ) from error
+    if not yes:
+        key = read.rotations[-1].ledger_key if read.rotations else "no other key"
+        typer.echo(f"site '{read.site}' says that its ledger is signed by\n  {key}")
+        if not typer.confirm("Did its administrator read out the same key?"):
+            typer.echo("not followed; nothing was written")
+            raise typer.Exit(ConfigInvalid.exit_code)
+    before, now = follow(CoordinatorHome(home), read)
+    typer.echo(f"the ledger of site '{read.site}' is signed by {now}")
+    typer.echo("(it was before)" if now == before else f"(before: {before})")
 
 
 def check_address(address: str) -> None:

@@ -224,6 +224,70 @@ def studies_of(
 
 
 @app.command()
+def pause(folder: Folder, state: State) -> None:
+    """Let the whole site answer `busy` until it is unpaused; the ledger says by whom. The gate must not be running.
+
+    Example: fedhealth site pause sites/hungary --state state/hungary
+    """
+    from fedhealth.site.acts import pause_site
+    from fedhealth.site.state import SiteState
+
+    pause_site(folder, SiteState(_made(state)))
+    typer.echo("paused; the gate answers busy to every study when it is started again")
+
+
+@app.command()
+def unpause(folder: Folder, state: State) -> None:
+    """Let a paused site go on; the ledger says by whom. The gate must not be running.
+
+    Example: fedhealth site unpause sites/hungary --state state/hungary
+    """
+    from fedhealth.site.acts import unpause_site
+    from fedhealth.site.state import SiteState
+
+    unpause_site(folder, SiteState(_made(state)))
+    typer.echo("the site goes on; start the gate again")
+
+
+@app.command()
+def rotate_key(folder: Folder, state: State) -> None:
+    """Change the key that signs the ledger, for ever. The gate must not be running.
+
+    The coordinator accepts nothing from this site before it has followed the new key: bring it the file that
+    `fedhealth site key-statement` writes. The old private key is overwritten.
+
+    Example: fedhealth site rotate-key sites/hungary --state state/hungary
+    """
+    from fedhealth.site.acts import rotate_key as rotate
+    from fedhealth.site.state import SiteState
+
+    typer.echo(rotate(folder, SiteState(_made(state))))
+
+
+@app.command()
+def key_statement(
+    folder: Folder,
+    state: State,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write; a new one.")],
+) -> None:
+    """Write the file by which the coordinator follows the site's ledger key. The gate must not be running.
+
+    It holds public keys and signatures only. The coordinator's operator takes it in with
+    `fedhealth coordinator follow-key`.
+
+    Example: fedhealth site key-statement sites/hungary --state state/hungary -o hungary.key-statement
+    """
+    from fedhealth.canonical import canonical_bytes
+    from fedhealth.secret_file import PUBLIC_MODE, create_file
+    from fedhealth.site.acts import key_statement as statement
+    from fedhealth.site.state import SiteState
+
+    said = statement(folder, SiteState(_made(state)))
+    create_file(output, canonical_bytes(said), PUBLIC_MODE)
+    typer.echo(f"wrote {output}; rotations of the ledger key so far: {len(said.rotations)}")
+
+
+@app.command()
 def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeline = False) -> None:
     """Run the gate: it has the data and no network. Serves until it is stopped.
 

@@ -24,27 +24,30 @@ Torch-free.
 
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.compliance.history import History, approved_study
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
+from fedhealth.privacy.acts import KeyRotated, Milliseconds
 from fedhealth.privacy.checkpoint import SignedReceipt
-from fedhealth.privacy.entries import ENTRY, Account, Created, Milliseconds, Name
+from fedhealth.privacy.entries import ENTRY, Account, Created, Name
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort, Digest, SiteId
 from fedhealth.privacy.verify import LedgerContents, Spending, check_head, check_receipt, describe
-from fedhealth.signing import public_key_hex, sign, verify
+from fedhealth.signing import load_public_key, public_key_hex, sign, verify
 from fedhealth.study.signature import SignedStudy
 
 MAGIC = b"fedhealth ledger bundle "
 _FIRST = MAGIC + b"1"
 _DOMAIN = "ledger-bundle"
 _LAST = re.compile(rb"signature ([0-9a-f]{128})\n")
+_ROTATED = b'"kind":"key-rotated"'
 _LAST_BYTES = 10 + 128 + 1
 _SHARES_AGREE = 1e-6
 """Two machines' logarithms may differ in their last bits; a change that anybody could care for is far larger."""
@@ -115,11 +118,11 @@ def make_bundle(history: History, key: Ed25519PrivateKey, by: str, at_ms: int) -
         IdentityInvalid: the key is another ledger's.
     """
     ledger, created = history.ledger, history.created
-    if public_key_hex(key.public_key()) != created.ledger_key:
+    if public_key_hex(key.public_key()) != ledger.verified.ledger_key:
         raise IdentityInvalid(
             f"this key does not sign the ledger of '{created.site}'",
             got=f"key {public_key_hex(key.public_key())[:12]}",
-            wanted=f"key {created.ledger_key[:12]}",
+            wanted=f"key {ledger.verified.ledger_key[:12]}",
             next_step="Give the ledger.key that stands beside this ledger.",
         )
     studies = [canonical_bytes(history.studies[digest]) for digest in sorted(history.studies)]
@@ -170,7 +173,7 @@ def read_bundle(data: bytes, seen: str | None = None) -> tuple[History, Manifest
     if last is None or len(lines) < 4 or lines[-1] != b"":
         raise _changed("its end is missing, or something follows it")
     created = _first_entry(lines[2])
-    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(created.ledger_key))
+    key = load_public_key(_last_key(lines[2:-1], created))
     verify(key, _DOMAIN, data[:-_LAST_BYTES], bytes.fromhex(last[1].decode()))
     try:
         manifest = Manifest.model_validate_json(lines[1])
@@ -186,6 +189,17 @@ def read_bundle(data: bytes, seen: str | None = None) -> tuple[History, Manifest
     if not _agree(manifest.budget, ledger.verified.spending):
         raise _changed("its summary of the budget is not what its entries add up to")
     return History(ledger, studies), manifest
+
+
+def _last_key(lines: list[bytes], created: Created) -> Digest:
+    """Return the key that the entries say signs the ledger at their end; the account checks that they may."""
+    key = created.ledger_key
+    for line in lines:
+        if _ROTATED in line:
+            with suppress(ValueError):
+                entry = ENTRY.validate_json(line)
+                key = entry.rotation.ledger_key if isinstance(entry, KeyRotated) else key
+    return key
 
 
 def _first_entry(line: bytes) -> Created:
@@ -210,7 +224,7 @@ def _ledger_of(entries: tuple[bytes, ...], manifest: Manifest, created: Created,
             raise _changed(f"entry {position} is not in canonical form")
         tree.append(leaf_hash(line))
     receipt = None if manifest.receipt is None else canonical_bytes(manifest.receipt)
-    head, witnessed = check_head(manifest.head, created, tree, seen), check_receipt(receipt, created, tree)
+    head, witnessed = check_head(manifest.head, account, tree, seen), check_receipt(receipt, created, tree)
     return LedgerContents(describe(account, head, witnessed), account, entries, manifest.head, receipt)
 
 

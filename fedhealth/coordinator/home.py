@@ -25,7 +25,8 @@ from fedhealth.pki.identity import (
     create_tls_key,
     site_uri,
 )
-from fedhealth.secret_file import PUBLIC_MODE, create_file
+from fedhealth.privacy.rotation import KeyStatement, follow_rotations
+from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
 
 
@@ -138,3 +139,29 @@ def admit_site(
     pinned = PinnedSite(ledger_key=ledger_key)
     create_file(home.sites / f"{site}.json", pinned.model_dump_json().encode(), PUBLIC_MODE)
     return leaf, authority.root_pem
+
+
+def follow_key(home: CoordinatorHome, statement: KeyStatement) -> tuple[str, str]:
+    """Trust the ledger key that a site's key statement leads to from the one that is trusted now.
+
+    Args:
+        home: the coordinator's state; the coordinator must not be running.
+        statement: as the site's administrator brought it.
+
+    Returns:
+        The key that was trusted until now, and the one that is from now on; the same if the statement is old.
+
+    Raises:
+        ConfigInvalid: the coordinator is running, or the site has not joined.
+        IdentityInvalid: the statement does not lead on from the trusted key.
+    """
+    path = home.sites / f"{statement.site}.json"
+    with home.hold():
+        if not path.is_file():
+            raise ConfigInvalid(f"site '{statement.site}' has not joined this coordinator", next_step="Admit it first.")
+        pinned = PinnedSite.model_validate_json(path.read_bytes())
+        if statement.rotations and statement.rotations[-1].ledger_key == pinned.ledger_key:
+            return pinned.ledger_key, pinned.ledger_key
+        key = follow_rotations(statement.site, pinned.ledger_key, statement.rotations)
+        replace_file(path, pinned.model_copy(update={"ledger_key": key}).model_dump_json().encode())
+    return pinned.ledger_key, key

@@ -4,17 +4,19 @@ The policy is looked at when a study is approved and again when the gate starts;
 with the code `policy`, which says nothing about patients.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from fedhealth.config import read_toml
+from fedhealth.config import parse_toml, read_config
 from fedhealth.errors import PolicyForbids
 from fedhealth.policy.site_file import Name
 from fedhealth.privacy.entries import WitnessPolicy, WitnessWait
 from fedhealth.privacy.mu_squared import mu_of
+from fedhealth.privacy.release import Digest
 from fedhealth.study.signature import SignedStudy
 
 
@@ -78,9 +80,18 @@ class Policy(BaseModel):
     budget: dict[Name, DataSetBudget]
 
 
-def load_policy(folder: Path) -> Policy:
-    """Read `policy.toml` in a site's folder."""
-    return read_toml(folder / "policy.toml", Policy, "policy file")
+def load_policy(folder: Path) -> tuple[Policy, Digest]:
+    """Read `policy.toml` in a site's folder.
+
+    Returns:
+        The policy, and the SHA-256 of the very bytes that say so, as the ledger records it.
+
+    Raises:
+        ConfigInvalid: missing or wrong.
+    """
+    path = folder / "policy.toml"
+    raw = read_config(path, "policy file")
+    return parse_toml(raw, path, Policy, "policy file"), hashlib.sha256(raw).hexdigest()
 
 
 def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str]) -> None:

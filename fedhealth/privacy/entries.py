@@ -10,24 +10,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from fedhealth.errors import ApprovalMissing, BudgetExhausted, LedgerDamaged
+from fedhealth.errors import ApprovalMissing, BudgetExhausted
 from fedhealth.privacy.accountant import AnyBudget, AnyCost
+from fedhealth.privacy.acts import Act, Acts, LedgerEntry, Milliseconds, misplaced
 from fedhealth.privacy.currency import Cost, total_of
 from fedhealth.privacy.release import Cohort, Digest, SiteId, StepName
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-Milliseconds = Annotated[int, Field(ge=0, le=2**53 - 1)]
 WitnessPolicy = Literal["required", "best-effort"]
 WitnessWait = Annotated[int, Field(ge=1, le=600)]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    journal: Digest = "0" * 64
-    """Salted commitment to the local journal; filled in when the entry is written."""
-
-
-class Created(_Entry):
+class Created(LedgerEntry):
     """The first entry: whose ledger this is, which key signs it, what it may ever spend.
 
     Attributes:
@@ -48,7 +42,7 @@ class Created(_Entry):
     at: Milliseconds
 
 
-class Approved(_Entry):
+class Approved(LedgerEntry):
     """A named administrator allowed a study; its envelope is set aside from then on.
 
     Attributes:
@@ -78,7 +72,7 @@ class Approved(_Entry):
     at: Milliseconds
 
 
-class Withdrawn(_Entry):
+class Withdrawn(LedgerEntry):
     """An administrator withdrew a study; what it had not spent is free again."""
 
     kind: Literal["withdrawn"] = "withdrawn"
@@ -87,7 +81,7 @@ class Withdrawn(_Entry):
     at: Milliseconds
 
 
-class Reserved(_Entry):
+class Reserved(LedgerEntry):
     """A release was charged; written before any noise is drawn. It stays spent whatever happens next."""
 
     kind: Literal["reserved"] = "reserved"
@@ -100,7 +94,7 @@ class Reserved(_Entry):
     at: Milliseconds
 
 
-class Stored(_Entry):
+class Stored(LedgerEntry):
     """The payload of a charged release is durable and may leave."""
 
     kind: Literal["stored"] = "stored"
@@ -109,7 +103,7 @@ class Stored(_Entry):
     payload_bytes: Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 
-class WitnessRule(_Entry):
+class WitnessRule(LedgerEntry):
     """From here on releases leave under this witness policy; before the first such entry it is "required".
 
     Attributes:
@@ -124,7 +118,7 @@ class WitnessRule(_Entry):
     at: Milliseconds
 
 
-class Unwitnessed(_Entry):
+class Unwitnessed(LedgerEntry):
     """The wait for the coordinator's signature passed, and the policy lets a charged release go without it."""
 
     kind: Literal["unwitnessed"] = "unwitnessed"
@@ -132,7 +126,7 @@ class Unwitnessed(_Entry):
     at: Milliseconds
 
 
-Entry = Created | Approved | Withdrawn | Reserved | Stored | WitnessRule | Unwitnessed
+Entry = Created | Approved | Withdrawn | Reserved | Stored | WitnessRule | Unwitnessed | Act
 ENTRY = TypeAdapter[Entry](Annotated[Entry, Field(discriminator="kind")])
 
 
@@ -202,6 +196,7 @@ class Account:
 
     def __init__(self) -> None:
         self.created: Created | None = None
+        self.entries = 0
         self.approved: dict[Digest, Approved] = {}
         self.withdrawn: set[Digest] = set()
         self.reserved: dict[Digest, Reserved] = {}
@@ -209,8 +204,16 @@ class Account:
         self.witness: WitnessPolicy = "required"
         self.witness_wait: int | None = None
         self.unwitnessed: set[Digest] = set()
+        self._acts: Acts | None = None
         self._spent: dict[tuple[Digest, Cohort], Cost] = {}
         self._releases: dict[tuple[Digest, StepName], int] = {}
+
+    @property
+    def acts(self) -> Acts:
+        """What people's acts add up to: the policy, pauses, the ledger key."""
+        if self._acts is None:
+            raise misplaced("a ledger begins with the entry that creates it")
+        return self._acts
 
     def spent(self, study: Digest, cohort: Cohort) -> Cost | None:
         """Return what a study was charged on one side; None if nothing."""
@@ -238,37 +241,40 @@ class Account:
             LedgerDamaged: the entry cannot follow the entries before it.
         """
         if isinstance(entry, Created) != (self.created is None):
-            raise _misplaced("a ledger has exactly one first entry, which creates it")
+            raise misplaced("a ledger has exactly one first entry, which creates it")
         if isinstance(entry, Created):
-            self.created = entry
+            self.created, self._acts = entry, Acts(entry.site, entry.ledger_key)
         elif isinstance(entry, Approved):
             self._approve(entry)
         elif isinstance(entry, Withdrawn):
             if entry.study not in self.approved or entry.study in self.withdrawn:
-                raise _misplaced(f"study {entry.study[:12]} is not approved and cannot be withdrawn")
+                raise misplaced(f"study {entry.study[:12]} is not approved and cannot be withdrawn")
             self.withdrawn.add(entry.study)
+        elif isinstance(entry, Act):
+            self.acts.apply(entry, self.entries)
         elif isinstance(entry, Reserved):
             self._reserve(entry)
         elif isinstance(entry, WitnessRule):
             self.witness, self.witness_wait = entry.witness, entry.wait_seconds
         elif isinstance(entry, Unwitnessed):
             if entry.release not in self.reserved or entry.release in self.stored or entry.release in self.unwitnessed:
-                raise _misplaced(f"release {entry.release[:12]} leaves without witness but was not reserved just once")
+                raise misplaced(f"release {entry.release[:12]} leaves without witness but was not reserved just once")
             if self.witness != "best-effort":
-                raise _misplaced(f"release {entry.release[:12]} leaves without the witness that the policy requires")
+                raise misplaced(f"release {entry.release[:12]} leaves without the witness that the policy requires")
             self.unwitnessed.add(entry.release)
         else:
             if entry.release not in self.reserved or entry.release in self.stored:
-                raise _misplaced(f"release {entry.release[:12]} is stored but was not reserved just once")
+                raise misplaced(f"release {entry.release[:12]} is stored but was not reserved just once")
             self.stored[entry.release] = entry
+        self.entries += 1
 
     def _approve(self, entry: Approved) -> None:
         assert self.created is not None  # noqa: S101 - `apply` checked it
         if entry.study in self.approved:
-            raise _misplaced(f"study {entry.study[:12]} is approved twice")
+            raise misplaced(f"study {entry.study[:12]} is approved twice")
         budget = self.created.budgets.get(entry.data_set)
         if budget is None:
-            raise _misplaced(f"data set '{entry.data_set}' has no budget")
+            raise misplaced(f"data set '{entry.data_set}' has no budget")
         if any(entry.sides != other.sides for other in self.approved.values() if other.data_set == entry.data_set):
             raise ApprovalMissing(
                 f"study {entry.study[:12]} splits the patients of data set '{entry.data_set}' otherwise than before",
@@ -280,7 +286,7 @@ class Account:
         cap = budget.cap()
         for cohort, envelope in entry.envelope.items():
             if envelope.currency != cap.currency:
-                raise _misplaced(f"the envelope of study {entry.study[:12]} is not counted in the budget's currency")
+                raise misplaced(f"the envelope of study {entry.study[:12]} is not counted in the budget's currency")
             held = self.committed(entry.data_set, cohort)
             if not envelope.fits(cap, held):
                 left = 1.0 - (budget.share(held) if held else 0.0)
@@ -296,12 +302,12 @@ class Account:
     def _reserve(self, entry: Reserved) -> None:
         approval = self.approved.get(entry.study)
         if approval is None or entry.study in self.withdrawn:
-            raise _misplaced(f"release {entry.release[:12]} is charged to a study that is not approved")
+            raise misplaced(f"release {entry.release[:12]} is charged to a study that is not approved")
         if entry.release in self.reserved:
-            raise _misplaced(f"release {entry.release[:12]} is charged twice")
+            raise misplaced(f"release {entry.release[:12]} is charged twice")
         before, envelope = self.spent(entry.study, entry.cohort), approval.envelope.get(entry.cohort)
         if envelope is not None and entry.cost.currency != envelope.currency:
-            raise _misplaced(f"release {entry.release[:12]} is charged in another currency than its study's envelope")
+            raise misplaced(f"release {entry.release[:12]} is charged in another currency than its study's envelope")
         if envelope is None or not entry.cost.fits(envelope, before):
             raise BudgetExhausted(
                 f"study {entry.study[:12]} has spent its envelope on the {entry.cohort} patients",
@@ -311,7 +317,3 @@ class Account:
         self._spent[entry.study, entry.cohort] = entry.cost if before is None else before + entry.cost
         key = (entry.study, entry.step)
         self._releases[key] = self._releases.get(key, 0) + 1
-
-
-def _misplaced(what: str) -> LedgerDamaged:
-    return LedgerDamaged(what, next_step="Do not continue with this ledger; ask for an audit.")

@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel
 
 from fedhealth.canonical import canonical_bytes
-from fedhealth.errors import FedHealthError, LedgerDamaged
+from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
+from fedhealth.privacy.acts import KeyRotated, misplaced
 from fedhealth.privacy.checkpoint import (
     Checkpoint,
     Receipt,
@@ -40,7 +41,7 @@ from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Note
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.secret_file import sync_folder
-from fedhealth.signing import sign
+from fedhealth.signing import public_key_hex, sign
 
 SCHEMA = """
 CREATE TABLE entry (
@@ -125,10 +126,17 @@ class Ledger:
         return cls.open(path, created.site, key)
 
     @classmethod
-    def open(cls, path: Path, site: SiteId, key: Ed25519PrivateKey) -> Self:
+    def open(cls, path: Path, site: SiteId, key: Ed25519PrivateKey, next_key: Ed25519PrivateKey | None = None) -> Self:
         """Open a ledger and check all of it: every leaf, the root, the signature, the account.
 
+        Args:
+            path: its file.
+            site: whose it must be.
+            key: signs its heads.
+            next_key: signs them instead if the ledger says that its key was rotated to this one.
+
         Raises:
+            IdentityInvalid: neither key is the one that the ledger names, or its head is not signed by it.
             LedgerDamaged: missing, of another site, altered, unwritable, or held by another process.
         """
         if not path.is_file():
@@ -144,7 +152,7 @@ class Ledger:
                 undo.callback(database.close)
                 _prepare(database)
                 ledger = cls(database, held, site, key)
-                ledger._load()
+                ledger._load(next_key)
                 undo.pop_all()
         except apsw.BusyError as error:
             raise _in_use(path) from error
@@ -168,6 +176,11 @@ class Ledger:
         """Number of entries."""
         return self._tree.size
 
+    @property
+    def public_key(self) -> Digest:
+        """The key that signs its heads, 64 hexadecimal digits."""
+        return public_key_hex(self._key.public_key())
+
     def append(self, entry: Entry, notes: Iterable[Note] = ()) -> int:
         """Apply an entry to the account and write it durably, with what the journal has to say.
 
@@ -180,6 +193,21 @@ class Ledger:
         """
         with self._commit():
             return self._append(entry, notes)
+
+    def rotate(self, entry: KeyRotated, key: Ed25519PrivateKey) -> None:
+        """Write that the ledger's key gives way to another, whose first head is the one over this entry.
+
+        Args:
+            entry: the rotation.
+            key: the new one; it must be on disk already, because nothing can be written without it afterwards.
+        """
+        with self._commit():
+            former, self._key = self._key, key
+            try:
+                self._append(entry)
+            except FedHealthError:
+                self._key = former
+                raise
 
     def reserve(self, entry: Reserved) -> ReleaseRow:
         """Charge a release durably, before its noise exists.
@@ -385,6 +413,8 @@ class Ledger:
             raise apsw.IOError("the write-ahead log could not be moved into the file")
 
     def _append(self, entry: Entry, notes: Iterable[Note] = ()) -> int:
+        if isinstance(entry, KeyRotated) and entry.rotation.ledger_key != self.public_key:
+            raise misplaced("a ledger key gives way without the one that follows it")
         self.account.apply(entry)
         for note in notes:
             self._insert("journal", self._journal, note)
@@ -406,7 +436,7 @@ class Ledger:
         tree.append(leaf)
         return position
 
-    def _load(self) -> None:
+    def _load(self, next_key: Ed25519PrivateKey | None) -> None:
         wrong = LedgerDamaged(
             f"the ledger of '{self._site}' does not match its signed head",
             next_step="Find the first bad entry with `fedhealth audit verify`. Do not put an older copy in its place: "
@@ -434,6 +464,15 @@ class Ledger:
         head = self._database.execute("SELECT note FROM head").fetchone()
         if head is None or self._tree.size == 0:
             raise wrong
+        if next_key is not None and self.account.acts.ledger_key == public_key_hex(next_key.public_key()):
+            self._key = next_key
+        if self.account.acts.ledger_key != self.public_key:
+            raise IdentityInvalid(
+                f"this key does not sign the ledger of '{self._site}'",
+                got=f"key {self.public_key[:12]}",
+                wanted=f"key {self.account.acts.ledger_key[:12]}",
+                next_step="Find the ledger.key that belongs to it; without it nothing can be charged or released.",
+            )
         checkpoint = open_checkpoint(head[0], self._site, self._key.public_key())
         if (checkpoint.size, checkpoint.root) != (self._tree.size, self._tree.root().hex()):
             raise wrong

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
@@ -49,6 +48,9 @@ class VerifiedLedger:
     Attributes:
         head: its signed head.
         ledger_key: the key that signs it, 64 hexadecimal digits; compare it with the certified one.
+        first_ledger_key: the key that it began with; another one if it was rotated since.
+        policy_sha256: of the bytes of the policy in force, None if none was recorded.
+        paused: the whole site is.
         unsafe_test_site: the site uses known noise and protects nobody.
         releases: releases charged.
         witness: the witness policy in force at its end.
@@ -59,6 +61,9 @@ class VerifiedLedger:
 
     head: Checkpoint
     ledger_key: str
+    first_ledger_key: str
+    policy_sha256: str | None
+    paused: bool
     unsafe_test_site: bool
     releases: int
     witness: WitnessPolicy
@@ -160,7 +165,7 @@ def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | Non
     note, receipt = _only(database, "SELECT note FROM head"), _only(database, "SELECT body FROM receipt")
     if note is None:
         raise _bad(tree.size, "there is no signed head")
-    head = check_head(note, account.created, tree, seen)
+    head = check_head(note, account, tree, seen)
     _check_schema(database)
     if database.execute("SELECT count(*) FROM opening").get != tree.size:
         raise _bad(tree.size, "a commitment to the journal belongs to no entry")
@@ -175,21 +180,20 @@ def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | Non
     )
 
 
-def check_head(note: str, created: Created, tree: MerkleTree, seen: str | None) -> Checkpoint:
+def check_head(note: str, account: Account, tree: MerkleTree, seen: str | None) -> Checkpoint:
     """Return the signed head of a ledger if the entries add up to it and extend the head that was seen, if any.
 
     Raises:
         LedgerDamaged: they do not.
         IdentityInvalid: a head is not signed by the ledger's key.
     """
-    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(created.ledger_key))
-    head = open_checkpoint(note, created.site, key)
+    head = _open_head(note, account)
     if head.size != tree.size:
         raise _bad(min(head.size, tree.size), f"{tree.size} entries stand under a signed head of {head.size}")
     if head.root != tree.root().hex():
         raise _bad(0, "the entries do not add up to the signed head")
     if seen is not None:
-        earlier = open_checkpoint(seen, created.site, key)
+        earlier = _open_head(seen, account)
         if earlier.size > tree.size:
             raise _bad(tree.size, f"it is missing: a head of {earlier.size} entries was seen, this ledger is older")
         if tree.root(earlier.size).hex() != earlier.root:
@@ -197,12 +201,23 @@ def check_head(note: str, created: Created, tree: MerkleTree, seen: str | None) 
     return head
 
 
+def _open_head(note: str, account: Account) -> Checkpoint:
+    """Return a signed head if the key in force at its size signed it."""
+    assert account.created is not None  # noqa: S101 - checked by the caller
+    claimed = note.partition("\n")[2].partition("\n")[0]  # it becomes true with the signature
+    size = int(claimed) if claimed.isascii() and claimed.isdigit() and len(claimed) <= 16 else 0
+    return open_checkpoint(note, account.created.site, load_public_key(account.acts.key_at(max(1, size))))
+
+
 def describe(account: Account, head: Checkpoint, witnessed: int) -> VerifiedLedger:
     """Return what a ledger says whose head and receipt were checked."""
     assert account.created is not None  # noqa: S101 - a head stands over one entry at least
     return VerifiedLedger(
         head=head,
-        ledger_key=account.created.ledger_key,
+        ledger_key=account.acts.ledger_key,
+        first_ledger_key=account.created.ledger_key,
+        policy_sha256=account.acts.policy_sha256,
+        paused=account.acts.paused,
         unsafe_test_site=account.created.unsafe_test_site,
         releases=len(account.reserved),
         witness=account.witness,

@@ -105,6 +105,7 @@ def open_gate(
                 "budget": {study.data_set: {"epsilon": budget.epsilon, "delta": budget.delta}},
             }
         ),
+        policy_change=None,
         table=site.table,
         split_key=site.split_key,
         naming_secret=bytes(32),

@@ -28,6 +28,7 @@ from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import made_up_records, prepare_records, read_table
 from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
+from fedhealth.site.acts import record_policy
 from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.gate import Compute
 from fedhealth.site.state import SiteState, local_user
@@ -90,7 +91,7 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
         BudgetExhausted: its envelope does not fit what is left.
         ApprovalMissing: the study does not fit this site, or was approved before.
     """
-    site, policy = load_site_file(folder), load_policy(folder)
+    site, (policy, _) = load_site_file(folder), load_policy(folder)
     signed = open_signed_study(data)
     study = signed.study
     check_policy(policy, signed, state.researchers())
@@ -144,10 +145,13 @@ def approve_study(folder: Path, state: SiteState, proposal: Proposal) -> None:
 
     Raises:
         BudgetExhausted, ApprovalMissing: another approval came between.
+        PolicyForbids: the policy was changed since, and does not allow the study any more.
     """
-    site = load_site_file(folder)
+    site, (policy, policy_sha256) = load_site_file(folder), load_policy(folder)
+    check_policy(policy, open_signed_study(proposal.signed_bytes), state.researchers())
     with state.opened_ledger(site.id) as ledger:
         _check_new(ledger, proposal.study, state, proposal.signed_bytes)
+        record_policy(ledger, policy_sha256, time.time_ns() // 10**6)
         ledger.append(proposal.approval)
     create_file(_signed_file(state, proposal.study), proposal.signed_bytes, PUBLIC_MODE)
 

@@ -58,6 +58,7 @@ from fedhealth.link.frames import (
 )
 from fedhealth.policy.rules import Policy, check_policy
 from fedhealth.policy.site_file import SiteFile
+from fedhealth.privacy.acts import PolicyChanged
 from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.entries import Approved, DataNote, JournalNote, Reserved, Unwitnessed, WitnessRule
 from fedhealth.privacy.ledger import Ledger, ReleaseRow
@@ -97,6 +98,7 @@ class GateInputs:
     Attributes:
         site: `site.toml`.
         policy: `policy.toml`.
+        policy_change: what the ledger shall say of it, unless it says so already; None where nobody edits a policy.
         table: the data set as read.
         split_key: key of the held-out split.
         naming_secret: key of the content's fingerprint and of the patients' marks; both stay inside.
@@ -108,6 +110,7 @@ class GateInputs:
 
     site: SiteFile
     policy: Policy
+    policy_change: PolicyChanged | None
     table: Table
     split_key: bytes
     naming_secret: bytes
@@ -249,6 +252,7 @@ class Gate:
             self._compute[name](step, np.zeros(step.input_length), records, streams)
 
     def _put_study(self, data: bytes) -> bytes:
+        self._check_not_paused()
         try:
             signed = open_signed_study(data)
             check_policy(self._inputs.policy, signed, self._inputs.researchers)
@@ -269,6 +273,7 @@ class Gate:
         return pack(accepted.model_copy(update={"signature": signature}))
 
     def _answer(self, request: Answer, data: bytes, arrived: float) -> Outgoing:
+        self._check_not_paused()
         approval = self._approval(request.study)
         if request.study in self._forbidden:
             raise _Refusal(RefusalCode.POLICY)
@@ -360,6 +365,7 @@ class Gate:
             self._confirm()
         if request.study is None:
             return Outgoing(self._head(AskHead(since=receipt.size)), arrived)
+        self._check_not_paused()
         approval = self._approval(request.study)
         if pending is None:
             raise _Refusal(RefusalCode.BAD_REQUEST)
@@ -373,9 +379,13 @@ class Gate:
 
     def _confirm(self) -> None:
         """The coordinator knows no newer head: from here on the ledger may grow."""
-        policy, account = self._inputs.policy, self._ledger.account
+        if self._confirmed:
+            return
+        policy, change, account = self._inputs.policy, self._inputs.policy_change, self._ledger.account
+        if change is not None and change.policy_sha256 != account.acts.policy_sha256:
+            self._ledger.append(change)
         stated = (account.witness, account.witness_wait or policy.witness_wait_seconds)
-        if not self._confirmed and (policy.witness, policy.witness_wait_seconds) != stated:
+        if (policy.witness, policy.witness_wait_seconds) != stated:
             self._ledger.append(
                 WitnessRule(witness=policy.witness, wait_seconds=policy.witness_wait_seconds, at=self._clock.unix_ms())
             )
@@ -430,6 +440,10 @@ class Gate:
         last = self._ledger.receipt()
         proof = self._ledger.consistency_proof(last.size if last else 0)
         return NeedWitness(note=self._ledger.head(), proof=tuple(proof), challenge=self._challenge)
+
+    def _check_not_paused(self) -> None:
+        if self._ledger.account.acts.paused:
+            raise _Refusal(RefusalCode.BUSY)
 
     def _approval(self, study: Digest) -> Approved:
         account = self._ledger.account

@@ -19,11 +19,12 @@ from fedhealth.errors import FedHealthError, LinkUnavailable
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
+from fedhealth.privacy.acts import PolicyChanged
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.records.table import read_table
 from fedhealth.signing import load_public_key
 from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
-from fedhealth.site.state import SiteState
+from fedhealth.site.state import SiteState, local_user
 
 _LOG = logging.getLogger(__name__)
 _FRAME_SECONDS = 10.0
@@ -38,13 +39,14 @@ def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = S
     Raises:
         FedHealthError: for the administrator; nothing listens yet.
     """
-    site = load_site_file(folder)
-    ledger = Ledger.open(state.ledger, site.id, state.ledger_key())
+    site, (policy, policy_sha256) = load_site_file(folder), load_policy(folder)
+    ledger = state.open_ledger(site.id)
     try:
         table = read_table(site.data_set.file, strict=False)
         inputs = GateInputs(
             site=site,
-            policy=load_policy(folder),
+            policy=policy,
+            policy_change=PolicyChanged(policy_sha256=policy_sha256, by=local_user(), at=clock.unix_ms()),
             table=table,
             split_key=state.split_key(site.split_key),
             naming_secret=state.naming_secret(),
@@ -54,6 +56,8 @@ def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = S
             researchers=state.researchers(),
         )
         gate = Gate(inputs, ledger, compute, clock)
+        if ledger.account.acts.paused:
+            _LOG.warning("the site is paused and answers busy; to go on: fedhealth site unpause")
         if table.ragged:
             _LOG.warning("some lines of %s are not like its header and are left out", table.path)
         for study in ledger.account.approved:

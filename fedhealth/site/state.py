@@ -11,21 +11,22 @@ import pwd
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhealth.errors import ConfigInvalid
+from fedhealth.errors import ConfigInvalid, IdentityInvalid
 from fedhealth.policy.rules import DataSetBudget, load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.accountant import AnyBudget, open_budget
+from fedhealth.privacy.acts import PolicyChanged
 from fedhealth.privacy.entries import Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.records.members import MemberHistory
-from fedhealth.secret_file import PUBLIC_MODE, create_file, read_secret
+from fedhealth.secret_file import PUBLIC_MODE, create_file, read_secret, sync_folder
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
 
 SOCKET_NAME = "gate.sock"
@@ -70,14 +71,38 @@ class SiteState:
         """Return the key that signs the ledger's heads."""
         return load_signing_key(self.gate / "ledger.key")
 
+    def open_ledger(self, site: str) -> Ledger:
+        """Open the ledger, finishing a rotation of its key that a crash interrupted.
+
+        Raises:
+            LedgerDamaged, IdentityInvalid: as `Ledger.open`.
+        """
+        next_key = None
+        with suppress(IdentityInvalid):  # a file that a crash cut short was never written into the ledger
+            next_key = load_signing_key(self.next_ledger_key)
+        ledger = Ledger.open(self.ledger, site, self.ledger_key(), next_key)
+        if next_key is not None and ledger.public_key == public_key_hex(next_key.public_key()):
+            self.take_next_ledger_key()
+        return ledger
+
     @contextmanager
     def opened_ledger(self, site: str) -> Iterator[Ledger]:
         """Open the ledger for one command, and close it; the gate must not be running."""
-        ledger = Ledger.open(self.ledger, site, self.ledger_key())
+        ledger = self.open_ledger(site)
         try:
             yield ledger
         finally:
             ledger.close()
+
+    @property
+    def next_ledger_key(self) -> Path:
+        """The file of a key that is about to take the place of the ledger's key."""
+        return self.gate / "ledger.key.next"
+
+    def take_next_ledger_key(self) -> None:
+        """Put the next key in the place of the ledger's key, which is gone for good; the ledger must say so already."""
+        self.next_ledger_key.replace(self.gate / "ledger.key")
+        sync_folder(self.gate)
 
     def researchers(self) -> dict[str, str]:
         """Return the pinned researchers' public keys by name."""
@@ -135,7 +160,7 @@ def init_site(
     Raises:
         ConfigInvalid: a file of the site is wrong, or the state exists already.
     """
-    site, policy = load_site_file(folder), load_policy(folder)
+    site, (policy, policy_sha256) = load_site_file(folder), load_policy(folder)
     if site.data_set.name not in policy.budget:
         raise ConfigInvalid(
             f"policy file {folder / 'policy.toml'} sets no budget for data set '{site.data_set.name}'",
@@ -169,7 +194,9 @@ def init_site(
         unsafe_test_site=unsafe_noise_seed is not None,
         at=time.time_ns() // 10**6,
     )
-    Ledger.create(state.ledger, created, state.ledger_key()).close()
+    ledger = Ledger.create(state.ledger, created, state.ledger_key())
+    ledger.append(PolicyChanged(policy_sha256=policy_sha256, by=local_user(), at=created.at))
+    ledger.close()
     return public
 
 

@@ -235,7 +235,7 @@ def test_the_same_site_can_approve_once_the_mistake_is_corrected(site, command):
     assert command(*site.approve())[0] == 4
     site.csv.write_bytes(whole)
     assert command(*site.approve()) == (0, "")
-    assert site.size() == 2
+    assert site.size() == 3
 
 
 def test_a_budget_already_spent_is_said_and_nothing_more_is_set_aside(site, command, tmp_path):
@@ -249,7 +249,7 @@ def test_a_budget_already_spent_is_said_and_nothing_more_is_set_aside(site, comm
     ended, said = command(*site.approve())
     assert ended == 5
     check_one_message(said, ["data set 'heart-disease'", "got a cost of", "that is left", "Lower the study's epsilon"])
-    assert site.size() == 2
+    assert site.size() == 3
 
 
 def test_a_study_is_approved_once(site, command):
@@ -257,7 +257,7 @@ def test_a_study_is_approved_once(site, command):
     ended, said = command(*site.approve())
     assert ended == 6
     check_one_message(said, ["approved here before", "Nothing to do"])
-    assert site.size() == 2
+    assert site.size() == 3
 
 
 def test_a_ledger_that_a_gate_holds_is_not_touched(site, command):
@@ -266,7 +266,7 @@ def test_a_ledger_that_a_gate_holds_is_not_touched(site, command):
     held.close()
     assert ended == 7
     check_one_message(said, ["in use", "another process", "Stop the gate"])
-    assert site.size() == 1
+    assert site.size() == 2
 
 
 def test_a_missing_ledger_is_never_made_anew(site, command):

@@ -81,7 +81,7 @@ def verify(capsys, monkeypatch):
 def test_an_intact_ledger_is_described_for_people_by_folder_and_by_file(intact, verify):
     code, said, errors = verify(intact)
     assert (code, errors) == (0, "")
-    assert f"intact: {CHARGES + 2} entries of site 'hungary', {CHARGES} releases charged" in said
+    assert f"intact: {CHARGES + 3} entries of site 'hungary', {CHARGES} releases charged" in said
     assert re.search(r"ledger key  [0-9a-f]{64}", said)
     assert re.search(r"epsilon 0\.\d+ of 3 spent at delta 0.0001", said)
     assert verify(intact / "ledger.sqlite") == (code, said, errors)
@@ -92,7 +92,7 @@ def test_json_says_the_same_to_a_script(intact, verify):
     assert (code, errors) == (0, "")
     found = json.loads(said)
     assert found["head"]["site"] == "hungary"
-    assert found["head"]["size"] == CHARGES + 2
+    assert found["head"]["size"] == CHARGES + 3
     assert found["releases"] == CHARGES
     assert found["unsafe_test_site"] is False
     assert {line["cohort"] for line in found["spending"]} == {"training", "held-out"}

@@ -163,6 +163,7 @@ class Hospital:
         inputs = GateInputs(
             site=site,
             policy=Policy.model_validate(policy),
+            policy_change=None,
             table=read_table(self.csv, strict=False),
             split_key=bytes(32),
             naming_secret=bytes(32),

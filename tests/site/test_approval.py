@@ -58,7 +58,7 @@ def test_refuses_to_approve_and_leaves_no_trace(ward, make_protocol, steps, text
     before = here.traces
     with pytest.raises(error, match=says):
         here.approve(make_protocol(**study), steps["noise_only"])
-    assert here.traces == before == (1, [])
+    assert here.traces == before == (2, [])
 
 
 @pytest.mark.parametrize("broken", [f"p3,{IN_A_CELL},5,1", "p3,inf,5,1", "p3,1e999,5,1", f"p3,50,5,{IN_A_CELL}"])
@@ -71,7 +71,7 @@ def test_text_for_a_number_is_named_by_line_and_column_and_never_shown(ward, mak
     assert ("'ill'" if broken.endswith(IN_A_CELL) else "'age'") in message
     for value in (IN_A_CELL, "inf,", "1e999", "p3"):
         assert value not in message
-    assert here.traces == (1, [])
+    assert here.traces == (2, [])
 
 
 def test_a_ragged_line_stops_an_approval(ward, make_csv, make_protocol, steps):
@@ -88,7 +88,7 @@ def test_a_study_signed_by_a_stranger_or_changed_after_signing_is_refused(ward, 
     changed = sign_study(make_protocol(), here.researcher).replace(b'"rounds":3', b'"rounds":2')
     with pytest.raises(IdentityInvalid):
         examine_study(here.folder, here.state, changed, {})
-    assert here.traces == (1, [])
+    assert here.traces == (2, [])
 
 
 def test_an_approval_is_given_once(ward, make_protocol, steps):
@@ -98,7 +98,7 @@ def test_an_approval_is_given_once(ward, make_protocol, steps):
     with pytest.raises(ApprovalMissing, match="approved here before"):
         here.approve(make_protocol(), steps["noise_only"])
     assert here.traces == before
-    assert before[0] == 2
+    assert before[0] == 3
 
 
 def test_an_approval_whose_study_file_was_lost_in_a_crash_is_completed(ward, make_protocol, steps):
@@ -110,7 +110,7 @@ def test_an_approval_whose_study_file_was_lost_in_a_crash_is_completed(ward, mak
     with pytest.raises(ApprovalMissing, match="approved here before"):
         here.approve(make_protocol(), steps["noise_only"])
     assert file.read_bytes() == whole
-    assert here.traces[0] == 2
+    assert here.traces[0] == 3
 
 
 def test_a_second_study_gets_what_the_first_left_and_no_more(ward, make_protocol, steps):
@@ -120,7 +120,7 @@ def test_a_second_study_gets_what_the_first_left_and_no_more(ward, make_protocol
     here.approve(make_protocol(), steps["noise_only"])
     with pytest.raises(BudgetExhausted, match="does not fit"):
         here.approve(make_protocol(name="second"), steps["noise_only"])
-    assert here.traces[0] == 2
+    assert here.traces[0] == 3
     assert enough > not_enough
 
 
@@ -130,7 +130,7 @@ def test_two_studies_fit_a_budget_of_the_sum_of_their_epsilons(ward, make_protoc
         here.approve(make_protocol(name=name), steps["noise_only"])
     spending = verify_ledger(here.state.gate).spending
     assert all(line.share_set_aside <= 1 for line in spending)
-    assert here.traces[0] == 3
+    assert here.traces[0] == 4
 
 
 def test_a_site_that_expects_sampled_work_can_approve_it_and_full_batch_too(ward, make_protocol, steps):
@@ -289,7 +289,7 @@ def test_an_approval_waits_for_no_running_gate(ward, make_protocol, steps):
             here.approve(make_protocol(name="second"), steps["noise_only"])
     finally:
         ledger.close()
-    assert here.traces[0] == 2
+    assert here.traces[0] == 3
 
 
 def test_a_missing_ledger_is_an_error_and_not_an_empty_ledger(ward, make_protocol, steps):
@@ -306,7 +306,7 @@ def test_examining_a_study_writes_nothing(ward, make_protocol, steps):
     here = ward()
     data = sign_study(make_protocol(), here.researcher)
     examine_study(here.folder, here.state, data, dict.fromkeys(("train", "evaluate"), steps["noise_only"]))
-    assert here.traces == (1, [])
+    assert here.traces == (2, [])
 
 
 def test_no_patient_can_pay_both_budgets(ward, make_protocol, steps):
