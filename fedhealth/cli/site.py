@@ -294,11 +294,11 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
     Example: fedhealth site gate sites/hungary --state state/hungary
     """
     from fedhealth.site.confinement import confine_gate
-    from fedhealth.site.isolation import leave_network, user_ids
+    from fedhealth.site.isolation import has_network, leave_network, user_ids
 
     allowed = user_ids(node_user or [])
     # Both before anything is imported that starts threads.
-    if not leave_network(allowed):
+    if not leave_network(allowed) and has_network():
         logging.getLogger("fedhealth").warning(
             "the gate keeps its network: it cannot leave it here without losing sight of who connects. "
             "Let the service manager take it away (PrivateNetwork=yes)."

@@ -64,3 +64,12 @@ def leave_network(allowed_users: frozenset[int]) -> bool:
             next_step="Start the gate as its own user directly, not through a program that changes users.",
         ) from error
     return True
+
+
+def has_network() -> bool:
+    """Return whether this process has a network interface beside the loopback; True where that cannot be said."""
+    try:
+        lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    except OSError:
+        return True
+    return any(line.split(":")[0].strip() != "lo" for line in lines)

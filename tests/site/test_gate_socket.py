@@ -471,6 +471,14 @@ def test_a_gate_without_roots_rights_leaves_the_network_only_if_it_can_still_tel
     assert (left, users, namespace) == (0, [1000, 1000], ours)
 
 
+@root_only
+@linux_only
+def test_a_process_whose_network_was_taken_away_has_none():
+    program = "import sys; from fedhealth.site.isolation import has_network; sys.exit(3 if has_network() else 4)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 3
+    assert subprocess.run(["unshare", "--net", sys.executable, "-c", program]).returncode == 4
+
+
 def test_users_are_named_as_unix_knows_them():
     own = pwd.getpwuid(os.getuid())
     assert user_ids([]) == {os.getuid()}
