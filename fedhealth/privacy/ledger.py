@@ -1,7 +1,7 @@
 """The ledger of one site: SQLite, append-only, every head signed, every charge on disk before noise is drawn.
 
-One file holds two logs of the same format: `ledger`, whose signed heads cross the border, and `journal`, which
-never does. Beside them stand the rows of releases: reserved -> witnessed -> stored -> sent, or unwitnessed in the
+One file holds two logs of the same format: `ledger`, whose signed heads cross the border, and `journal`, whose signed
+head never does. Beside them stand the rows of releases: reserved -> witnessed -> stored -> sent, or unwitnessed in the
 second place where the policy is best-effort. A payload is kept from `stored` until the coordinator's receipt says its
 own checkpoint holds it; after that only its hash remains.
 
@@ -38,6 +38,7 @@ from fedhealth.privacy.checkpoint import (
     sign_checkpoint,
 )
 from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Note, Reserved, Stored, Unwitnessed
+from fedhealth.privacy.journal import check_journal, journal_commitment, sign_journal
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.secret_file import sync_folder
@@ -51,6 +52,7 @@ CREATE TRIGGER entry_is_never_updated BEFORE UPDATE ON entry BEGIN SELECT RAISE(
 CREATE TRIGGER entry_is_never_deleted BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 CREATE TABLE opening (position INTEGER PRIMARY KEY, salt BLOB NOT NULL, journal_size INTEGER NOT NULL) STRICT;
 CREATE TABLE head (only INTEGER PRIMARY KEY CHECK (only = 1), note TEXT NOT NULL) STRICT;
+CREATE TABLE journal_head (only INTEGER PRIMARY KEY CHECK (only = 1), signature BLOB NOT NULL) STRICT;
 CREATE TABLE receipt (only INTEGER PRIMARY KEY CHECK (only = 1), body BLOB NOT NULL) STRICT;
 CREATE TABLE release (
   release TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE,
@@ -75,11 +77,6 @@ class ReleaseRow(NamedTuple):
     payload: bytes | None
 
 
-def journal_commitment(salt: bytes, root: bytes, size: int) -> Digest:
-    """Return what a ledger entry says of the journal: nothing, to whoever lacks the salt of 32 bytes."""
-    return hashlib.sha256(salt + root + size.to_bytes(8, "big")).hexdigest()
-
-
 def connect(path: Path, flags: int) -> apsw.Connection:
     """Open an SQLite file whose pages carry checksums."""
     if "cksmvfs" not in apsw.vfs_names():
@@ -100,6 +97,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._tree, self._journal, self.account = MerkleTree(), MerkleTree(), Account()
         self._broken = False
+        self._journal_signed: tuple[int, Ed25519PrivateKey] | None = None
 
     @classmethod
     def create(cls, path: Path, created: Created, key: Ed25519PrivateKey) -> Self:
@@ -386,6 +384,7 @@ class Ledger:
             try:
                 with self._database:
                     yield
+                    self._sign_journal()
                 self._settle()
             except FedHealthError:
                 if self._tree.size != size:
@@ -429,6 +428,13 @@ class Ledger:
         )
         return position
 
+    def _sign_journal(self) -> None:
+        """Sign the journal's head where the journal grew or the key is another."""
+        if self._journal_signed != (self._journal.size, self._key):
+            signature = sign_journal(self._site, self._journal, self._key)
+            self._database.execute("REPLACE INTO journal_head VALUES (1, ?)", (signature,))
+            self._journal_signed = (self._journal.size, self._key)
+
     def _insert(self, log: Literal["ledger", "journal"], tree: MerkleTree, value: BaseModel) -> int:
         body = canonical_bytes(value)
         position, leaf = tree.size, leaf_hash(body)
@@ -438,7 +444,7 @@ class Ledger:
 
     def _load(self, next_key: Ed25519PrivateKey | None) -> None:
         wrong = LedgerDamaged(
-            f"the ledger of '{self._site}' does not match its signed head",
+            f"the ledger of '{self._site}', or its journal, does not match its signed head",
             next_step="Find the first bad entry with `fedhealth audit verify`. Do not put an older copy in its place: "
             "that would forget what was spent.",
         )
@@ -476,6 +482,14 @@ class Ledger:
         checkpoint = open_checkpoint(head[0], self._site, self._key.public_key())
         if (checkpoint.size, checkpoint.root) != (self._tree.size, self._tree.root().hex()):
             raise wrong
+        signature = self._database.execute("SELECT signature FROM journal_head").fetchone()
+        if signature is None:
+            raise wrong
+        try:
+            check_journal(self._site, self._journal.size, self._journal.root(), self._key.public_key(), signature[0])
+        except IdentityInvalid as error:
+            raise wrong from error
+        self._journal_signed = (self._journal.size, self._key)
 
     def _bodies(self, log: str) -> Iterator[tuple[bytes, bytes]]:
         yield from self._database.execute("SELECT body, leaf FROM entry WHERE log = ? ORDER BY position", (log,))

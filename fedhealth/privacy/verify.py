@@ -22,7 +22,8 @@ from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
 from fedhealth.privacy.currency import total_of
 from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Reserved, Stored, WitnessPolicy
-from fedhealth.privacy.ledger import MOST_ATTEMPTS, SCHEMA, connect, journal_commitment
+from fedhealth.privacy.journal import check_journal, journal_commitment
+from fedhealth.privacy.ledger import MOST_ATTEMPTS, SCHEMA, connect
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort
 from fedhealth.signing import load_public_key
@@ -160,7 +161,7 @@ def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | Non
         raise _bad(tree.size, f"page {damaged_page} of the file was changed outside the entries")
     if account.created is None:
         raise _bad(0, "there is no entry")
-    if not journal_is_whole:
+    if not journal_is_whole or not _journal_is_signed(database, account, journal):
         raise _bad(tree.size, "the local journal was changed after the last entry")
     note, receipt = _only(database, "SELECT note FROM head"), _only(database, "SELECT body FROM receipt")
     if note is None:
@@ -263,7 +264,7 @@ def _checked_entry(row: _EntryRow, position: int, journal: list[bytes]) -> Entry
 def _journal_roots(database: apsw.Connection) -> tuple[list[bytes], bool]:
     """Return the journal's root at every size, up to its first bad line, and whether it is whole.
 
-    The commitments of entries that follow a bad line fail; lines after the last entry are under no commitment yet.
+    The commitments of entries that follow a bad line fail; lines after the last entry are under its signed head only.
     """
     tree = MerkleTree()
     roots = [tree.root()]
@@ -278,6 +279,18 @@ def _journal_roots(database: apsw.Connection) -> tuple[list[bytes], bool]:
     except (apsw.Error, ValueError):
         return roots, False
     return roots, True
+
+
+def _journal_is_signed(database: apsw.Connection, account: Account, roots: list[bytes]) -> bool:
+    """Say whether the ledger's key signed the journal as it stands, to its last line."""
+    assert account.created is not None  # noqa: S101 - checked by the caller
+    found = database.execute("SELECT signature FROM journal_head").fetchone()
+    key = load_public_key(account.acts.ledger_key)
+    try:
+        check_journal(account.created.site, len(roots) - 1, roots[-1], key, b"" if found is None else found[0])
+    except IdentityInvalid:
+        return False
+    return True
 
 
 def _check_schema(database: apsw.Connection) -> None:

@@ -9,7 +9,7 @@ from hospital_ledger import Hospital
 from fedhealth.errors import IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.acts import KeyRotated, Paused, PolicyChanged, Unpaused
 from fedhealth.privacy.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from fedhealth.privacy.entries import Account
+from fedhealth.privacy.entries import Account, JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.rotation import follow_rotations, sign_rotation
 from fedhealth.privacy.verify import verify_ledger
@@ -146,6 +146,15 @@ def test_each_head_is_signed_by_the_key_in_force_and_all_of_them_verify(hospital
     for note in heads:
         found = verify_ledger(hospital.path, note)
         assert (found.ledger_key, found.first_ledger_key) == (public(THIRD), public(FIRST))
+
+
+def test_the_journal_is_signed_by_the_new_key_from_the_rotation_on(hospital):
+    ledger = hospital.create()
+    ledger.note(JournalNote(kind="alert", text="x", at=1))
+    ledger.rotate(rotated(FIRST, SECOND), SECOND)  # the journal does not grow by it
+    ledger.close()
+    Ledger.open(hospital.path, "north", SECOND).close()
+    verify_ledger(hospital.path)
 
 
 def test_a_head_signed_by_a_key_that_was_not_in_force_is_refused(hospital):

@@ -189,6 +189,9 @@ EDITS = {
         "UPDATE entry SET body = CAST(body || ' ' AS BLOB) WHERE log = 'journal' AND position = 2",
         8,
     ),
+    "last line of the journal gone": ("DELETE FROM entry WHERE log = 'journal' AND position = 2", 8),
+    "signature of the journal gone": ("DELETE FROM journal_head", 8),
+    "signature of the journal cut": ("UPDATE journal_head SET signature = x'00'", 8),
     "head gone": ("DELETE FROM head", 8),
     "row gone": (f"DELETE FROM release WHERE release = '{3:064x}'", 7),
     "row of a release that never was": (
