@@ -28,6 +28,7 @@ benchmarks: $(VENV)/.dev
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/accounting.py
 	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/egress.py
 
 long: $(VENV)/.dev
 	$(BIN)/python benchmarks/power_cuts.py

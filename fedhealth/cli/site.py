@@ -4,6 +4,7 @@ import logging
 import re
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -306,7 +307,8 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
     _tell_missing("gate", confine_gate(folder, state).missing)
     with loading(lifeline):
         from fedhealth.learning.diagnosis import STEPS
-        from fedhealth.site.gate_process import open_gate, serve_gate
+        from fedhealth.site.egress import EgressLog
+        from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
         from fedhealth.site.state import SiteState
         from fedhealth.training.per_patient import make_deterministic
 
@@ -316,7 +318,8 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
         signal.signal(stop, lambda *_: sys.exit(0))
     opened, ledger = open_gate(folder, site_state, STEPS)
     try:
-        serve_gate(opened, site_state.socket, allowed, sys.stdin.fileno() if lifeline else None)
+        with closing(EgressLog(site_state.gate, SYSTEM_CLOCK.unix_ms)) as log:
+            serve_gate(opened, site_state.socket, allowed, sys.stdin.fileno() if lifeline else None, log.record)
     finally:
         ledger.close()
 
@@ -340,6 +343,39 @@ def node(state: State, lifeline: Lifeline = False) -> None:
         logging.getLogger("fedhealth").info("link: %s", change)
 
     run_until_stopped(run_node(SiteState(state), file, on_state), lifeline)
+
+
+@app.command()
+def egress(
+    state: State,
+    study: Annotated[str | None, typer.Option(help="Only what left for the study with this digest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what left the gate: when, what, for which study, how many bytes, which hash. The gate may be running.
+
+    Every release that ever left is listed with its first time; of heads, refusals and repeats, the last 200,000 or so.
+
+    Example: fedhealth site egress --state state/hungary
+    """
+    import json
+    from datetime import UTC, datetime
+
+    from fedhealth.site.egress import read_egress
+
+    found = read_egress(_made(state) / "gate")
+    lines = [line for line in found.lines if study is None or line.study == study]
+    if as_json:
+        shown = [line.model_dump() for line in lines]
+        typer.echo(json.dumps({"lines": shown, "unreadable": found.unreadable}, indent=2))
+        return
+    for line in lines:
+        at = datetime.fromtimestamp(line.at / 1000, UTC)
+        study_name, size = (line.study or "-")[:12], f"{line.bytes:,}"
+        typer.echo(f"{at:%Y-%m-%d %H:%M:%S}  {line.kind:<20} {study_name:<12} {size:>12}  {line.sha256[:10]}")
+    releases = sum(line.release is not None for line in lines)
+    typer.echo(f"{len(lines)} frames, {sum(line.bytes for line in lines):,} bytes; {releases} with a release")
+    if found.unreadable:
+        typer.echo(f"{found.unreadable} lines were cut off and cannot be read", err=True)
 
 
 def _tell_missing(process: str, missing: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fedhealth.errors import FedHealthError, LinkUnavailable
@@ -75,7 +75,11 @@ def _prepare(gate: Gate, state: SiteState, study: str) -> None:
         _LOG.error("study %s cannot run here: %s", study[:12], error)
 
 
-def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: int | None) -> None:
+Leaving = Callable[[bytes, bytes], None]
+"""Told of a request and its reply before the reply leaves; if it fails, the reply stays."""
+
+
+def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: int | None, on_leaving: Leaving) -> None:
     """Serve one node after another until the lifeline closes.
 
     Args:
@@ -83,9 +87,11 @@ def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: i
         path: the socket to make.
         allowed_users: Unix user ids that may connect.
         lifeline: a file descriptor whose end of file ends the process; None to serve for ever.
+        on_leaving: the egress log.
 
     Raises:
         LinkUnavailable: the socket cannot be made.
+        LedgerDamaged: what leaves cannot be written down.
     """
     allowed = frozenset(allowed_users)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -114,11 +120,11 @@ def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: i
                 if _peer_user(connection) not in allowed:
                     _LOG.warning("a process of another user tried to speak to the gate and was refused")
                     continue
-                if not _converse(gate, connection, lifeline):
+                if not _converse(gate, connection, lifeline, on_leaving):
                     return
 
 
-def _converse(gate: Gate, connection: socket.socket, lifeline: int | None) -> bool:
+def _converse(gate: Gate, connection: socket.socket, lifeline: int | None, on_leaving: Leaving) -> bool:
     """Answer frames until the node hangs up (True) or the lifeline closes (False)."""
     watched = _watched(connection, lifeline)
     while True:
@@ -135,6 +141,7 @@ def _converse(gate: Gate, connection: socket.socket, lifeline: int | None) -> bo
                 return False
             if lifeline is None:
                 time.sleep(wait)
+        on_leaving(frame, reply.frame)
         if not send_frame(connection, reply.frame, lifeline):
             return True
 

@@ -360,11 +360,11 @@ def served():
     folder.chmod(0o755)
     threads = []
 
-    def start(gate=None, allowed=None):
+    def start(gate=None, allowed=None, on_leaving=lambda request, reply: None):
         path = folder / "gate.sock"
         read, write = os.pipe()
         users = allowed or {os.geteuid()}
-        thread = threading.Thread(target=serve_gate, args=(gate or Echo(), path, users, read), daemon=True)
+        thread = threading.Thread(target=serve_gate, args=(gate or Echo(), path, users, read, on_leaving), daemon=True)
         thread.start()
         threads.append((thread, write))
         while not path.exists():
