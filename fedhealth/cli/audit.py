@@ -79,15 +79,8 @@ def budget(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> 
     Example: fedhealth audit budget runs/demo-DATE/state/hungary/gate
     """
     from fedhealth.compliance.budget import budget_use
-    from fedhealth.compliance.bundle import is_bundle
-    from fedhealth.compliance.history import read_gate
 
-    if is_bundle(path):
-        history, _ = _bundle(path, evidence)
-    else:
-        history = read_gate(path)
-        if evidence is not None:
-            history = read_gate(path, _published_head(evidence, history.created.site))
+    history = _history(path, evidence)
     found, sides = history.ledger.verified, budget_use(history)
     if as_json:
         plain = {"site": found.head.site, "head": found.head.model_dump(), "ledger_key": found.ledger_key}
@@ -99,6 +92,28 @@ def budget(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> 
         typer.echo("Shares of a cap bind. A plan's epsilon is informative: it holds for that plan")
         typer.echo("as committed in advance; epsilons of several studies do not add up.")
     _end(found)
+
+
+@app.command()
+def acts(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> None:
+    """List what people did at a site, by whom and when, after verifying the ledger.
+
+    Approvals and withdrawals, policies, pauses, changes of the ledger key. Times are the site's own.
+
+    Exit codes: those of `audit verify`.
+
+    Example: fedhealth audit acts runs/demo-DATE/state/hungary/gate
+    """
+    from fedhealth.compliance.acts import acts_of
+
+    history = _history(path, evidence)
+    lines = acts_of(history)
+    if as_json:
+        _print_json({"site": history.created.site, "acts": [dataclasses.asdict(line) for line in lines]})
+    else:
+        for line in lines:
+            typer.echo(f"{line.entry:6}  {_time(line.at)}  {line.by or '-'}: {line.what}")
+    _end(history.ledger.verified)
 
 
 @app.command()
@@ -137,6 +152,17 @@ def export(
     typer.echo(f"  {found.head.size} entries and {len(history.studies)} signed studies of site '{found.head.site}'")
     typer.echo(f"  whoever gets it checks it with: fedhealth audit verify {output.name}")
     _end(found)
+
+
+def _history(path: Path, evidence: Path | None) -> "History":
+    """Verify a gate's folder, a ledger or a bundle, and return what it holds."""
+    from fedhealth.compliance.bundle import is_bundle
+    from fedhealth.compliance.history import read_gate
+
+    if is_bundle(path):
+        return _bundle(path, evidence)[0]
+    history = read_gate(path)
+    return history if evidence is None else read_gate(path, _published_head(evidence, history.created.site))
 
 
 def _bundle(path: Path, evidence: Path | None) -> "tuple[History, Manifest]":

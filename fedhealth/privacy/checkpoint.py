@@ -68,7 +68,8 @@ def open_checkpoint(note: str, site: SiteId, key: Ed25519PublicKey) -> Checkpoin
         f"the checkpoint of site '{site}' cannot be trusted",
         got="a note that is malformed or not signed by the site's ledger key",
         wanted="a note signed by the ledger key that was certified when the site joined",
-        next_step="Do not continue with this ledger; ask the site's administrator for the original.",
+        next_step="Do not continue with this ledger; ask the site's administrator for the original. If the site "
+        "changed its ledger key, follow its statement first: fedhealth coordinator follow-key.",
     )
     try:
         body, _, marks = note.partition("\n\n")

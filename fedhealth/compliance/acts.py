@@ -1,0 +1,87 @@
+"""What people did at a site, by whom and when, as its verified ledger says it. Torch-free.
+
+Charges and releases are no acts of people; `budget` adds them up. What patients caused is in no ledger.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from fedhealth.compliance.history import History
+from fedhealth.privacy.acts import KeyRotated, Paused, PolicyChanged, Unpaused
+from fedhealth.privacy.entries import (
+    ENTRY,
+    Approved,
+    Created,
+    Entry,
+    Reserved,
+    Stored,
+    Unwitnessed,
+    Withdrawn,
+    WitnessRule,
+)
+from fedhealth.privacy.release import Digest
+from fedhealth.study.signature import SignedStudy
+
+
+@dataclass(frozen=True)
+class ActLine:
+    """One act.
+
+    Attributes:
+        entry: its position in the ledger.
+        at: Unix time in milliseconds, by the site's own clock.
+        by: the local user; empty where the entry names none.
+        what: one sentence.
+    """
+
+    entry: int
+    at: int
+    by: str
+    what: str
+
+
+def acts_of(history: History) -> tuple[ActLine, ...]:
+    """Return what people did at a site, oldest first."""
+    lines = []
+    for position, body in enumerate(history.ledger.entries):
+        entry = ENTRY.validate_json(body)
+        if isinstance(entry, Reserved | Stored | Unwitnessed):
+            continue
+        by = "" if isinstance(entry, Created | WitnessRule) else entry.by
+        lines.append(ActLine(position, entry.at, by, _said(entry, history.studies)))
+    return tuple(lines)
+
+
+def _said(entry: Entry, studies: Mapping[Digest, SignedStudy]) -> str:
+    match entry:
+        case Created():
+            caps = "; ".join(
+                f"'{name}' epsilon {budget.epsilon:g} at delta {budget.delta:g}"
+                for name, budget in entry.budgets.items()
+            )
+            return f"the ledger of site '{entry.site}' began, under key {entry.ledger_key}, with budgets {caps}"
+        case Approved():
+            study = _study(entry.study, studies)
+            return f"approved {study} of key {entry.researcher[:12]} on data set '{entry.data_set}'"
+        case Withdrawn():
+            return f"withdrew {_study(entry.study, studies)}"
+        case PolicyChanged():
+            return f"the policy with SHA-256 {entry.policy_sha256} came into force"
+        case WitnessRule():
+            return f"the witness became '{entry.witness}', waited for {entry.wait_seconds} s"
+        case Paused():
+            return "paused the whole site"
+        case Unpaused():
+            return "let the site go on"
+        case KeyRotated():
+            return f"changed the ledger key from {entry.rotation.former_key} to {entry.rotation.ledger_key}"
+        case Reserved() | Stored() | Unwitnessed():
+            raise ValueError(f"'{entry.kind}' is no act of a person")
+        case _:
+            assert_never(entry)
+
+
+def _study(digest: Digest, studies: Mapping[Digest, SignedStudy]) -> str:
+    signed = studies.get(digest)
+    return f"study '{signed.study.name}' ({digest[:12]})" if signed else f"study {digest}"
