@@ -46,7 +46,14 @@ STOPPED = [
     ("larger sites wanted", {}, {}, {"min_declared_patients": 31}, ApprovalMissing, "larger sites"),
     ("more than the budget", {}, {"epsilon": 1.9}, {}, BudgetExhausted, "does not fit the privacy budget"),
     ("sampled rounds, counted in mu squared", {}, {}, {"training": {"sampling_rate": 0.5}}, ConfigInvalid, "no price"),
-    ("no such mechanism", {}, {}, {"privacy": {"training_epsilon": 1e-4}}, FedHealthError, "noise multiplier"),
+    (
+        "no such mechanism",
+        {},
+        {},
+        {"privacy": {"training_epsilon": 1e-9, "delta": 1e-12}},
+        FedHealthError,
+        "noise_mult",
+    ),
 ]
 
 
