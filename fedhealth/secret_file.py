@@ -84,10 +84,22 @@ def read_secret(path: Path) -> bytes:
     return data
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file's content so that after a crash it is the old or the new one, whole."""
+def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Replace a file's content so that after a crash it is the old or the new one, whole.
+
+    Args:
+        path: where; its folder must exist.
+        data: the whole content.
+        mode: of the new file from its first byte; what the umask leaves if None.
+    """
     temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode
+    )
+    with os.fdopen(descriptor, "wb") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +13,71 @@ import typer
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
 from fedhealth.errors import INTERRUPTED_EXIT_CODE, ConfigInvalid
 
-app = typer.Typer(help="For the datacentre: run a study over the sites that joined.", no_args_is_help=True)
+app = typer.Typer(
+    help="For the datacentre: found a federation, run a study over the sites that joined.", no_args_is_help=True
+)
+
+
+Home = Annotated[Path, typer.Option(help="The coordinator's state folder.")]
+Where = "HOST:PORT, as sites reach it."
+
+
+@app.command()
+def init(
+    federation: Annotated[str, typer.Argument(help="Its name, as the root has it.")],
+    home: Home,
+    link: Annotated[str, typer.Option(help=f"Where the link is: {Where}")],
+    enrolment: Annotated[str, typer.Option(help=f"Where sites join: {Where} Open only while an invitation is.")],
+) -> None:
+    """Make a coordinator's state, once, and a request for the machine with the root. Prints its witness key.
+
+    Example: fedhealth coordinator init heart --home state --link c.example:7443 --enrolment c.example:7444
+    """
+    from fedhealth.coordinator.home import CoordinatorHome, init_coordinator
+
+    for address in (link, enrolment):
+        check_address(address)
+    witness, request = init_coordinator(CoordinatorHome(home), federation, link, enrolment)
+    typer.echo(witness)
+    typer.echo(f"take {request} to the machine with the root: fedhealth root certify --help", err=True)
+
+
+@app.command()
+def request_authority(home: Home) -> None:
+    """Make the key and the request of next year's issuing authority; this year's goes on working.
+
+    Example: fedhealth coordinator request-authority --home state
+    """
+    from fedhealth.coordinator.home import CoordinatorHome
+    from fedhealth.pki.authority import request_authority as make_request
+
+    there = CoordinatorHome(home)
+    typer.echo(make_request(there.authority, there.federation()))
+
+
+@app.command()
+def install(
+    certificate: Annotated[Path, typer.Argument(help="What `fedhealth root certify` wrote.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT_PEM", help="The root's certificate, root.pem.")],
+    home: Home,
+) -> None:
+    """Put the root's answer in place; from then on the coordinator can certify. Prints the root's fingerprint.
+
+    Example: fedhealth coordinator install issuing.crt root.pem --home state
+    """
+    from fedhealth.coordinator.home import CoordinatorHome, install_chain
+    from fedhealth.pki.certificates import fingerprint_of
+    from fedhealth.secret_file import read_file
+
+    authority = install_chain(CoordinatorHome(home), read_file(certificate), read_file(root), datetime.now(UTC))
+    typer.echo(fingerprint_of(authority.root))
+    typer.echo(f"certifies until {authority.certificate.not_valid_after_utc:%Y-%m-%d}", err=True)
 
 
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed study.")],
-    home: Annotated[Path, typer.Option(help="The coordinator's state folder.")],
+    home: Home,
     out: Annotated[Path, typer.Option(help="Folder for model, evidence and report.")],
     address: Annotated[str, typer.Option(help="Where to listen, HOST:PORT; port 0 takes a free one.")] = "127.0.0.1:0",
     patience: Annotated[float, typer.Option(help="Seconds that a site that is away or busy is waited for.")] = 60.0,

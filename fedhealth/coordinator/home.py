@@ -1,33 +1,48 @@
-"""What a coordinator keeps: its certificate, its witness key, the sites that joined, and the heads it has seen.
+"""What a coordinator keeps: its authority and certificate, its witness key, who joined, and the heads it has seen.
 
-Made once by `init_coordinator`; a site joins with `admit_site`, which certifies the site's public TLS key and pins
-the key of its ledger.
+Made once by `init_coordinator`, which leaves a request for the root; `install_chain` puts the root's answer in place,
+and from then on the coordinator can certify. `coordinator.toml` says where sites find it.
 """
 
 import fcntl
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field
 
+from fedhealth.config import read_toml
+from fedhealth.coordinator.members import HeldCertificate, Members
 from fedhealth.coordinator.witness import PinnedSite
-from fedhealth.errors import ConfigInvalid
-from fedhealth.pki.authority import create_authority, open_authority
-from fedhealth.pki.identity import (
-    CERTIFICATE_FILE,
-    KEY_FILE,
-    ROOT_FILE,
-    Role,
-    coordinator_uri,
-    create_tls_key,
-    site_uri,
-)
+from fedhealth.errors import ConfigInvalid, IdentityInvalid
+from fedhealth.pki.authority import Authority, install_authority, open_authority, request_authority
+from fedhealth.pki.certificates import make_key
+from fedhealth.pki.identity import ROOT_FILE, TlsIdentity, load_identity, store_identity
+from fedhealth.pki.names import check_name
+from fedhealth.pki.profiles import Role, profiles
 from fedhealth.privacy.rotation import KeyStatement, follow_rotations
 from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
+
+Address = Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]{1,253}:\d{1,5}$")]
+
+
+class CoordinatorFile(BaseModel):
+    """`coordinator.toml`: who the coordinator is, and where sites find it (not where it listens).
+
+    Attributes:
+        federation: name of the federation, part of every certificate.
+        link: host and port of the link, as sites reach it.
+        enrolment: host and port that a site joins at; open only while an invitation is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    federation: str
+    link: Address
+    enrolment: Address
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,7 @@ class CoordinatorHome:
 
     @property
     def authority(self) -> Path:
-        """The small CA."""
+        """The issuing authority."""
         return self.root / "authority"
 
     @property
@@ -60,6 +75,11 @@ class CoordinatorHome:
         """One file per site that joined."""
         return self.root / "sites"
 
+    @property
+    def invitations(self) -> Path:
+        """One file per site that is invited."""
+        return self.root / "invitations"
+
     def hold(self) -> BinaryIO:
         """Keep other coordinators away from this state until the returned file is closed.
 
@@ -76,9 +96,39 @@ class CoordinatorHome:
             ) from error
         return held
 
+    def file(self) -> CoordinatorFile:
+        """Return who this is and where sites find it."""
+        return read_toml(self.root / "coordinator.toml", CoordinatorFile, "coordinator file")
+
     def federation(self) -> str:
         """Return the federation's name."""
-        return open_authority(self.authority).federation
+        return self.file().federation
+
+    def open_authority(self) -> Authority:
+        """Return the issuing authority."""
+        return open_authority(self.authority)
+
+    def members(self) -> Members:
+        """Return the record of who joined."""
+        return Members(self.sites)
+
+    def identity(self, now: datetime) -> TlsIdentity:
+        """Return what the coordinator serves with; a new key and leaf where a third of the old one's life is over.
+
+        Raises:
+            IdentityInvalid: the authority is missing, damaged or at its end.
+        """
+        role, profile = Role.COORDINATOR, profiles().coordinator
+        try:
+            identity = load_identity(self.tls, self.federation(), role, now)
+        except IdentityInvalid:
+            identity = None
+        if identity is None or now >= identity.leaf.not_valid_before_utc + profiles().back_date + profile.renew_after:
+            authority, key = self.open_authority(), make_key(profile.key)
+            replace_file(self.tls / ROOT_FILE, authority.root_pem, PUBLIC_MODE)
+            store_identity(self.tls, role, key, authority.issue(key.public_key(), role, role.value, now))
+            identity = load_identity(self.tls, self.federation(), role, now)
+        return identity
 
     def witness_key(self) -> Ed25519PrivateKey:
         """Return the key that countersigns ledgers."""
@@ -91,54 +141,82 @@ class CoordinatorHome:
             ConfigInvalid: none did.
         """
         pinned = {
-            path.stem: PinnedSite.model_validate_json(path.read_bytes()) for path in sorted(self.sites.glob("*.json"))
+            site: PinnedSite(ledger_key=member.ledger_key)
+            for site, member in self.members().all().items()
+            if member.revoked is None
         }
         if not pinned:
-            raise ConfigInvalid(f"no site has joined the coordinator at {self.root}", next_step="Admit a site first.")
+            raise ConfigInvalid(
+                f"no site has joined the coordinator at {self.root}",
+                next_step="Let one join first.",
+            )
         return pinned
 
 
-def init_coordinator(home: CoordinatorHome, federation: str, now: datetime) -> str:
-    """Make a coordinator's state and return the public half of its witness key, in hexadecimal.
+def init_coordinator(home: CoordinatorHome, federation: str, link: str, enrolment: str) -> tuple[str, Path]:
+    """Make a coordinator's state.
 
     Args:
         home: where to; nothing there is overwritten.
         federation: its name, part of every certificate.
-        now: the present, with time zone.
+        link: host and port of the link, as sites reach it.
+        enrolment: host and port that sites join at.
+
+    Returns:
+        The public half of its witness key, in hexadecimal, and the request for the machine with the root.
 
     Raises:
-        IdentityInvalid: the state exists already.
+        IdentityInvalid: the state exists already, or the name has another form.
     """
-    for folder in (home.root, home.tls, home.witnessed, home.sites):
+    check_name(federation)
+    for folder in (home.root, home.authority, home.tls, home.witnessed, home.sites, home.invitations):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    authority = create_authority(home.authority, federation, now)
-    key = create_tls_key(home.tls / KEY_FILE)
-    leaf = authority.issue_leaf(key, coordinator_uri(federation), Role.COORDINATOR, now)
-    create_file(home.tls / CERTIFICATE_FILE, leaf, PUBLIC_MODE)
-    create_file(home.tls / ROOT_FILE, authority.root_pem, PUBLIC_MODE)
-    return public_key_hex(create_signing_key(home.root / "witness.key"))
+    text = f'federation = "{federation}"\nlink = "{link}"\nenrolment = "{enrolment}"\n'
+    create_file(home.root / "coordinator.toml", text.encode(), PUBLIC_MODE)
+    home.file()
+    witness = public_key_hex(create_signing_key(home.root / "witness.key"))
+    return witness, request_authority(home.authority, federation)
+
+
+def install_chain(home: CoordinatorHome, issuing_pem: bytes, root_pem: bytes, now: datetime) -> Authority:
+    """Put in place what the root made of the coordinator's request.
+
+    Raises:
+        IdentityInvalid: it is for another key, federation or root, or not valid now.
+    """
+    return install_authority(home.authority, issuing_pem, root_pem, now)
 
 
 def admit_site(
-    home: CoordinatorHome, site: str, tls_key: EllipticCurvePublicKey, ledger_key: str, now: datetime
+    home: CoordinatorHome,
+    site: str,
+    tls_key: EllipticCurvePublicKey,
+    renewal_key: EllipticCurvePublicKey,
+    ledger_key: str,
+    now: datetime,
 ) -> tuple[bytes, bytes]:
-    """Let a site join: certify its TLS key and pin its ledger's key.
+    """Let a site join: certify its two TLS keys and pin its ledger's key.
 
     Args:
         home: the coordinator's state.
         site: the site's id.
-        tls_key: the public half of a key made at the site.
+        tls_key: the public half of the key of its link, made at the site.
+        renewal_key: the public half of the key of its renewal certificate, made at the site.
         ledger_key: raw Ed25519 public key of its ledger, hexadecimal.
         now: the present, with time zone.
 
     Returns:
-        The site's certificate and the federation's root, both PEM.
+        The two certificates, each with its issuer's behind it, PEM.
+
+    Raises:
+        IdentityInvalid: a key or name is of another kind, or the site joined before with another ledger.
     """
-    authority = open_authority(home.authority)
-    leaf = authority.issue_leaf(tls_key, site_uri(authority.federation, site), Role.SITE, now)
-    pinned = PinnedSite(ledger_key=ledger_key)
-    create_file(home.sites / f"{site}.json", pinned.model_dump_json().encode(), PUBLIC_MODE)
-    return leaf, authority.root_pem
+    authority = home.open_authority()
+    leaf = authority.issue(tls_key, Role.SITE, site, now)
+    renewal = authority.issue(renewal_key, Role.RENEWAL, site, now)
+    held = HeldCertificate.of(leaf, Role.SITE), HeldCertificate.of(renewal, Role.RENEWAL)
+    home.members().admit(site, ledger_key, held)
+    return leaf, renewal
 
 
 def follow_key(home: CoordinatorHome, statement: KeyStatement) -> tuple[str, str]:
@@ -155,13 +233,16 @@ def follow_key(home: CoordinatorHome, statement: KeyStatement) -> tuple[str, str
         ConfigInvalid: the coordinator is running, or the site has not joined.
         IdentityInvalid: the statement does not lead on from the trusted key.
     """
-    path = home.sites / f"{statement.site}.json"
+    members = home.members()
     with home.hold():
-        if not path.is_file():
-            raise ConfigInvalid(f"site '{statement.site}' has not joined this coordinator", next_step="Admit it first.")
-        pinned = PinnedSite.model_validate_json(path.read_bytes())
-        if statement.rotations and statement.rotations[-1].ledger_key == pinned.ledger_key:
-            return pinned.ledger_key, pinned.ledger_key
-        key = follow_rotations(statement.site, pinned.ledger_key, statement.rotations)
-        replace_file(path, pinned.model_copy(update={"ledger_key": key}).model_dump_json().encode())
-    return pinned.ledger_key, key
+        member = members.find(statement.site)
+        if member is None:
+            raise ConfigInvalid(
+                f"site '{statement.site}' has not joined this coordinator",
+                next_step="Let it join first.",
+            )
+        if statement.rotations and statement.rotations[-1].ledger_key == member.ledger_key:
+            return member.ledger_key, member.ledger_key
+        key = follow_rotations(statement.site, member.ledger_key, statement.rotations)
+        members.repin(statement.site, key)
+    return member.ledger_key, key

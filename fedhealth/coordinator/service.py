@@ -48,7 +48,6 @@ from fedhealth.errors import ApprovalMissing, FederationFailed, RefusalCode
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.frames import MAX_FRAME_BYTES, Accepted, Head, pack
 from fedhealth.link.server import LinkServer
-from fedhealth.pki.identity import Role, load_identity
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
@@ -115,8 +114,8 @@ class StudyRun:
         self._pinned = home.pinned_sites()
         witness_key = home.witness_key()
         self._held = home.hold()
-        identity = load_identity(home.tls, self._federation, Role.COORDINATOR, datetime.now(UTC))
-        self._link = LinkServer(identity, self._federation, frozenset(self._pinned), self._on_link)
+        identity = home.identity(datetime.now(UTC))
+        self._link = LinkServer(identity, self._federation, home.members().check, self._on_link)
         self._asker = Asker(self._carry, Witness(home.witnessed, self._pinned, witness_key))
         self._accepted: dict[str, Accepted] = {}
         self._progress = _Progress(started=_now())

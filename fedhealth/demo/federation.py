@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator
+from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator, install_chain
 from fedhealth.errors import ConfigInvalid, FedHealthError
 from fedhealth.learning.diagnosis import STEPS
-from fedhealth.pki.identity import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, create_tls_key
+from fedhealth.pki.certificates import make_key
+from fedhealth.pki.identity import ROOT_FILE, store_identity
+from fedhealth.pki.profiles import Role
+from fedhealth.pki.root import create_root
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.secret_file import PUBLIC_MODE, create_file
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
@@ -101,7 +104,7 @@ def set_up(folder: Path, protocol: Path, sites: Path, unsafe_noise_seed: int | N
 def _populate(folder: Path, study: Study, loaded: Sequence[DemoSite], unsafe_noise_seed: int | None) -> Federation:
     now = datetime.now(UTC)
     home = CoordinatorHome(folder / "state" / "coordinator")
-    witness_key = init_coordinator(home, FEDERATION, now)
+    witness_key = _found(folder / "state", home, now)
     create_signing_key(folder / "state" / "researcher.key")
     researcher = load_signing_key(folder / "state" / "researcher.key")
     signed = folder / "study.signed"
@@ -112,9 +115,11 @@ def _populate(folder: Path, study: Study, loaded: Sequence[DemoSite], unsafe_noi
         state = SiteState(folder / "state" / site.file.id)
         ledger_key = init_site(site.folder, state, witness_key, pinned, unsafe_noise_seed)
         state.node.mkdir(mode=0o700)
-        leaf, root = admit_site(home, site.file.id, create_tls_key(state.node / KEY_FILE), ledger_key, now)
-        create_file(state.node / CERTIFICATE_FILE, leaf, PUBLIC_MODE)
-        create_file(state.node / ROOT_FILE, root, PUBLIC_MODE)
+        tls, renewal = make_key("P-256"), make_key("P-256")
+        chains = admit_site(home, site.file.id, tls.public_key(), renewal.public_key(), ledger_key, now)
+        store_identity(state.node, Role.SITE, tls, chains[0])
+        store_identity(state.node, Role.RENEWAL, renewal, chains[1])
+        create_file(state.node / ROOT_FILE, home.open_authority().root_pem, PUBLIC_MODE)
         ready.append(DemoSite(site.folder, site.file, state))
     federation = Federation(folder, home, tuple(ready), study, signed)
     federation.results.mkdir()
@@ -123,6 +128,14 @@ def _populate(folder: Path, study: Study, loaded: Sequence[DemoSite], unsafe_noi
     for site in ready:
         approve_study(site.folder, site.state, examine_study(site.folder, site.state, signed.read_bytes(), STEPS))
     return federation
+
+
+def _found(state: Path, home: CoordinatorHome, now: datetime) -> str:
+    """Hold the ceremony: root, coordinator, certificate of the issuing authority; return the witness key."""
+    root = create_root(state / "root", FEDERATION, None, now)
+    witness_key, request = init_coordinator(home, FEDERATION, "127.0.0.1:0", "127.0.0.1:0")
+    install_chain(home, root.certify_issuer(request.read_bytes(), now), root.pem, now)
+    return witness_key
 
 
 def point_node(site: DemoSite, address: str) -> None:

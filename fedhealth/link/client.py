@@ -3,7 +3,7 @@
 How far the coordinator is checked: gRPC in Python shows a client neither the peer's certificate nor its URI
 name. What TLS does check: the chain ends at the federation's own root, whose name constraint allows no other
 federation's names; the certificate is for servers (EKU serverAuth, which no site has); and it carries
-`identity.coordinator_dns_name(federation)`, which the authority gives to no other name than
+`names.coordinator_dns_name(federation)`, which the authority gives to no other name than
 `spiffe://<federation>/coordinator`.
 
 Invariants: the site opens connections and accepts none; a service that fails is reported as FAIL without
@@ -33,7 +33,8 @@ from fedhealth.link.session import (
 )
 from fedhealth.link.stream import FrameStream
 from fedhealth.link.tls import MAX_ASKS_IN_FLIGHT, METHOD, SERVICE, aio, grpc, open_channel
-from fedhealth.pki.identity import Role, TlsIdentity, check_identity
+from fedhealth.pki.identity import TlsIdentity, check_identity
+from fedhealth.pki.profiles import Role
 
 logger = logging.getLogger(__name__)
 

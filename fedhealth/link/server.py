@@ -8,13 +8,15 @@ were checked; a refused peer learns a status code and nothing else; of two strea
 counts and the older is closed; when a stream ends, every ask waiting on it fails at once.
 
 Leaves to others: what services mean, repeating an ask (services must be idempotent: after `SiteAway` nobody
-knows whether the site did it), and revocation.
+knows whether the site did it), and who is a member (`admits`).
 """
 
 import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Iterable
+
+from cryptography.x509 import Certificate
 
 from fedhealth.errors import FedHealthError, LinkUnavailable
 from fedhealth.link.session import (
@@ -38,10 +40,17 @@ from fedhealth.link.tls import (
     server_credentials,
     server_options,
 )
-from fedhealth.pki.identity import Role, TlsIdentity, check_leaf, parse_certificate
+from fedhealth.pki.certificates import parse_certificate
+from fedhealth.pki.identity import TlsIdentity
+from fedhealth.pki.leaf import Flaw, LeafRefused, check_leaf
+from fedhealth.pki.profiles import Role
 
 logger = logging.getLogger(__name__)
 
+Admission = Callable[[str, Certificate, Role], None]
+"""Given a site, the leaf it proved in TLS and what the leaf is good for; raises `LeafRefused` if it is not let in."""
+
+_CODE_OF = dict.fromkeys((Flaw.NOT_A_MEMBER, Flaw.REVOKED, Flaw.NOT_ON_RECORD), grpc.StatusCode.PERMISSION_DENIED)
 STOP_GRACE_SECONDS = 0.5
 """How long a stopping server lets streams say goodbye; every ask has failed by then."""
 
@@ -60,7 +69,7 @@ class LinkServer:
     Args:
         identity: the coordinator's.
         federation: whose sites may connect.
-        sites: their ids; any other is refused, so an empty set refuses everybody.
+        admits: asked at every new stream whether a site and its certificate are still in; raises if not.
         on_change: called with a site's id and whether it is connected now, after each change; must not block.
     """
 
@@ -68,10 +77,10 @@ class LinkServer:
         self,
         identity: TlsIdentity,
         federation: str,
-        sites: frozenset[str],
+        admits: Admission,
         on_change: Callable[[str, bool], None] | None = None,
     ) -> None:
-        self._identity, self._federation, self._sites = identity, federation, sites
+        self._identity, self._federation, self._admits = identity, federation, admits
         self._on_change = on_change
         self._streams: dict[str, _SiteStream] = {}
         self._changed = asyncio.Event()
@@ -164,17 +173,24 @@ class LinkServer:
             raise _away(site, "no connection")
         return await stream.ask(service, body, timeout_seconds)
 
+    def end_site(self, site: str) -> bool:
+        """End the stream of a site that is no longer let in, with every ask on it; say whether there was one."""
+        stream = self._streams.get(site)
+        if stream is None:
+            return False
+        stream.end_code = grpc.StatusCode.PERMISSION_DENIED
+        self._leave(stream)
+        return True
+
     async def _serve(self, _requests: object, context: aio.ServicerContext) -> None:
         # context.abort never returns: it raises what ends the call.
         try:
-            site = self._site_of(context)
+            leaf = proven_leaf(context)
+            site = check_leaf(leaf, self._federation, Role.SITE)
+            self._admits(site, leaf, Role.SITE)
         except FedHealthError as error:
-            logger.warning("refused %s: %s", context.peer(), error)
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED)
-        if site not in self._sites:
-            logger.warning("refused %s: '%s' is not a site of this federation", context.peer(), site)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED)
-        stream = _SiteStream(site, context, self._join)
+            await context.abort(_refusal(context, error))
+        stream = _SiteStream(site, context, lambda stream: self._join(stream, leaf))
         try:
             await stream.run()
         except ProtocolMismatch as error:
@@ -186,20 +202,17 @@ class LinkServer:
         finally:
             self._leave(stream)
         # Closed from this side: replaced by a newer stream of the same site, or the server stops.
-        await context.abort(grpc.StatusCode.ABORTED if stream.replaced else grpc.StatusCode.UNAVAILABLE)
+        await context.abort(stream.end_code)
 
-    def _site_of(self, context: aio.ServicerContext) -> str:
-        facts = context.auth_context()
-        version, certificates = facts.get("ssl_tls_version"), facts.get("x509_pem_cert", ())
-        if not version or list(version) != [b"TLSv1.3"]:
-            raise LinkUnavailable("a connection is refused", got=str(version), wanted="TLSv1.3")
-        if len(certificates) != 1:
-            raise LinkUnavailable("a connection is refused", got="no certificate", wanted="a site's")
-        return check_leaf(parse_certificate(certificates[0]), self._federation, Role.SITE)
-
-    def _join(self, stream: "_SiteStream") -> None:
+    def _join(self, stream: "_SiteStream", leaf: Certificate) -> None:
         if self._server is None:
             stream.frames.close()
+            return
+        try:
+            self._admits(stream.site, leaf, Role.SITE)  # again: it may have been revoked since the stream began
+        except FedHealthError as error:
+            stream.end_code = _refusal(stream.context, error)
+            stream.end()
             return
         older = self._streams.get(stream.site)
         self._streams[stream.site] = stream
@@ -207,7 +220,7 @@ class LinkServer:
             self._tell(stream.site, connected=True)
         else:
             logger.info("site '%s' opened a newer link; the older one is closed", stream.site)
-            older.replaced = True
+            older.end_code = grpc.StatusCode.ABORTED
             older.end()
 
     def _leave(self, stream: "_SiteStream") -> None:
@@ -231,8 +244,8 @@ class _SiteStream:
     """One stream of one site, and the asks that wait on it."""
 
     def __init__(self, site: str, context: aio.ServicerContext, on_ready: Callable[["_SiteStream"], None]) -> None:
-        self.site = site
-        self.replaced = False
+        self.site, self.context = site, context
+        self.end_code = grpc.StatusCode.UNAVAILABLE
         session = SessionEnd(Role.COORDINATOR, secrets.token_bytes(SESSION_ID_BYTES))
         self.frames = FrameStream(session, context.read, context.write)
         self._on_ready = on_ready
@@ -289,6 +302,30 @@ class _SiteStream:
                     next_step="Its administrator finds the reason in the log of the site's node.",
                 )
             )
+
+
+def _refusal(context: aio.ServicerContext, error: FedHealthError) -> grpc.StatusCode:
+    """Log why a peer is not let in, in one word of ours, and return the code that is all it learns."""
+    if isinstance(error, LeafRefused):
+        logger.warning("refused %s: %s", context.peer(), error.flaw)
+        return _CODE_OF.get(error.flaw, grpc.StatusCode.UNAUTHENTICATED)
+    logger.error("refused %s: %s", context.peer(), error.what)
+    return grpc.StatusCode.UNAUTHENTICATED
+
+
+def proven_leaf(context: aio.ServicerContext) -> Certificate:
+    """Return the certificate that a peer proved in TLS 1.3.
+
+    Raises:
+        LeafRefused: an older TLS, or no certificate.
+    """
+    facts = context.auth_context()
+    version, certificates = facts.get("ssl_tls_version"), facts.get("x509_pem_cert", ())
+    if not version or list(version) != [b"TLSv1.3"]:
+        raise LeafRefused(Flaw.TLS_VERSION, str(version), "TLSv1.3")
+    if len(certificates) != 1:
+        raise LeafRefused(Flaw.NO_CERTIFICATE, "none", "a site's")
+    return parse_certificate(certificates[0])
 
 
 def _away(site: str, got: str) -> SiteAway:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.pki.identity import Role
+from fedhealth.pki.profiles import Role
 
 LINK_PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 4 * 2**20

@@ -22,7 +22,8 @@ from grpc import aio as aio
 from grpc._cython import cygrpc  # private: the only way to have the variable read again
 
 from fedhealth.link.session import MAX_FRAME_BYTES, MAX_HEADER_BYTES
-from fedhealth.pki.identity import TlsIdentity, coordinator_dns_name
+from fedhealth.pki.identity import TlsIdentity
+from fedhealth.pki.names import coordinator_dns_name
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def server_options() -> list[tuple[str, int | str]]:
 def server_credentials(identity: TlsIdentity) -> grpc.ServerCredentials:
     """Return credentials that ask every peer for a certificate of the federation's root."""
     return grpc.ssl_server_credentials(
-        [(identity.key_pem, identity.certificate_pem)],
+        [(identity.key_pem, identity.chain_pem)],
         root_certificates=identity.root_pem,
         require_client_auth=True,
     )
@@ -73,10 +74,10 @@ def open_channel(identity: TlsIdentity, address: str, federation: str) -> aio.Ch
         identity: the site's.
         address: `host:port` of the coordinator.
         federation: whose coordinator it must be: the server's certificate needs
-            `identity.coordinator_dns_name(federation)`, whatever the address.
+            `names.coordinator_dns_name(federation)`, whatever the address.
     """
     credentials = grpc.ssl_channel_credentials(
-        identity.root_pem, private_key=identity.key_pem, certificate_chain=identity.certificate_pem
+        identity.root_pem, private_key=identity.key_pem, certificate_chain=identity.chain_pem
     )
     options = [
         *_SHARED_OPTIONS,

@@ -1,237 +1,202 @@
-"""The federation's own certificate authority: one P-384 root that issues short-lived P-256 leaves.
+"""The issuing authority: below the root, on the coordinator's machine, makes the leaves of a federation.
 
-Source: RFC 5280 (path length 0, URI name constraint on the root, which TLS enforces), SPIFFE X.509-SVID.
+Source: RFC 5280 (path length 0 below a root of path length 1, name constraints, which TLS enforces), SPIFFE X.509-SVID.
 
-Invariants: the authority sees public keys only, never a private key of a site or the coordinator; a leaf has
-the profile that `identity.check_leaf` asks for, and is checked against it before it is handed out; a leaf
-never outlives the root.
+Invariants: the authority sees public keys only, never a private key of a site; a leaf has the profile that
+`leaf.check_leaf` asks for, and is checked against it before it is handed out; a leaf never outlives the authority;
+key and certificate are one file, so that one rename replaces both.
 
-Leaves to others: who may have a certificate (enrolment), carrying it there, renewal and revocation. Whoever
-holds `root.key` can pose as any site and as the coordinator: keep it off the federation's own machines.
+Leaves to others: who may have a certificate (enrolment, renewal), and which are still good (the coordinator's members).
+Whoever holds the issuing key can certify strangers, for a year; they are still not on the coordinator's record.
 """
 
-import ipaddress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from fedhealth.errors import IdentityInvalid
-from fedhealth.pki.identity import (
-    ROLE_USAGE,
-    ROOT_FILE,
-    Role,
-    check_leaf,
-    check_name,
-    coordinator_dns_name,
-    holder_of,
+from fedhealth.pki.certificates import (
+    Subject,
+    certificate_builder,
+    certificate_pem,
+    constrained_federation,
+    issued,
+    key_pem,
+    key_usage,
+    limited,
+    make_key,
+    make_request,
     parse_certificate,
 )
-from fedhealth.secret_file import PUBLIC_MODE, create_file, read_file, read_secret
+from fedhealth.pki.identity import ROOT_FILE
+from fedhealth.pki.leaf import check_leaf
+from fedhealth.pki.names import check_name, coordinator_dns_name, uri_of
+from fedhealth.pki.profiles import Role, profiles
+from fedhealth.secret_file import PUBLIC_MODE, SECRET_MODE, create_file, read_file, read_secret, replace_file
 
-ROOT_KEY_FILE = "root.key"
-ROOT_LIFETIME = timedelta(days=3653)
-"""Ten years: a federation outlives its studies, and a new root means a visit to every hospital."""
-LEAF_LIFETIME = timedelta(hours=24)
-"""A day: a stolen leaf is useless tomorrow, which stands in for revocation lists."""
-BACK_DATE = timedelta(minutes=5)
-"""Hospital clocks that are a little behind must accept a fresh certificate."""
+ISSUING_FILE = "issuing.pem"
+NEXT_KEY_FILE = "issuing-next.key"
+REQUEST_FILE = "issuing.csr"
 
 
-def create_authority(directory: Path, federation: str, now: datetime) -> "Authority":
-    """Create a federation's root: `root.pem`, and `root.key` with mode 0600.
+def request_authority(directory: Path, federation: str) -> Path:
+    """Make the key of a new issuing authority and the request that the root shall certify; return the request's path.
+
+    Run again before `install_authority`, it returns the request that is there.
 
     Args:
-        directory: a folder that holds neither file; it is created if missing.
-        federation: its name, 1-63 lower-case letters, digits and hyphens.
+        directory: the authority's folder; an authority that is there goes on working until the new one is installed.
+        federation: its name.
+
+    Raises:
+        IdentityInvalid: the name has another form, or a file cannot be created.
+    """
+    check_name(federation)
+    key_path, request_path = directory / NEXT_KEY_FILE, directory / REQUEST_FILE
+    if not key_path.exists():
+        create_file(key_path, key_pem(make_key(profiles().issuing.key)))
+    key = _load_key(directory, read_secret(key_path))
+    if not request_path.exists():
+        replace_file(request_path, make_request(key, federation, "issuing authority"), PUBLIC_MODE)
+    return request_path
+
+
+def install_authority(directory: Path, certificate_pem_text: bytes, root_pem: bytes, now: datetime) -> "Authority":
+    """Put the certificate that the root made beside its key; from then on leaves come from it.
+
+    Args:
+        directory: where `request_authority` made the key.
+        certificate_pem_text: what `Root.certify_issuer` returned.
+        root_pem: the root's certificate; where one is there already, the same.
         now: the present, with time zone.
 
     Raises:
-        IdentityInvalid: one of the files exists already, or the name has another form.
+        IdentityInvalid: the certificate is of another key, root or profile, or not valid now; or the root is another
+            than the one that the sites trust.
     """
-    check_name(federation)
-    directory.mkdir(parents=True, exist_ok=True)
-    existing = [name for name in (ROOT_FILE, ROOT_KEY_FILE) if (directory / name).exists()]
-    if existing:
-        raise IdentityInvalid(
-            f"folder '{directory}' holds an authority already",
-            got=" and ".join(existing),
-            wanted="a folder without one",
-            next_step="Use the authority that is there, or choose another folder.",
-        )
-    key = ec.generate_private_key(ec.SECP384R1())
-    name = _name(federation)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    certificate = (
-        _builder(name, name, key.public_key(), now, ROOT_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(authority=True), critical=True)
-        .add_extension(
-            x509.NameConstraints(
-                permitted_subtrees=[x509.UniformResourceIdentifier(federation)], excluded_subtrees=None
-            ),
-            critical=True,
-        )
-        .add_extension(identifier, critical=False)
-        .sign(key, hashes.SHA384())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    create_file(directory / ROOT_KEY_FILE, pem)
-    create_file(directory / ROOT_FILE, certificate.public_bytes(serialization.Encoding.PEM), PUBLIC_MODE)
-    return Authority(federation, certificate, key)
+    root, certificate = parse_certificate(root_pem), parse_certificate(certificate_pem_text)
+    key = _load_key(directory, read_secret(directory / NEXT_KEY_FILE))
+    root_path = directory / ROOT_FILE
+    if root_path.exists() and parse_certificate(read_file(root_path)) != root:
+        raise _unusable(directory, "another root than the one that is there")
+    _check_authority(directory, certificate, root, key)
+    for each in (certificate, root):
+        if not each.not_valid_before_utc <= now < each.not_valid_after_utc:
+            raise _unusable(directory, f"a certificate valid from {each.not_valid_before_utc} only, or ended")
+    if not root_path.exists():
+        replace_file(root_path, certificate_pem(root), PUBLIC_MODE)
+    replace_file(directory / ISSUING_FILE, key_pem(key) + certificate_pem(certificate), SECRET_MODE)
+    (directory / NEXT_KEY_FILE).unlink()
+    (directory / REQUEST_FILE).unlink(missing_ok=True)
+    return open_authority(directory)
 
 
 def open_authority(directory: Path) -> "Authority":
-    """Open the authority that `create_authority` made.
-
-    Args:
-        directory: the folder that holds `root.pem` and `root.key`.
+    """Open the authority that `install_authority` put there.
 
     Raises:
         IdentityInvalid: a file is missing, open to other users, malformed, or they do not belong together.
     """
-    certificate = parse_certificate(read_file(directory / ROOT_FILE))
-    try:
-        key = serialization.load_pem_private_key(read_secret(directory / ROOT_KEY_FILE), password=None)
-        constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
-        raise _damaged(directory, "files that cannot be read") from error
-    permitted = [name.value for name in constraints.permitted_subtrees or []]
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        raise _damaged(directory, "a key of another root")
-    if len(permitted) != 1 or not isinstance(permitted[0], str):
-        raise _damaged(directory, "a root of no federation")
-    return Authority(check_name(permitted[0]), certificate, key)
+    if (directory / NEXT_KEY_FILE).exists() and not (directory / ISSUING_FILE).exists():
+        raise IdentityInvalid(
+            f"the authority in '{directory}' waits for the root's certificate",
+            got=f"the request {directory / REQUEST_FILE}",
+            wanted="the certificate that the root makes of it",
+            next_step="Take the request to the machine with the root: fedhealth root certify --help",
+        )
+    whole = read_secret(directory / ISSUING_FILE)
+    root, certificate = parse_certificate(read_file(directory / ROOT_FILE)), parse_certificate(whole)
+    key = _load_key(directory, whole)
+    _check_authority(directory, certificate, root, key)
+    return Authority(check_name(constrained_federation(root) or ""), certificate, root, key)
 
 
 @dataclass(frozen=True)
 class Authority:
-    """A federation's root certificate and key; made by `create_authority` or `open_authority`."""
+    """An issuing authority's certificate and key, and the root above it; made by `open_authority`."""
 
     federation: str
     certificate: x509.Certificate
+    root: x509.Certificate
     key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @property
     def root_pem(self) -> bytes:
         """The root certificate: public, and what every member of the federation trusts."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        return certificate_pem(self.root)
 
-    def issue_leaf(
-        self,
-        public_key: ec.EllipticCurvePublicKey | x509.CertificateSigningRequest,
-        spiffe_id: str,
-        role: Role,
-        now: datetime,
-        lifetime: timedelta = LEAF_LIFETIME,
-    ) -> bytes:
-        """Return a new leaf certificate in PEM, valid from five minutes ago.
+    def issue(self, public_key: ec.EllipticCurvePublicKey, role: Role, holder: str, now: datetime) -> bytes:
+        """Return a new leaf and this authority's certificate, in PEM: what its holder shows in TLS.
 
         Args:
-            public_key: the holder's P-256 public key, or a signing request, of which only the key is used.
-            spiffe_id: `identity.site_uri(...)` or `identity.coordinator_uri(...)` of this federation.
-            role: what the holder is; decides the key usage. The coordinator's leaf is also good for
-                `identity.coordinator_dns_name(...)`, `localhost` and 127.0.0.1.
+            public_key: the holder's, on the curve of the role's profile.
+            role: what the leaf is good for; decides names, usage and lifetime.
+            holder: the site's id; "coordinator" for the coordinator.
             now: the present, with time zone.
-            lifetime: from `now`; more than zero, and not beyond the root's end.
 
         Raises:
-            IdentityInvalid: the request's signature does not hold, the key is not P-256, the name is not of
-                this federation and role, or the lifetime does not fit.
+            IdentityInvalid: the key or the holder's name is of another kind, or this authority is at its end.
         """
-        holder = holder_of(spiffe_id, self.federation, role)
-        if isinstance(public_key, x509.CertificateSigningRequest):
-            if not public_key.is_signature_valid:
-                raise IdentityInvalid("the signing request is not signed by its own key")
-            requested = public_key.public_key()
-        else:
-            requested = public_key
-        if not isinstance(requested, ec.EllipticCurvePublicKey):
+        profile = profiles().of(role)
+        end = limited(now, profile.lifetime, self.certificate)
+        if end <= now:
             raise IdentityInvalid(
-                "cannot certify this key",
-                got=type(requested).__name__,
-                wanted="a P-256 key",
-                next_step="Make a new key: TLS leaves of this federation are P-256.",
+                f"the issuing authority of federation '{self.federation}' is at its end",
+                got=f"{now:%Y-%m-%d %H:%M}",
+                wanted=f"a time before {self.certificate.not_valid_after_utc:%Y-%m-%d %H:%M}",
+                next_step="Make a new one: fedhealth coordinator request-authority --help",
             )
-        if lifetime <= timedelta(0) or now + lifetime > self.certificate.not_valid_after_utc:
-            raise IdentityInvalid(
-                f"cannot certify '{spiffe_id}' for that time",
-                got=f"until {now + lifetime}",
-                wanted=f"a time after {now} and before {self.certificate.not_valid_after_utc}",
-                next_step="Choose another lifetime, or create a new root.",
-            )
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id)]
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri_of(self.federation, role, holder))]
         if role is Role.COORDINATOR:
-            names += [
-                x509.DNSName(coordinator_dns_name(self.federation)),
-                x509.DNSName("localhost"),
-                x509.IPAddress(ipaddress.IPv4Address("127.0.0.1")),
-            ]
+            names.append(x509.DNSName(coordinator_dns_name(self.federation)))
+        subject = Subject(self.federation, holder, public_key)
         leaf = (
-            _builder(_name(holder), self.certificate.subject, requested, now, lifetime)
+            certificate_builder(subject, self.certificate.subject, self.key.public_key(), now, end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(authority=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ROLE_USAGE[role]]), critical=True)
+            .add_extension(key_usage("digital_signature"), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([profile.usage]), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA384())
         )
         check_leaf(leaf, self.federation, role)
-        return leaf.public_bytes(serialization.Encoding.PEM)
+        return certificate_pem(leaf) + certificate_pem(self.certificate)
 
 
-def _name(common_name: str) -> x509.Name:
-    """Return a name for people to read; nothing is decided by it."""
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "FedHealth"),
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
-        ]
-    )
+def _check_authority(
+    directory: Path, certificate: x509.Certificate, root: x509.Certificate, key: ec.EllipticCurvePrivateKey
+) -> None:
+    """Refuse what the root of this federation did not make for this key."""
+    federation = constrained_federation(root)
+    if federation is None or constrained_federation(certificate) != federation:
+        raise _unusable(directory, "certificates that are not limited to one federation")
+    if not issued(root, root) or not issued(certificate, root):
+        raise _unusable(directory, "a certificate that this root did not make")
+    if key.public_key() != certificate.public_key():
+        raise _unusable(directory, "the certificate of another key")
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    if not constraints.ca or constraints.path_length != profiles().issuing.path_length:
+        raise _unusable(directory, "a certificate of another profile")
 
 
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public_key: ec.EllipticCurvePublicKey,
-    now: datetime,
-    lifetime: timedelta,
-) -> x509.CertificateBuilder:
-    present = now.astimezone(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(present - BACK_DATE)
-        .not_valid_after(present + lifetime)
-    )
+def _load_key(directory: Path, pem: bytes) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _unusable(directory, "a key that cannot be read") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _unusable(directory, "a key of another kind")
+    return key
 
 
-def _key_usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not authority,
-        key_cert_sign=authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _damaged(directory: Path, got: str) -> IdentityInvalid:
+def _unusable(directory: Path, got: str) -> IdentityInvalid:
     return IdentityInvalid(
         f"the authority in '{directory}' cannot be used",
         got=got,
-        wanted=f"{ROOT_FILE} and {ROOT_KEY_FILE} of one federation, as created",
-        next_step="Restore both files from the same backup.",
+        wanted="the key made here and the certificate that this federation's root made for it",
+        next_step="Take the request to the root again, or restore the folder from one backup.",
     )

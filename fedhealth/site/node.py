@@ -15,7 +15,8 @@ from pathlib import Path
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link.client import run_link
 from fedhealth.link.frames import MAX_FRAME_BYTES
-from fedhealth.pki.identity import Role, load_identity
+from fedhealth.pki.identity import load_identity
+from fedhealth.pki.profiles import Role
 from fedhealth.site.node_file import NodeFile
 from fedhealth.site.state import SiteState
 

@@ -12,9 +12,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhealth.cli.main import main
-from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator
-from fedhealth.pki.authority import create_authority
-from fedhealth.pki.identity import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, Role, create_tls_key, site_uri
+from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator, install_chain
+from fedhealth.pki.authority import install_authority, request_authority
+from fedhealth.pki.certificates import make_key
+from fedhealth.pki.identity import ROOT_FILE, store_identity
+from fedhealth.pki.profiles import Role
+from fedhealth.pki.root import create_root
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import create_signing_key, public_key_hex
@@ -401,11 +404,16 @@ def test_the_demo_overwrites_nothing(command, tmp_path):
 
 def made_node(folder, now):
     """Make a node's state whose certificate was issued at `now`."""
-    authority = create_authority(folder / "authority", "demo", now)
+    root = create_root(folder / "root", "demo", None, now)
+    (folder / "authority").mkdir()
+    request = request_authority(folder / "authority", "demo")
+    issuer = root.certify_issuer(request.read_bytes(), now)
+    authority = install_authority(folder / "authority", issuer, root.pem, now)
     node = folder / "state" / "node"
     node.mkdir(parents=True)
-    key = create_tls_key(node / KEY_FILE)
-    (node / CERTIFICATE_FILE).write_bytes(authority.issue_leaf(key, site_uri("demo", "hungary"), Role.SITE, now))
+    for role in (Role.SITE, Role.RENEWAL):
+        key = make_key("P-256")
+        store_identity(node, role, key, authority.issue(key.public_key(), role, "hungary", now))
     (node / ROOT_FILE).write_bytes(authority.root_pem)
     (node / "node.toml").write_text('site = "hungary"\nfederation = "demo"\ncoordinator = "127.0.0.1:9"\n')
     return folder / "state"
@@ -436,9 +444,12 @@ def test_a_node_file_with_an_unknown_key_or_no_port_stops_the_node(tmp_path):
 def coordinator(tmp_path, made):
     """The coordinator's home with one site that joined."""
     now, home = datetime.now(UTC), CoordinatorHome(tmp_path / "home")
-    init_coordinator(home, "demo", now)
+    root = create_root(tmp_path / "root", "demo", None, now)
+    _, request = init_coordinator(home, "demo", "127.0.0.1:7443", "127.0.0.1:7444")
+    install_chain(home, root.certify_issuer(request.read_bytes(), now), root.pem, now)
     ledger_key = public_key_hex(create_signing_key(tmp_path / "ledger.key"))
-    admit_site(home, "hungary", create_tls_key(tmp_path / "tls.key"), ledger_key, now)
+    keys = [make_key("P-256").public_key() for _ in range(2)]
+    admit_site(home, "hungary", *keys, ledger_key, now)
     return ("coordinator", "run", made / "study.signed", "--home", home.root, "--out", tmp_path / "results")
 
 
@@ -479,7 +490,7 @@ def test_sites_that_stay_away_are_named(coordinator, command):
 def test_a_coordinator_without_state_or_study_is_one_message(coordinator, command, tmp_path):
     run, verb, study, _, _, *out = coordinator
     ended, said = command(run, verb, study, "--home", tmp_path / "nowhere", *out)
-    assert ended == 8
+    assert ended == 3
     check_one_message(said, ["nowhere", "No such file"])
     ended, said = command(run, verb, tmp_path / "no-study", *coordinator[3:])
     assert ended == 3

@@ -1,43 +1,57 @@
 import asyncio
 import contextlib
-import ipaddress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhealth.link.client import run_link
 from fedhealth.link.server import LinkServer
-from fedhealth.pki.authority import create_authority
-from fedhealth.pki.identity import Role, TlsIdentity, coordinator_uri, site_uri
+from fedhealth.pki.authority import install_authority, request_authority
+from fedhealth.pki.certificates import certificate_pem, key_pem, key_usage, make_key
+from fedhealth.pki.identity import TlsIdentity
+from fedhealth.pki.leaf import Flaw, LeafRefused
+from fedhealth.pki.profiles import Role
+from fedhealth.pki.root import create_root
 
 SITES = frozenset({"cleveland", "hungary", "switzerland", "va"})
 
 
+def admit(site, _leaf, _role):
+    """What a coordinator's record of members does, for a fixed set of them."""
+    if site not in SITES:
+        raise LeafRefused(Flaw.NOT_A_MEMBER, "a stranger", "a member")
+
+
 class Federation:
-    """An authority, the identities it issues, and running ends, on real sockets."""
+    """A root, an issuing authority, the identities it issues, and running ends, on real sockets."""
 
     def __init__(self, directory):
         self.now = datetime.now(UTC)
-        self.authority = create_authority(directory, "heart", self.now)
-        self.coordinator = self.issue(coordinator_uri("heart"), Role.COORDINATOR)
+        year = self.now - timedelta(days=200)  # so that it could issue what has expired since
+        self.root = create_root(directory / "root", "heart", None, year)
+        self.authority = self.new_authority(directory, year)
+        self.coordinator = self.issue(Role.COORDINATOR, "coordinator")
 
-    def issue(self, uri, role, now=None):
-        key = ec.generate_private_key(ec.SECP256R1())
-        leaf = self.authority.issue_leaf(key.public_key(), uri, role, now or self.now)
-        return TlsIdentity(leaf, pem(key), self.authority.root_pem)
+    def new_authority(self, directory, now):
+        request = request_authority(directory, "heart")
+        return install_authority(directory, self.root.certify_issuer(request.read_bytes(), now), self.root.pem, now)
+
+    def issue(self, role, holder, now=None):
+        key = make_key("P-256")
+        chain = self.authority.issue(key.public_key(), role, holder, now or self.now)
+        return TlsIdentity(chain, key_pem(key), self.authority.root_pem)
 
     def site(self, name, now=None):
-        return self.issue(site_uri("heart", name), Role.SITE, now)
+        return self.issue(Role.SITE, name, now)
 
     def forge(self, uris, usages=(ExtendedKeyUsageOID.CLIENT_AUTH,), dns=(), curve=None):
         """A leaf that the authority would refuse to issue, signed with its key."""
         key = ec.generate_private_key(curve or ec.SECP256R1())
         names = [x509.UniformResourceIdentifier(uri) for uri in uris] + [x509.DNSName(name) for name in dns]
-        names += [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))] if dns else []
         leaf = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "forged")]))
@@ -47,15 +61,17 @@ class Federation:
             .not_valid_before(self.now - timedelta(minutes=5))
             .not_valid_after(self.now + timedelta(hours=1))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(key_usage("digital_signature"), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self.authority.key, hashes.SHA384())
         )
-        return TlsIdentity(leaf.public_bytes(serialization.Encoding.PEM), pem(key), self.authority.root_pem)
+        chain = certificate_pem(leaf) + certificate_pem(self.authority.certificate)
+        return TlsIdentity(chain, key_pem(key), self.authority.root_pem)
 
     @contextlib.asynccontextmanager
     async def server(self, address="127.0.0.1:0", identity=None, on_change=None):
-        server = LinkServer(identity or self.coordinator, "heart", SITES, on_change)
+        server = LinkServer(identity or self.coordinator, "heart", admit, on_change)
         port = await server.start(address)
         try:
             yield server, f"127.0.0.1:{port}"
@@ -74,12 +90,6 @@ class Federation:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-
-def pem(key):
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 @pytest.fixture(scope="session")

@@ -277,7 +277,7 @@ def test_a_port_in_use_is_a_clear_error(federation):
     async def main():
         async with federation.server() as (_, address):
             with pytest.raises(LinkUnavailable, match=f"cannot listen at {address}; got a port in use"):
-                await LinkServer(federation.coordinator, "heart", frozenset()).start(address)
+                await LinkServer(federation.coordinator, "heart", lambda *_: None).start(address)
 
     asyncio.run(main())
 

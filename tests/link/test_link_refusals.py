@@ -13,7 +13,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fedhealth.link.session import FrameKind, SessionEnd, hello_body
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc
-from fedhealth.pki.identity import Role, TlsIdentity, coordinator_dns_name
+from fedhealth.pki.identity import TlsIdentity
+from fedhealth.pki.names import coordinator_dns_name
+from fedhealth.pki.profiles import Role
 
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 HUNGARY = "spiffe://heart/site/hungary"
@@ -26,9 +28,9 @@ def raw_channel(federation, address, identity):
     credentials = grpc.ssl_channel_credentials(
         federation.authority.root_pem,
         private_key=identity.key_pem if identity else None,
-        certificate_chain=identity.certificate_pem if identity else None,
+        certificate_chain=identity.chain_pem if identity else None,
     )
-    options = [("grpc.ssl_target_name_override", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
+    options = [("grpc.ssl_target_name_override", coordinator_dns_name("heart")), ("grpc.use_local_subchannel_pool", 1)]
     return aio.secure_channel(address, credentials, options)
 
 
@@ -41,7 +43,8 @@ CLIENTS = {
     "server certificate": (lambda fed, foreign: fed.coordinator, IN_TLS),
     "client and server": (lambda fed, foreign: fed.forge([HUNGARY], [CLIENT, SERVER]), PROFILE),
     "two URI names": (lambda fed, foreign: fed.forge([HUNGARY, "spiffe://heart/site/va"]), PROFILE),
-    "no URI name": (lambda fed, foreign: fed.forge([], dns=["hungary"]), PROFILE),
+    "no URI name": (lambda fed, foreign: fed.forge([], dns=["hungary.heart.fedhealth.internal"]), PROFILE),
+    "renewal certificate": (lambda fed, foreign: fed.issue(Role.RENEWAL, "hungary"), PROFILE),
     "coordinator's name": (lambda fed, foreign: fed.forge(["spiffe://heart/coordinator"]), PROFILE),
     "P-384 key": (lambda fed, foreign: fed.forge([HUNGARY], curve=ec.SECP384R1()), PROFILE),
     "unknown site": (lambda fed, foreign: fed.site("atlantis"), MEMBER),
@@ -86,9 +89,7 @@ def test_a_raw_client_with_a_good_certificate_gets_in(federation):
 
 SERVERS = {
     "foreign authority": lambda fed, foreign: foreign.coordinator,
-    "expired": lambda fed, foreign: fed.issue(
-        "spiffe://heart/coordinator", Role.COORDINATOR, fed.now - timedelta(days=2)
-    ),
+    "expired": lambda fed, foreign: fed.issue(Role.COORDINATOR, "coordinator", fed.now - timedelta(days=2)),
     "a site's certificate": lambda fed, foreign: fed.site("va"),
     "a site's certificate with the coordinator's DNS name": lambda fed, foreign: fed.forge(
         ["spiffe://heart/site/va"], [CLIENT], [coordinator_dns_name("heart")]
@@ -108,7 +109,7 @@ def test_a_site_refuses_a_server(federation, foreign, until, case):
         states = []
         identity = SERVERS[case](federation, foreign)
         # A server that trusts the site, so that only the site's own check can refuse.
-        trusting = TlsIdentity(identity.certificate_pem, identity.key_pem, federation.authority.root_pem)
+        trusting = TlsIdentity(identity.chain_pem, identity.key_pem, federation.authority.root_pem)
         async with federation.server(identity=trusting) as (server, address):
             async with federation.node("hungary", address, {}, states):
                 await until(lambda: "disconnected" in states)
@@ -133,7 +134,7 @@ def test_a_site_that_is_not_on_the_list_tells_its_administrator(federation, unti
 def handshake(federation, folder, address, version):
     """A TLS handshake of one version with a good certificate; returns the version, or raises."""
     site = federation.site("hungary")
-    (folder / "tls.pem").write_bytes(site.certificate_pem)
+    (folder / "tls.pem").write_bytes(site.chain_pem)
     (folder / "tls.key").write_bytes(site.key_pem)
     context = ssl.create_default_context(cadata=site.root_pem.decode())
     context.minimum_version = context.maximum_version = version
@@ -169,7 +170,7 @@ from fedhealth.pki.identity import TlsIdentity
 async def main():
     folder = Path(sys.argv[1])
     identity = TlsIdentity(*((folder / name).read_bytes() for name in ("c.pem", "c.key", "root.pem")))
-    server = LinkServer(identity, "heart", frozenset({"hungary"}))
+    server = LinkServer(identity, "heart", lambda *_: None)
     print(await server.start("127.0.0.1:0"), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop()
@@ -180,7 +181,7 @@ asyncio.run(main())
 
 def test_tls_1_2_fails_in_the_handshake_also_where_grpc_was_loaded_first(federation, tmp_path, monkeypatch):
     monkeypatch.delenv("GRPC_SSL_CIPHER_SUITES")
-    (tmp_path / "c.pem").write_bytes(federation.coordinator.certificate_pem)
+    (tmp_path / "c.pem").write_bytes(federation.coordinator.chain_pem)
     (tmp_path / "c.key").write_bytes(federation.coordinator.key_pem)
     (tmp_path / "root.pem").write_bytes(federation.coordinator.root_pem)
     command = [sys.executable, "-c", SERVE_WITH_GRPC_LOADED_FIRST, str(tmp_path)]

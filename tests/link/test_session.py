@@ -16,7 +16,7 @@ from fedhealth.link.session import (
     check_hello,
     hello_body,
 )
-from fedhealth.pki.identity import Role
+from fedhealth.pki.profiles import Role
 
 SESSION = bytes(range(16))
 

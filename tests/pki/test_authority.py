@@ -1,141 +1,125 @@
+"""The issuing authority: installed once from the root's answer, and what its leaves are."""
+
 import stat
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from ceremony import NOW, found
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fedhealth.errors import IdentityInvalid
-from fedhealth.pki.authority import create_authority, open_authority
-from fedhealth.pki.identity import Role, coordinator_uri, create_tls_key, site_uri
+from fedhealth.pki.authority import install_authority, open_authority, request_authority
+from fedhealth.pki.certificates import make_key, make_request, parse_chain
+from fedhealth.pki.profiles import Role
+from fedhealth.pki.root import create_root, open_root
 
-NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def authority(tmp_path):
-    return create_authority(tmp_path / "ca", "heart", NOW)
+CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 
 
 def public_key():
-    return ec.generate_private_key(ec.SECP256R1()).public_key()
+    return make_key("P-256").public_key()
 
 
-def test_root_is_a_constrained_p384_authority_with_a_private_key_file(authority, tmp_path):
-    root = x509.load_pem_x509_certificate((tmp_path / "ca" / "root.pem").read_bytes())
-    assert isinstance(root.public_key(), ec.EllipticCurvePublicKey)
-    assert isinstance(root.public_key().curve, ec.SECP384R1)
-    basic = root.extensions.get_extension_for_class(x509.BasicConstraints)
-    assert (basic.critical, basic.value.ca, basic.value.path_length) == (True, True, 0)
-    usage = root.extensions.get_extension_for_class(x509.KeyUsage).value
-    assert usage.key_cert_sign and not usage.digital_signature and not usage.crl_sign
-    root.verify_directly_issued_by(root)
-    assert stat.S_IMODE((tmp_path / "ca" / "root.key").stat().st_mode) == 0o600
-
-
-def test_opened_authority_is_the_created_one(authority, tmp_path):
+def test_an_opened_authority_is_the_installed_one_in_one_private_file(authority, tmp_path):
     opened = open_authority(tmp_path / "ca")
-    assert (opened.federation, opened.certificate) == ("heart", authority.certificate)
+    assert (opened.federation, opened.certificate, opened.root) == ("heart", authority.certificate, authority.root)
+    assert stat.S_IMODE((tmp_path / "ca" / "issuing.pem").stat().st_mode) == 0o600
+    assert sorted(path.name for path in (tmp_path / "ca").iterdir()) == ["issuing.pem", "root.pem"]
 
 
-@pytest.mark.parametrize("file", ["root.pem", "root.key"])
-def test_refuses_to_create_an_authority_over_another(authority, tmp_path, file):
-    (tmp_path / "ca" / file).unlink()
-    with pytest.raises(IdentityInvalid, match="holds an authority already"):
-        create_authority(tmp_path / "ca", "heart", NOW)
-
-
-def test_refuses_to_open_a_missing_authority(tmp_path):
-    with pytest.raises(IdentityInvalid, match="cannot read"):
+def test_asking_again_before_the_ceremony_gives_the_same_request(tmp_path):
+    first = request_authority(tmp_path, "heart").read_bytes()
+    assert request_authority(tmp_path, "heart").read_bytes() == first
+    (tmp_path / "issuing.csr").unlink()  # killed between key and request
+    again = request_authority(tmp_path, "heart").read_bytes()
+    assert x509.load_pem_x509_csr(again).public_key() == x509.load_pem_x509_csr(first).public_key()
+    with pytest.raises(IdentityInvalid, match="waits for the root's certificate"):
         open_authority(tmp_path)
 
 
-def test_refuses_to_open_an_authority_with_the_key_of_another(authority, tmp_path):
-    create_authority(tmp_path / "other", "heart", NOW)
-    (tmp_path / "ca" / "root.key").write_bytes((tmp_path / "other" / "root.key").read_bytes())
-    with pytest.raises(IdentityInvalid, match="key of another root"):
-        open_authority(tmp_path / "ca")
+def test_next_years_authority_takes_over_and_this_years_leaves_still_descend_from_the_root(authority, tmp_path):
+    late = NOW + timedelta(days=330)
+    request = request_authority(tmp_path / "ca", "heart")
+    assert open_authority(tmp_path / "ca").certificate == authority.certificate, "until the root has answered"
+    root = open_root(tmp_path / "root", None)
+    renewed = install_authority(tmp_path / "ca", root.certify_issuer(request.read_bytes(), late), root.pem, late)
+    assert renewed.certificate != authority.certificate
+    assert renewed.root == authority.root
+    assert open_authority(tmp_path / "ca").certificate == renewed.certificate
 
 
-def test_refuses_a_root_key_that_others_can_read(authority, tmp_path):
-    (tmp_path / "ca" / "root.key").chmod(0o640)
-    with pytest.raises(IdentityInvalid, match="open to other users; got mode 0640"):
-        open_authority(tmp_path / "ca")
+def test_refuses_an_answer_for_another_key_of_another_root_or_out_of_time(authority, tmp_path):
+    root, other = open_root(tmp_path / "root", None), create_root(tmp_path / "other", "heart", None, NOW)
+    lung = create_root(tmp_path / "lung", "lung", None, NOW)
+    request = request_authority(tmp_path / "ca", "heart").read_bytes()
+    good = root.certify_issuer(request, NOW)
+    cases = {
+        "another key": (root.certify_issuer(make_request(make_key("P-384"), "heart", "x"), NOW), root.pem, NOW),
+        "another root than": (other.certify_issuer(request, NOW), other.pem, NOW),
+        "this root did not make": (other.certify_issuer(request, NOW), root.pem, NOW),
+        "limited to one federation": (lung.certify_issuer(request, NOW), root.pem, NOW),
+        "or ended": (good, root.pem, NOW + timedelta(days=366)),
+    }
+    for got, (issuer, root_pem, now) in cases.items():
+        with pytest.raises(IdentityInvalid, match=got):
+            install_authority(tmp_path / "ca", issuer, root_pem, now)
+    assert open_authority(tmp_path / "ca").certificate == authority.certificate
+    install_authority(tmp_path / "ca", good, root.pem, NOW)
 
 
 @pytest.mark.parametrize(
-    ("uri", "role", "usage", "dns", "addresses"),
+    ("role", "holder", "uri", "usage", "dns", "lifetime"),
     [
-        (site_uri("heart", "hungary"), Role.SITE, ExtendedKeyUsageOID.CLIENT_AUTH, [], []),
+        (Role.SITE, "hungary", "spiffe://heart/site/hungary", CLIENT, [], timedelta(hours=24)),
+        (Role.RENEWAL, "hungary", "spiffe://heart/renewal/hungary", CLIENT, [], timedelta(days=90)),
         (
-            coordinator_uri("heart"),
             Role.COORDINATOR,
-            ExtendedKeyUsageOID.SERVER_AUTH,
-            ["coordinator.heart.fedhealth.internal", "localhost"],
-            ["127.0.0.1"],
+            "coordinator",
+            "spiffe://heart/coordinator",
+            SERVER,
+            ["coordinator.heart.fedhealth.internal"],
+            timedelta(hours=24),
         ),
     ],
 )
-def test_leaf_has_the_profile_of_its_role(authority, uri, role, usage, dns, addresses):
-    leaf = x509.load_pem_x509_certificate(authority.issue_leaf(public_key(), uri, role, NOW))
+def test_a_leaf_has_the_profile_of_its_role(authority, role, holder, uri, usage, dns, lifetime):
+    leaf, issuing = parse_chain(authority.issue(public_key(), role, holder, NOW), 2)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == [uri]
     assert names.get_values_for_type(x509.DNSName) == dns
-    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == addresses
+    assert len(list(names)) == 1 + len(dns)
     assert list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [usage]
     assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert isinstance(leaf.public_key().curve, ec.SECP256R1)
     assert leaf.not_valid_before_utc == datetime(2026, 3, 1, 11, 55, tzinfo=UTC)
-    assert leaf.not_valid_after_utc == datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
-    leaf.verify_directly_issued_by(authority.certificate)
+    assert leaf.not_valid_after_utc == NOW + lifetime
+    leaf.verify_directly_issued_by(issuing)
+    assert issuing == authority.certificate
 
 
-def test_a_signing_request_counts_for_its_key_only(authority, tmp_path):
-    create_tls_key(tmp_path / "tls.key")
-    key = serialization.load_pem_private_key((tmp_path / "tls.key").read_bytes(), None)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "coordinator")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    leaf = x509.load_pem_x509_certificate(authority.issue_leaf(request, site_uri("heart", "va"), Role.SITE, NOW))
-    assert leaf.public_key() == key.public_key()
-    assert leaf.subject.rfc4514_string() == "CN=va,O=FedHealth"
+def test_a_leaf_never_outlives_its_issuer_and_none_comes_from_one_that_ended(authority):
+    end = authority.certificate.not_valid_after_utc
+    leaf, _ = parse_chain(authority.issue(public_key(), Role.RENEWAL, "hungary", end - timedelta(days=1)), 2)
+    assert leaf.not_valid_after_utc == end
+    with pytest.raises(IdentityInvalid, match=r"at its end.*request-authority"):
+        authority.issue(public_key(), Role.SITE, "hungary", end)
 
 
-@pytest.mark.parametrize(
-    ("uri", "role", "lifetime", "message"),
-    [
-        ("spiffe://lung/site/hungary", Role.SITE, timedelta(hours=1), "URI name"),
-        ("spiffe://heart/site/hungary", Role.COORDINATOR, timedelta(hours=1), "URI name"),
-        ("spiffe://heart/coordinator", Role.SITE, timedelta(hours=1), "URI name"),
-        ("spiffe://heart/site/", Role.SITE, timedelta(hours=1), "URI name"),
-        ("spiffe://heart/site/a/b", Role.SITE, timedelta(hours=1), "URI name"),
-        ("https://heart/site/hungary", Role.SITE, timedelta(hours=1), "URI name"),
-        ("spiffe://heart/site/hungary", Role.SITE, timedelta(0), "for that time"),
-        ("spiffe://heart/site/hungary", Role.SITE, timedelta(days=4000), "for that time"),
-    ],
-)
-def test_refuses_to_issue_what_the_profile_does_not_allow(authority, uri, role, lifetime, message):
-    with pytest.raises(IdentityInvalid, match=message):
-        authority.issue_leaf(public_key(), uri, role, NOW, lifetime)
-
-
-def test_refuses_to_certify_a_key_that_is_not_p256(authority):
+def test_refuses_to_certify_another_kind_of_key_or_name(authority):
     with pytest.raises(IdentityInvalid, match="P-256"):
-        authority.issue_leaf(
-            ec.generate_private_key(ec.SECP384R1()).public_key(), site_uri("heart", "va"), Role.SITE, NOW
-        )
+        authority.issue(make_key("P-384").public_key(), Role.SITE, "hungary", NOW)
+    for name in ("", "a/b", "HUNGARY", "a" * 64):
+        with pytest.raises(IdentityInvalid, match="no certificate can carry"):
+            authority.issue(public_key(), Role.SITE, name, NOW)
 
 
-@pytest.mark.parametrize("name", ["", "Heart", "-heart", "heart-", "a.b", "a/b", "a" * 64, "hé"])
-def test_refuses_a_federation_name_that_no_certificate_can_carry(tmp_path, name):
-    with pytest.raises(IdentityInvalid, match="no certificate can carry"):
-        create_authority(tmp_path / "ca", name, NOW)
-
-
-def test_the_longest_name_works(tmp_path):
-    authority = create_authority(tmp_path / "ca", "a" * 63, NOW)
-    authority.issue_leaf(public_key(), site_uri("a" * 63, "b" * 63), Role.SITE, NOW)
-    authority.issue_leaf(public_key(), coordinator_uri("a" * 63), Role.COORDINATOR, NOW)
+def test_the_longest_names_work(tmp_path):
+    authority = found(tmp_path, "a" * 63)
+    authority.issue(public_key(), Role.SITE, "b" * 63, NOW)
+    authority.issue(public_key(), Role.RENEWAL, "b" * 63, NOW)
+    authority.issue(public_key(), Role.COORDINATOR, "coordinator", NOW)
 
 
 def test_private_keys_do_not_show_in_repr(authority):

@@ -1,24 +1,19 @@
 import stat
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
+from ceremony import NOW, found
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhealth.errors import IdentityInvalid
-from fedhealth.pki.authority import create_authority
-from fedhealth.pki.identity import (
-    Role,
-    check_leaf,
-    create_tls_key,
-    load_identity,
-    parse_certificate,
-    site_uri,
-)
+from fedhealth.pki.certificates import key_pem, key_usage, make_key, parse_certificate
+from fedhealth.pki.identity import load_identity, store_identity
+from fedhealth.pki.leaf import Flaw, LeafRefused, check_leaf
+from fedhealth.pki.profiles import Role
 
-NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 ANY = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 GOOD = "spiffe://heart/site/hungary"
@@ -26,16 +21,18 @@ GOOD = "spiffe://heart/site/hungary"
 
 @pytest.fixture
 def folder(tmp_path):
-    authority = create_authority(tmp_path / "ca", "heart", NOW)
-    public = create_tls_key(tmp_path / "tls.key")
-    leaf = authority.issue_leaf(public, site_uri("heart", "hungary"), Role.SITE, NOW)
-    (tmp_path / "tls.pem").write_bytes(leaf)
+    authority = found(tmp_path)
+    key = make_key("P-256")
+    store_identity(tmp_path, Role.SITE, key, authority.issue(key.public_key(), Role.SITE, "hungary", NOW))
     (tmp_path / "root.pem").write_bytes(authority.root_pem)
     return tmp_path
 
 
-def certificate(uris=(GOOD,), usages=(CLIENT,), key=None, ca=False, san=True):
-    key = key or ec.generate_private_key(ec.SECP256R1())
+def certificate(
+    uris=(GOOD,), usages=(CLIENT,), key=None, ca=False, dns=(), life=timedelta(days=1), bit="digital_signature", more=()
+):
+    """A certificate that only its profile can tell from a good one."""
+    key = key or make_key("P-256")
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
     builder = (
         x509.CertificateBuilder()
@@ -44,59 +41,82 @@ def certificate(uris=(GOOD,), usages=(CLIENT,), key=None, ca=False, san=True):
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(NOW)
-        .not_valid_after(NOW + timedelta(days=1))
+        .not_valid_after(NOW + life)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     )
+    if bit:
+        builder = builder.add_extension(key_usage(bit), critical=True)
     if usages:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=True)
-    if san:
-        names = [x509.DNSName("x"), *(x509.UniformResourceIdentifier(uri) for uri in uris)]
+    if uris is not None:
+        names = [*(x509.UniformResourceIdentifier(uri) for uri in uris), *(x509.DNSName(each) for each in dns)]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    signer = ec.generate_private_key(ec.SECP256R1())
-    return builder.sign(signer, hashes.SHA256())
+    for extension in more:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+
+
+COORDINATOR = {
+    "uris": ["spiffe://heart/coordinator"],
+    "usages": [SERVER],
+    "dns": ["coordinator.heart.fedhealth.internal"],
+}
+RENEWAL = {"uris": ["spiffe://heart/renewal/hungary"]}
 
 
 def test_accepts_the_right_profile_and_returns_whose_it_is():
     assert check_leaf(certificate(), "heart", Role.SITE) == "hungary"
-    leaf = certificate(uris=["spiffe://heart/coordinator"], usages=[SERVER])
-    assert check_leaf(leaf, "heart", Role.COORDINATOR) == "coordinator"
+    assert check_leaf(certificate(**COORDINATOR), "heart", Role.COORDINATOR) == "coordinator"
+    assert check_leaf(certificate(**RENEWAL, life=timedelta(days=90)), "heart", Role.RENEWAL) == "hungary"
 
 
 @pytest.mark.parametrize(
-    ("case", "role"),
+    ("case", "role", "flaw"),
     [
-        ({"uris": [GOOD, GOOD]}, Role.SITE),
-        ({"uris": [GOOD, "https://elsewhere/"]}, Role.SITE),
-        ({"uris": []}, Role.SITE),
-        ({"san": False}, Role.SITE),
-        ({"uris": ["spiffe://lung/site/hungary"]}, Role.SITE),
-        ({"uris": ["spiffe://heart.evil/site/hungary"]}, Role.SITE),
-        ({"uris": ["spiffe://heart/site/"]}, Role.SITE),
-        ({"uris": ["spiffe://heart/site/hungary/"]}, Role.SITE),
-        ({"uris": ["spiffe://heart/site/HUNGARY"]}, Role.SITE),
-        ({"uris": ["spiffe://heart/site/hungary\n"]}, Role.SITE),
-        ({"uris": ["spiffe://heart/site/%68ungary"]}, Role.SITE),
-        ({"uris": ["spiffe://heart/coordinator"]}, Role.SITE),
-        ({"usages": [SERVER]}, Role.SITE),
-        ({"usages": [CLIENT, SERVER]}, Role.SITE),
-        ({"usages": [CLIENT, ANY]}, Role.SITE),
-        ({"usages": []}, Role.SITE),
-        ({"ca": True}, Role.SITE),
-        ({"key": ec.generate_private_key(ec.SECP384R1())}, Role.SITE),
-        ({"key": ed25519.Ed25519PrivateKey.generate()}, Role.SITE),
-        ({"usages": [SERVER]}, Role.COORDINATOR),
-        ({"uris": ["spiffe://lung/coordinator"], "usages": [SERVER]}, Role.COORDINATOR),
-        ({"uris": ["spiffe://heart/coordinator"], "usages": [CLIENT]}, Role.COORDINATOR),
+        ({"uris": [GOOD, GOOD]}, Role.SITE, "two-uri-names"),
+        ({"uris": [GOOD, "https://elsewhere/"]}, Role.SITE, "two-uri-names"),
+        ({"uris": [], "dns": ["x"]}, Role.SITE, "no-uri-name"),
+        ({"uris": None}, Role.SITE, "no-uri-name"),
+        ({"dns": ["hungary"]}, Role.SITE, "other-names"),
+        ({"uris": ["spiffe://lung/site/hungary"]}, Role.SITE, "wrong-name"),
+        ({"uris": ["spiffe://heart.evil/site/hungary"]}, Role.SITE, "wrong-name"),
+        ({"uris": ["spiffe://heart/site/"]}, Role.SITE, "wrong-name"),
+        ({"uris": ["spiffe://heart/site/hungary/"]}, Role.SITE, "wrong-name"),
+        ({"uris": ["spiffe://heart/site/HUNGARY"]}, Role.SITE, "wrong-name"),
+        ({"uris": ["spiffe://heart/site/hungary\n"]}, Role.SITE, "wrong-name"),
+        ({"uris": ["spiffe://heart/site/%68ungary"]}, Role.SITE, "wrong-name"),
+        ({"uris": ["spiffe://heart/coordinator"]}, Role.SITE, "wrong-name"),
+        (RENEWAL, Role.SITE, "renewal-only"),
+        ({}, Role.RENEWAL, "wrong-name"),
+        ({"usages": [SERVER]}, Role.SITE, "extended-usage"),
+        ({"usages": [CLIENT, SERVER]}, Role.SITE, "extended-usage"),
+        ({"usages": [CLIENT, ANY]}, Role.SITE, "extended-usage"),
+        ({"usages": [ANY]}, Role.SITE, "extended-usage"),
+        ({"usages": []}, Role.SITE, "no-extended-usage"),
+        ({"bit": "key_cert_sign"}, Role.SITE, "key-usage"),
+        ({"bit": None}, Role.SITE, "key-usage"),
+        ({"ca": True}, Role.SITE, "is-an-authority"),
+        ({"life": timedelta(days=2)}, Role.SITE, "lives-too-long"),
+        ({"more": [x509.OCSPNoCheck()]}, Role.SITE, "unknown-extension"),
+        ({"key": ec.generate_private_key(ec.SECP384R1())}, Role.SITE, "weak-key"),
+        ({"key": ed25519.Ed25519PrivateKey.generate()}, Role.SITE, "weak-key"),
+        ({"key": rsa.generate_private_key(65537, 2048)}, Role.SITE, "weak-key"),
+        ({**COORDINATOR, "dns": []}, Role.COORDINATOR, "other-names"),
+        ({**COORDINATOR, "dns": [*COORDINATOR["dns"], "localhost"]}, Role.COORDINATOR, "other-names"),
+        ({**COORDINATOR, "uris": ["spiffe://lung/coordinator"]}, Role.COORDINATOR, "wrong-name"),
+        ({**COORDINATOR, "usages": [CLIENT]}, Role.COORDINATOR, "extended-usage"),
     ],
 )
-def test_refuses_any_other_profile(case, role):
-    with pytest.raises(IdentityInvalid, match="profile"):
+def test_refuses_any_other_profile_with_the_word_for_it(case, role, flaw):
+    with pytest.raises(LeafRefused, match="profile") as refused:
         check_leaf(certificate(**case), "heart", role)
+    assert refused.value.flaw is Flaw(flaw)
 
 
 def test_loads_what_the_authority_issued(folder):
     identity = load_identity(folder, "heart", Role.SITE, NOW)
-    assert identity.certificate_pem == (folder / "tls.pem").read_bytes()
+    assert identity.key_pem + identity.chain_pem == (folder / "tls.pem").read_bytes()
+    assert stat.S_IMODE((folder / "tls.pem").stat().st_mode) == 0o600
     assert "PRIVATE" not in repr(identity)
 
 
@@ -112,27 +132,28 @@ def test_a_clock_five_minutes_slow_is_fine_and_six_minutes_is_not(folder):
 
 
 def test_refuses_another_federation_or_role(folder):
-    with pytest.raises(IdentityInvalid, match="URI name"):
+    with pytest.raises(IdentityInvalid, match="wrong-name"):
         load_identity(folder, "lung", Role.SITE, NOW)
-    with pytest.raises(IdentityInvalid, match="extended key usage"):
+    with pytest.raises(IdentityInvalid, match="extended-usage"):
         load_identity(folder, "heart", Role.COORDINATOR, NOW)
 
 
-def test_refuses_the_root_of_another_authority(folder):
-    other = create_authority(folder / "other", "heart", NOW)
-    (folder / "root.pem").write_bytes(other.root_pem)
-    with pytest.raises(IdentityInvalid, match="not issued by the root"):
+def test_refuses_the_root_of_another_authority(folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    (folder / "root.pem").write_bytes(found(tmp_path / "other").root_pem)
+    with pytest.raises(IdentityInvalid, match="not issued under the root"):
         load_identity(folder, "heart", Role.SITE, NOW)
 
 
 def test_refuses_the_key_of_another_certificate(folder):
-    (folder / "tls.key").unlink()
-    create_tls_key(folder / "tls.key")
+    whole = (folder / "tls.pem").read_bytes()
+    certificates = whole[whole.index(b"-----BEGIN CERTIFICATE") :]
+    (folder / "tls.pem").write_bytes(key_pem(make_key("P-256")) + certificates)
     with pytest.raises(IdentityInvalid, match="do not belong together"):
         load_identity(folder, "heart", Role.SITE, NOW)
 
 
-@pytest.mark.parametrize("file", ["tls.pem", "tls.key", "root.pem"])
+@pytest.mark.parametrize("file", ["tls.pem", "root.pem"])
 def test_refuses_a_missing_or_unreadable_file(folder, file):
     (folder / file).write_bytes(b"not PEM")
     with pytest.raises(IdentityInvalid, match="cannot be read"):
@@ -142,23 +163,22 @@ def test_refuses_a_missing_or_unreadable_file(folder, file):
         load_identity(folder, "heart", Role.SITE, NOW)
 
 
+def test_refuses_a_key_file_that_others_can_read(folder):
+    (folder / "tls.pem").chmod(0o644)
+    with pytest.raises(IdentityInvalid, match="open to other users"):
+        load_identity(folder, "heart", Role.SITE, NOW)
+
+
 def test_refuses_two_certificates_in_one_file(folder):
-    pem = (folder / "tls.pem").read_bytes()
+    pem = (folder / "root.pem").read_bytes()
     with pytest.raises(IdentityInvalid, match="got 2 certificates"):
         parse_certificate(pem + pem)
 
 
-def test_a_tls_key_is_private_and_never_overwritten(tmp_path):
-    create_tls_key(tmp_path / "tls.key")
-    before = (tmp_path / "tls.key").read_bytes()
-    assert stat.S_IMODE((tmp_path / "tls.key").stat().st_mode) == 0o600
-    with pytest.raises(IdentityInvalid, match="will not overwrite"):
-        create_tls_key(tmp_path / "tls.key")
-    assert (tmp_path / "tls.key").read_bytes() == before
-
-
-def test_a_key_is_not_written_through_a_dangling_link(tmp_path):
-    (tmp_path / "tls.key").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(IdentityInvalid, match="will not overwrite"):
-        create_tls_key(tmp_path / "tls.key")
-    assert not (tmp_path / "elsewhere").exists()
+def test_a_stored_identity_replaces_the_one_before_and_leaves_nothing_beside_it(folder):
+    before, names = (folder / "tls.pem").read_bytes(), sorted(path.name for path in folder.iterdir())
+    (folder / "tls.pem.new").write_bytes(b"a crash left this")
+    key = make_key("P-256")
+    store_identity(folder, Role.SITE, key, before[before.index(b"-----BEGIN CERTIFICATE") :])
+    assert (folder / "tls.pem").read_bytes().startswith(key_pem(key))
+    assert sorted(path.name for path in folder.iterdir()) == names

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhealth.errors import IdentityInvalid
-from fedhealth.pki.identity import create_tls_key
+from fedhealth.pki.certificates import key_pem, make_key
 from fedhealth.signing import (
     create_signing_key,
     fingerprint,
@@ -33,7 +33,8 @@ def test_a_created_key_is_private_loads_and_is_never_overwritten(tmp_path):
 def test_refuses_a_signing_key_that_is_missing_foreign_or_open_to_others(tmp_path):
     with pytest.raises(IdentityInvalid, match="cannot read"):
         load_signing_key(tmp_path / "none")
-    create_tls_key(tmp_path / "p256")
+    (tmp_path / "p256").write_bytes(key_pem(make_key("P-256")))
+    (tmp_path / "p256").chmod(0o600)
     with pytest.raises(IdentityInvalid, match="wanted an Ed25519 key"):
         load_signing_key(tmp_path / "p256")
     create_signing_key(tmp_path / "open")

@@ -8,7 +8,7 @@ import pytest
 
 from fedhealth.cli.main import main
 from fedhealth.coordinator.home import CoordinatorHome, follow_key
-from fedhealth.coordinator.witness import PinnedSite
+from fedhealth.coordinator.members import Member
 from fedhealth.errors import ConfigInvalid, FedHealthError, IdentityInvalid, LedgerDamaged, PolicyForbids, RefusalCode
 from fedhealth.link.frames import AskHead, Head, PutStudy, ReleaseReply, Witnessed, pack, unpack_reply
 from fedhealth.privacy.acts import PolicyChanged
@@ -152,8 +152,9 @@ def home(tmp_path):
     return make
 
 
-def pin(home, ledger_key):
-    (home.sites / "ward-a.json").write_text(PinnedSite(ledger_key=ledger_key).model_dump_json())
+def pin(home, ledger_key, site="ward-a"):
+    member = Member(site=site, ledger_key=ledger_key, certificates=())
+    (home.sites / f"{site}.json").write_text(member.model_dump_json())
 
 
 def pinned(home):
@@ -239,11 +240,11 @@ def test_the_coordinator_follows_only_from_the_key_it_trusts(ward, home, case):
     rotate_key(here.folder, here.state)
     statement, before = key_statement(here.folder, here.state), pinned(coordinator)
     if case == "another site":
-        pin(coordinator, before)
-        (coordinator.sites / "ward-b.json").write_text(PinnedSite(ledger_key=before).model_dump_json())
+        pin(coordinator, before, "ward-b")
         statement = statement.model_copy(update={"site": "ward-b"})
     if case == "not joined":
-        (coordinator.sites / "ward-a.json").rename(coordinator.sites / "ward-c.json")
+        (coordinator.sites / "ward-a.json").unlink()
+        pin(coordinator, before, "ward-c")
     held = coordinator.hold() if case == "running" else None
     with pytest.raises(FedHealthError):
         follow_key(coordinator, statement)
