@@ -43,8 +43,11 @@ def _run() -> int:
     import click
 
     from fedhealth.cli.commands import app
+    from fedhealth.local_log import FieldFormatter
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(FieldFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         return app(standalone_mode=False) or 0
     except click.UsageError as error:

@@ -6,12 +6,17 @@ import signal
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
 from fedhealth.errors import ApprovalMissing, ConfigInvalid
+
+if TYPE_CHECKING:
+    from fedhealth.site.landlock import Sandbox
+
+_LOG = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="For the site administrator: make a site, approve studies, run its processes.", no_args_is_help=True
@@ -294,17 +299,19 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
 
     Example: fedhealth site gate sites/hungary --state state/hungary
     """
+    from fedhealth.local_log import withhold_tracebacks
     from fedhealth.site.confinement import confine_gate
     from fedhealth.site.isolation import has_network, leave_network, user_ids
 
+    withhold_tracebacks()
     allowed = user_ids(node_user or [])
     # Both before anything is imported that starts threads.
     if not leave_network(allowed) and has_network():
-        logging.getLogger("fedhealth").warning(
+        _LOG.warning(
             "the gate keeps its network: it cannot leave it here without losing sight of who connects. "
             "Let the service manager take it away (PrivateNetwork=yes)."
         )
-    _tell_missing("gate", confine_gate(folder, state).missing)
+    _tell_incomplete("gate", confine_gate(folder, state))
     with loading(lifeline):
         from fedhealth.learning.diagnosis import STEPS
         from fedhealth.site.egress import EgressLog
@@ -330,17 +337,20 @@ def node(state: State, lifeline: Lifeline = False) -> None:
 
     Example: fedhealth site node --state state/hungary
     """
+    from fedhealth.local_log import withhold_tracebacks
     from fedhealth.site.confinement import confine_node
     from fedhealth.site.node_file import load_node_file
 
+    withhold_tracebacks()
+
     file = load_node_file(state / "node")
-    _tell_missing("node", confine_node(state, file.port).missing)  # before anything is imported that starts threads
+    _tell_incomplete("node", confine_node(state, file.port))  # before anything is imported that starts threads
     with loading(lifeline):
         from fedhealth.site.node import run_node
         from fedhealth.site.state import SiteState
 
     def on_state(change: str) -> None:
-        logging.getLogger("fedhealth").info("link: %s", change)
+        _LOG.info("link: %(state)s", {"state": change})
 
     run_until_stopped(run_node(SiteState(state), file, on_state), lifeline)
 
@@ -378,13 +388,12 @@ def egress(
         typer.echo(f"{found.unreadable} lines were cut off and cannot be read", err=True)
 
 
-def _tell_missing(process: str, missing: tuple[str, ...]) -> None:
-    if missing:
-        logging.getLogger("fedhealth").warning(
-            "this kernel's Landlock is too old or absent: the %s is not kept from %s. "
-            "Separate users and the units in deploy/systemd still hold.",
-            process,
-            ", ".join(missing),
+def _tell_incomplete(process: str, sandbox: "Sandbox") -> None:
+    if not sandbox.complete:
+        _LOG.warning(
+            "this kernel's Landlock (interface %(abi)s) does not confine the %(process)s in full; separate users and "
+            "the units in deploy/systemd still hold. deploy/README.md says what is missing.",
+            {"abi": sandbox.abi, "process": process},
         )
 
 

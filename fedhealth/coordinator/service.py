@@ -268,7 +268,7 @@ class StudyRun:
                 return await ask()
             except NoRelease as refusal:
                 if refusal.code not in _PASSING or loop.time() >= deadline:
-                    _LOG.warning("no answer: %s", refusal)
+                    _LOG.warning("no answer: %(code)s", {"code": refusal.code})
                     raise
                 await asyncio.sleep(min(0.5, max(0.0, deadline - loop.time())))
 

@@ -194,10 +194,10 @@ class Gate:
         except FrameInvalid:
             return Outgoing(pack(Refused(code=RefusalCode.BAD_REQUEST)), arrived)
         except LedgerDamaged as error:
-            _LOG.error("%s", error)
+            _LOG.error("the ledger cannot be used: %(error)s", {"error": error})
             return Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
         except Exception as error:
-            _LOG.error("a request failed (%s)", type(error).__name__)
+            _LOG.error("a request failed: %(defect)s", {"defect": type(error).__name__})
             return Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
 
     def prepare(self, data: bytes) -> Study:
@@ -259,7 +259,7 @@ class Gate:
         except IdentityInvalid as error:
             raise _Refusal(RefusalCode.BAD_REQUEST) from error
         except PolicyForbids as error:
-            _LOG.warning("%s", error)
+            _LOG.warning("a study was refused: %(error)s", {"error": error})
             raise _Refusal(RefusalCode.POLICY) from error
         approval = self._approval(signed.study.digest)
         accepted = Accepted(
@@ -404,7 +404,7 @@ class Gate:
             payload, zeroed = self._compute[pending.step.name](
                 pending.step, weights, self._records[study][pending.step.cohort], streams
             )
-            notes = [self._alert(f"{pending.step.name}: patients counted as zero")] if zeroed else []
+            notes = [self._alert(pending.step.name)] if zeroed else []
             self._ledger.store(name, payload, notes)
         except Exception as error:
             self._stop(study, error)
@@ -420,7 +420,11 @@ class Gate:
     def _stop(self, study: Digest, error: Exception) -> None:
         """Stop a study here until its administrator resumes it."""
         self._stopped.add(study)
-        _LOG.error("study %s is stopped here, after the charge: %s", study[:12], type(error).__name__)
+        # The kind of error alone: its text may hold what a record held.
+        _LOG.error(
+            "study %(study)s is stopped here, after the charge: %(defect)s",
+            {"study": study, "defect": type(error).__name__},
+        )
         with suppress(LedgerDamaged):  # then the whole gate answers `busy`
             self._ledger.note(JournalNote(kind="failure", text=study, at=self._clock.unix_ms()))
 
@@ -429,7 +433,7 @@ class Gate:
         duration = approval.reply_after_ms[step] / 1000
         multiples = max(1, math.ceil((self._clock.monotonic() - arrived) / duration))
         if multiples > 1:
-            _LOG.warning("a reply took longer than reply_after and leaves at %d times it", multiples)
+            _LOG.warning("a reply took too long and leaves at %(multiple)d times reply_after", {"multiple": multiples})
         return Outgoing(reply, arrived + multiples * duration)
 
     def _head(self, request: AskHead) -> bytes:
@@ -452,9 +456,9 @@ class Gate:
             raise _Refusal(RefusalCode.NOT_APPROVED)
         return approval
 
-    def _alert(self, text: str) -> JournalNote:
-        _LOG.warning("%s", text)
-        return JournalNote(kind="alert", text=text, at=self._clock.unix_ms())
+    def _alert(self, step: StepName) -> JournalNote:
+        _LOG.warning("step %(step)s: patients counted as zero", {"step": step})
+        return JournalNote(kind="alert", text=f"{step}: patients counted as zero", at=self._clock.unix_ms())
 
     def _note_data_version(self, members: NDArray[np.uint64]) -> str:
         """Return the data set's version, counter and keyed fingerprint, and journal it when it is new.

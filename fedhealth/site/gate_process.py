@@ -59,7 +59,7 @@ def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = S
         if ledger.account.acts.paused:
             _LOG.warning("the site is paused and answers busy; to go on: fedhealth site unpause")
         if table.ragged:
-            _LOG.warning("some lines of %s are not like its header and are left out", table.path)
+            _LOG.warning("some lines of the data are not like their header and are left out")
         for study in ledger.account.approved:
             _prepare(gate, state, study)
     except BaseException:
@@ -72,7 +72,7 @@ def _prepare(gate: Gate, state: SiteState, study: str) -> None:
     try:
         gate.prepare((state.studies / f"{study}.json").read_bytes())
     except (FedHealthError, OSError) as error:
-        _LOG.error("study %s cannot run here: %s", study[:12], error)
+        _LOG.error("study %(study)s cannot run here: %(error)s", {"study": study, "error": error})
 
 
 Leaving = Callable[[bytes, bytes], None]

@@ -30,6 +30,7 @@ _VERSION_FLAG, _PATH_BENEATH, _NET_PORT = 1, 1, 2
 _PR_SET_NO_NEW_PRIVS = 38
 _BIND_TCP, _CONNECT_TCP = 1, 2
 _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
+_LAST_USED_ABI = 6
 
 
 class Right(IntFlag):
@@ -79,15 +80,9 @@ class Sandbox:
     abi: int
 
     @property
-    def missing(self) -> tuple[str, ...]:
-        """What this kernel cannot keep the process from, in words."""
-        lacks = (
-            (1, "reading other files"),
-            (3, "truncating other files"),
-            (4, "other TCP ports"),
-            (6, "abstract sockets and signals to other processes"),
-        )
-        return tuple(what for abi, what in lacks if self.abi < abi)
+    def complete(self) -> bool:
+        """Whether the kernel could do everything that is asked of it here."""
+        return self.abi >= _LAST_USED_ABI
 
 
 class _RulesetAttr(ctypes.Structure):
