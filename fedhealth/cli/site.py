@@ -108,6 +108,8 @@ def approve(
         typer.echo(f"    may cost each at most {seen.share[side]:.1%} of the whole budget (this binds);")
         planned = f"epsilon {seen.epsilon[side]:.3f} at delta {asked.privacy.delta:g}"
         typer.echo(f"    {planned} as planned in advance (informative)")
+    for warning in seen.warnings:
+        typer.echo(f"  WARNING: {warning}")
     if not yes and not typer.confirm("Approve?"):
         typer.echo("not approved; nothing was written")
         raise typer.Exit(ApprovalMissing.exit_code)

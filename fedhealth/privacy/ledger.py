@@ -104,23 +104,30 @@ class Ledger:
         """Make a new ledger whose first entry is `created`; it appears at `path` whole or not at all.
 
         Raises:
-            LedgerDamaged: something stands at `path` already.
+            LedgerDamaged: something stands at `path` already, or it cannot be written.
         """
         if path.exists():
             raise LedgerDamaged(f"there is a ledger at {path} already", next_step="It is never overwritten.")
         unfinished = path.with_name(path.name + ".new")
-        unfinished.unlink(missing_ok=True)
-        unfinished.touch(mode=0o600)
-        with ExitStack() as undo:
-            held = undo.enter_context(_hold(unfinished))
-            database = connect(unfinished, apsw.SQLITE_OPEN_READWRITE)
-            undo.callback(database.close)
-            database.reserve_bytes("main", 8)
-            _prepare(database)
-            database.execute(SCHEMA)
-            cls(database, held, created.site, key).append(created)
-        unfinished.rename(path)
-        sync_folder(path.parent)
+        try:
+            unfinished.unlink(missing_ok=True)
+            unfinished.touch(mode=0o600)
+            with ExitStack() as undo:
+                held = undo.enter_context(_hold(unfinished))
+                database = connect(unfinished, apsw.SQLITE_OPEN_READWRITE)
+                undo.callback(database.close)
+                database.reserve_bytes("main", 8)
+                _prepare(database)
+                database.execute(SCHEMA)
+                cls(database, held, created.site, key).append(created)
+            unfinished.rename(path)
+            sync_folder(path.parent)
+        except (apsw.Error, OSError) as error:
+            raise LedgerDamaged(
+                f"a ledger cannot be made at {path}",
+                got=f"{type(error).__name__}: {error}",
+                next_step="Check the disk and the permissions, and try again; nothing was charged yet.",
+            ) from error
         return cls.open(path, created.site, key)
 
     @classmethod
@@ -414,6 +421,7 @@ class Ledger:
     def _append(self, entry: Entry, notes: Iterable[Note] = ()) -> int:
         if isinstance(entry, KeyRotated) and entry.rotation.ledger_key != self.public_key:
             raise misplaced("a ledger key gives way without the one that follows it")
+        entry = _checked(entry)
         self.account.apply(entry)
         for note in notes:
             self._insert("journal", self._journal, note)
@@ -512,6 +520,22 @@ def _hold(path: Path) -> BinaryIO:
         held.close()
         raise
     return held
+
+
+def _checked(entry: Entry) -> Entry:
+    """Return the entry if it can be read back: pydantic's `model_construct` and `model_copy` check nothing.
+
+    A cost that is negative or not a number would else give back what was spent, or end the ledger when it is opened.
+    """
+    try:
+        return ENTRY.validate_python(entry.model_dump(warnings=False))
+    except (ValueError, AttributeError) as error:
+        raise LedgerDamaged(
+            "the ledger was given what no entry can say",
+            got=f"a value of the type {type(entry).__name__}, or a part of it, that is out of its range",
+            wanted="an entry of a known kind whose costs are positive integers",
+            next_step="Nothing was written and the ledger goes on; report this as a mistake of the program.",
+        ) from error
 
 
 def _in_use(path: Path) -> LedgerDamaged:

@@ -172,6 +172,16 @@ def prepare_records(
     return _pack(sides[0], study.dimension), _pack(sides[1], study.dimension)
 
 
+def patients_per_row(table: Table, patient_column: str) -> float:
+    """Return the number of patients over the number of rows that name one, in (0, 1]; 0.0 if none does.
+
+    Near 1, nearly every row has a patient of its own: a table of one row per patient, or a column that names visits.
+    """
+    place = table.columns.index(patient_column)
+    named = [row[place] for _, row in table.rows if row[place]]
+    return len(set(named)) / len(named) if named else 0.0
+
+
 def made_up_records(study: Study, patients: int) -> Records:
     """Return records of nobody, as many as the public figures allow: for measuring and warming up.
 

@@ -26,7 +26,7 @@ from fedhealth.privacy.release import Cohort, Digest, StepName
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
 from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.split import sides_of
-from fedhealth.records.table import made_up_records, prepare_records, read_table
+from fedhealth.records.table import Table, made_up_records, patients_per_row, prepare_records, read_table
 from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
 from fedhealth.site.acts import record_policy
 from fedhealth.site.consent import forgotten_patients
@@ -37,6 +37,9 @@ from fedhealth.study.signature import open_signed_study
 
 REPLY_MARGIN = 1.25
 """Public duration of a reply over the slowest of the trials."""
+
+NEARLY_UNIQUE = 0.95
+"""Patients per row from which on a patient column may well name visits: real patients come back more often."""
 
 _TRIALS = 15
 _SHORTEST_REPLY_MS = 20
@@ -51,12 +54,14 @@ class Feasibility:
         positives: of those, how many have the condition.
         share: the part of the data set's whole budget that the study may cost a patient of each side; this binds.
         epsilon: what that is as an epsilon, at the study's delta: it holds for the study as committed in advance.
+        warnings: what looks wrong and only a person can tell.
     """
 
     patients: Mapping[Cohort, int]
     positives: Mapping[Cohort, int]
     share: Mapping[Cohort, float]
     epsilon: Mapping[Cohort, float]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
             step.cohort: informative_epsilon(step.plan(), study.privacy.delta).epsilon
             for step in plan_study(study).values()
         },
+        warnings=_doubts(table, column),
     )
     return Proposal(study, seen, data, approval)
 
@@ -178,6 +184,17 @@ def resume_study(folder: Path, state: SiteState, study: Digest) -> None:
         if study not in ledger.account.approved:
             raise _not_approved(study)
         ledger.resume(study, JournalNote(kind="resumed", text=study, at=time.time_ns() // 10**6))
+
+
+def _doubts(table: Table, patient_column: str) -> tuple[str, ...]:
+    share = patients_per_row(table, patient_column)
+    if share < NEARLY_UNIQUE:
+        return ()
+    return (
+        f"column '{patient_column}' has a new value in {share:.0%} of the rows: it looks like a visit number, not a "
+        "patient, and protection would be per visit. It is right only if the table has one row per patient; else "
+        "correct patient_column in site.toml before anything is approved.",
+    )
 
 
 def _signed_file(state: SiteState, study: Study) -> Path:
