@@ -241,6 +241,18 @@ def test_the_same_site_can_approve_once_the_mistake_is_corrected(site, command):
     assert site.size() == 3
 
 
+def test_a_patient_column_that_looks_like_visits_is_said_before_anything_is_approved(site, monkeypatch, capsys):
+    words = [str(word) for word in site.approve() if word != "--yes"]
+    monkeypatch.setattr(sys, "argv", ["fedhealth", *words])
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().out
+    assert "WARNING: column 'id' has a new value in 100% of the rows: it looks like a visit number" in said
+    assert said.index("WARNING") < said.index("not approved")
+    assert (ended.value.code, site.size()) == (6, 2)
+
+
 def test_a_budget_already_spent_is_said_and_nothing_more_is_set_aside(site, command, tmp_path):
     shutil.rmtree(site.state.root)
     site.edit("policy.toml", "epsilon = 3.0", "epsilon = 2.1")

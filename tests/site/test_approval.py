@@ -36,9 +36,20 @@ def replaced(text, line, cells):
     return "\n".join(lines) + "\n"
 
 
+# Under the split key of these tests "p3" is held out and "p1" is not.
+ONE_A_SIDE = "id,age,dose,ill\np1,50,5,1\np3,50,5,1\n"
 STOPPED = [
     ("too few patients", {}, {"least": 20}, {}, DataUnusable, "too few patients"),
     ("no patients at all", {"text": "id,age,dose,ill\np1,50,5,\n"}, {}, {}, DataUnusable, "got 0 patients"),
+    (
+        "one patient only",
+        {"text": "id,age,dose,ill\np1,50,5,1\n"},
+        {},
+        {},
+        DataUnusable,
+        "got 1 patients on the training",
+    ),
+    ("one patient a side", {"text": ONE_A_SIDE}, {}, {}, DataUnusable, "got 1 patients on"),
     ("a missing column", {"text": "id,age,ill\np1,50,1\n"}, {}, {}, DataUnusable, "also dose"),
     ("epsilon above the policy's", {}, {}, {"privacy": {"training_epsilon": 2.6}}, PolicyForbids, "max_epsilon"),
     ("no researcher allowed", {}, {"researchers": "[]"}, {}, PolicyForbids, "researchers"),
@@ -172,6 +183,35 @@ def test_the_administrator_is_shown_patients_and_not_records(ward, make_protocol
         assert seen.epsilon[side] == pytest.approx(epsilon_of(approved.envelope[side], 1e-4))
         assert 1.99 < seen.epsilon[side] <= 2.0
         assert 0 < seen.share[side] < 1
+
+
+def rows_of(patients, visits):
+    """A table of so many patients with so many rows each; a column names the visit."""
+    rows = [f"v{n},p{n // visits},{20 + n % 60},{n % 10},{n // visits % 2}" for n in range(patients * visits)]
+    return "id,person,age,dose,ill\n" + "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (rows_of(24, 2), "100%"),  # the column named in site.toml is `id`, one value a visit
+        (rows_of(24, 1), "100%"),  # one row per patient: right, and still for a person to say
+        (rows_of(40, 1) + "v1,p1,50,5,1\nv2,p2,50,5,1\n", "95%"),  # 40 values in 42 rows
+        (rows_of(40, 1) + "v1,p1,50,5,1\nv2,p2,50,5,1\nv3,p3,50,5,1\n", None),  # 40 values in 43 rows: 93 %
+        (rows_of(24, 2).replace("id,person", "visit,id"), None),  # every patient twice
+    ],
+    ids=["visits", "one row a patient", "nearly all rows", "not so many", "patients with visits"],
+)
+def test_a_patient_column_that_is_nearly_unique_is_warned_of_and_nothing_of_it_is_written(
+    ward, make_protocol, steps, text, warned
+):
+    here = ward(text)
+    approved, seen = here.approve(make_protocol(), steps["noise_only"])
+    assert len(seen.warnings) == (warned is not None)
+    for warning in seen.warnings:
+        assert f"column 'id' has a new value in {warned} of the rows" in warning
+        assert "looks like a visit number, not a patient, and protection would be per visit" in warning
+    assert "visit" not in approved.model_dump_json()
 
 
 def test_what_the_administrator_sees_is_not_in_the_ledger(ward, make_protocol, steps):

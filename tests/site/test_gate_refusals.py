@@ -1,5 +1,6 @@
 """What a gate refuses, with which code, and that a refusal costs nothing."""
 
+import io
 import struct
 
 import numpy as np
@@ -31,6 +32,16 @@ def with_value(hospital, value):
     data = np.zeros(3)
     data[1] = value
     return hospital.question(data=encode_weights(data))
+
+
+def with_bits(hospital, bits):
+    return hospital.question(data=np.array([0, bits, 0], dtype="<u8").tobytes())
+
+
+def numpy_file(array):
+    with io.BytesIO() as file:
+        np.save(file, array)
+        return file.getvalue()
 
 
 def other_study(hospital, make_protocol):
@@ -72,6 +83,12 @@ REFUSALS = [
     ("an input a byte short", lambda h, p, raw: h.question(data=h.weights(0)[:-1]), "bad-request"),
     ("an input a byte long", lambda h, p, raw: h.question(data=h.weights(0) + b"\0"), "bad-request"),
     ("an input a weight long", lambda h, p, raw: h.question(data=h.weights(0) + bytes(8)), "bad-request"),
+    ("weights in single precision", lambda h, p, raw: h.question(data=np.zeros(3, "<f4").tobytes()), "bad-request"),
+    ("weights as a list in JSON", lambda h, p, raw: h.question(data=b"[0.0, 0.0, 0.0]"), "bad-request"),
+    ("weights as a file of NumPy's", lambda h, p, raw: h.question(data=numpy_file(np.zeros(3))), "bad-request"),
+    ("as many bytes of text", lambda h, p, raw: h.question(data=b"\xff" * 24), "bad-request"),  # which are NaNs
+    ("a NaN with a payload", lambda h, p, raw: with_bits(h, 0x7FF8_0000_DEAD_BEEF), "bad-request"),
+    ("a signalling NaN", lambda h, p, raw: with_bits(h, 0x7FF0_0000_0000_0001), "bad-request"),
     ("a NaN weight", lambda h, p, raw: with_value(h, np.nan), "bad-request"),
     ("an infinite weight", lambda h, p, raw: with_value(h, np.inf), "bad-request"),
     ("a weight of minus infinity", lambda h, p, raw: with_value(h, -np.inf), "bad-request"),
