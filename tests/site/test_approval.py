@@ -63,7 +63,7 @@ STOPPED = [
         {},
         {"privacy": {"training_epsilon": 1e-9, "delta": 1e-12}},
         FedHealthError,
-        "noise_mult",
+        "a mechanism that does not exist",
     ),
 ]
 
