@@ -95,6 +95,9 @@ class FederationFailed(FedHealthError):
     exit_code = 11
 
 
+AUDIT_FAILED_EXIT_CODE = 12
+"""`audit empirical`: a mechanism does not do what it claims."""
+
 UNSAFE_TEST_SITE_EXIT_CODE = 10
 """`audit verify`: the ledger is intact and belongs to a site created with `--unsafe-test-site`."""
 

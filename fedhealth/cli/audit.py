@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedhealth.errors import UNSAFE_TEST_SITE_EXIT_CODE, ConfigInvalid
+from fedhealth.errors import AUDIT_FAILED_EXIT_CODE, UNSAFE_TEST_SITE_EXIT_CODE, ConfigInvalid
 
 if TYPE_CHECKING:
     from fedhealth.compliance.budget import SideUse, StudyUse
     from fedhealth.compliance.bundle import Manifest
+    from fedhealth.compliance.empirical import EmpiricalAudit
     from fedhealth.compliance.history import History
     from fedhealth.privacy.verify import VerifiedLedger
 
@@ -154,6 +155,42 @@ def export(
     _end(found)
 
 
+@app.command()
+def empirical(
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Repeat the run with this seed; a new one if not given.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, max=86_400, help="About how long to look; more finds smaller mistakes.")
+    ] = 3.0,
+    as_json: AsJson = False,
+) -> None:
+    """Run every mechanism that ships and compare what it does with what it claims.
+
+    It needs no data and no site. A run on correct mechanisms fails at most once
+    in a hundred: if one fails, take another seed; if that fails too, stop the
+    gates and report it (SECURITY.md).
+
+    Exit codes: 0 passed; 12 a mechanism does not do what it claims.
+
+    Example: fedhealth audit empirical
+    """
+    import secrets
+
+    from fedhealth.compliance.empirical import audit_mechanisms
+    from fedhealth.training.per_patient import make_deterministic
+
+    make_deterministic()
+    found = audit_mechanisms(secrets.randbits(48) if seed is None else seed, seconds)
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+    else:
+        _print_empirical(found)
+    if not found.passed:
+        typer.echo("FAILED: a mechanism does not do what it claims.", err=True)
+        raise typer.Exit(AUDIT_FAILED_EXIT_CODE)
+
+
 def _history(path: Path, evidence: Path | None) -> "History":
     """Verify a gate's folder, a ledger or a bundle, and return what it holds."""
     from fedhealth.compliance.bundle import is_bundle
@@ -219,6 +256,24 @@ def _print_study(study: "StudyUse") -> None:
     typer.echo(f"    spent     {study.share_of_cap:.1%} of the cap, {study.share_of_envelope:.1%} of its envelope")
     if study.plan is not None:
         typer.echo(f"    plan      epsilon {study.plan.epsilon:.3f} at delta {study.plan.delta:g} (informative)")
+
+
+def _print_empirical(found: "EmpiricalAudit") -> None:
+    from fedhealth.compliance.checks import ONE_RUN
+
+    checks = sum(len(finding.checks) for finding in found.findings)
+    typer.echo(f"{'passed' if found.passed else 'FAILED'}: {checks} checks of {len(found.findings)} mechanisms")
+    typer.echo(f"  to repeat this run: --seed {found.seed}")
+    for finding in found.findings:
+        typer.echo(f"\n{finding.mechanism}")
+        for check in finding.checks:
+            failed = check.name in finding.failed
+            mark = "FAILED" if failed else "ok"
+            typer.echo(f"    {check.name:20} {mark:6} {check.measured:8.4f}, claimed {check.claimed:.4f}")
+            if failed or check.name == ONE_RUN:
+                typer.echo(f"      {check.unit}")
+    typer.echo(f"\nA check fails below a p-value of {found.threshold:.1e}: correct mechanisms fail")
+    typer.echo("in at most one run of a hundred, all checks together.")
 
 
 def _print_json(plain: dict[str, Any]) -> None:
