@@ -75,7 +75,7 @@ def test_a_gate_says_nothing_of_a_patient_whatever_goes_wrong(ward, make_protoco
     with pytest.raises(KeyError):  # ends the process, which withholds the text of what ended it
         run(failing_at_start, 2)
     assert isinstance(run(failing, 3), Refused)
-    site.csv.write_text(planted_csv().partition("\n")[2])  # without a header, a patient is taken for one
+    site.csv.write_text(planted_csv().split("\n", 3)[3])  # without a header, a patient is taken for one
     assert isinstance(run(real, 4), Refused)
     # It did have something to say about each.
     said = "\n".join(log.lines)
