@@ -50,7 +50,7 @@ class MemberHistory:
         stay = np.isin(rows["mark"], members)
         rows["until"][before & stay] = _STILL
         rows["until"][before & ~stay] = version - 1
-        new = np.setdiff1d(members, rows["mark"][before])
+        new = np.setdiff1d(members, rows["mark"][before], assume_unique=True)
         added = np.zeros(len(new), dtype=_ROW)
         added["mark"], added["since"], added["until"] = new, version, _STILL
         replace_file(self.path, np.concatenate([rows, added]).tobytes())
