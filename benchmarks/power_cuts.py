@@ -157,7 +157,10 @@ def is_lost(ledger: Ledger, number: int, state: str) -> bool:
     row = ledger.row(release)
     if release not in ledger.account.reserved or row is None or STATES.index(row.state) < STATES.index(state):
         return True
-    return row.payload != (payload(number) if row.state == "stored" else None)
+    stored = bytearray(row.payload_bytes or 0)
+    if row.payload_bytes is not None:
+        ledger.read_payload(release, memoryview(stored))
+    return stored != (payload(number) if row.state == "stored" else b"")
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def _is_plain_ascii(value: Any) -> bool:  # noqa: ANN401 - any JSON value
     return value is None or kind is bool
 
 
-def digest_of(domain: str, data: bytes) -> str:
+def digest_of(domain: str, data: bytes | memoryview) -> str:
     """Return the SHA-256 of `data` under a domain label, as 64 lower-case hexadecimal digits.
 
     Args:
@@ -71,5 +71,12 @@ def digest_of(domain: str, data: bytes) -> str:
         >>> digest_of("study", b"x") == digest_of("release", b"x")
         False
     """
+    state = digest_state(domain)
+    state.update(data)
+    return state.hexdigest()
+
+
+def digest_state(domain: str) -> "hashlib._Hash":
+    """Return a SHA-256 to be fed the data of `digest_of` part by part, as they arrive."""
     label = f"fedhealth/{CANONICAL_VERSION}/{domain}".encode()
-    return hashlib.sha256(len(label).to_bytes(2, "big") + label + data).hexdigest()
+    return hashlib.sha256(len(label).to_bytes(2, "big") + label)

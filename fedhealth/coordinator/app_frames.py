@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from fedhealth.errors import FederationFailed
+from fedhealth.link.bodies import Buffer
 from fedhealth.link.frames import MAX_FRAME_BYTES, pack, split_frame
 from fedhealth.privacy.release import StepName
 
@@ -89,13 +90,13 @@ ReplyHeader = Start | Payload | Nothing | Go
 _REPLY = TypeAdapter[ReplyHeader](Annotated[ReplyHeader, Field(discriminator="kind")])
 
 
-def unpack_question(frame: bytes) -> tuple[Question, bytes]:
+def unpack_question(frame: Buffer) -> tuple[Question, Buffer]:
     """Return a question and its body."""
     head, body = split_frame(frame)
     return _QUESTION.validate_json(head), body
 
 
-def exchange(connection: socket.socket, question: Question, body: bytes = b"") -> tuple[ReplyHeader, bytes]:
+def exchange(connection: socket.socket, question: Question, body: Buffer = b"") -> tuple[ReplyHeader, bytes]:
     """Ask over a blocking socket and return the reply and its body.
 
     Raises:
@@ -110,7 +111,7 @@ def exchange(connection: socket.socket, question: Question, body: bytes = b"") -
         head, answer = split_frame(_exactly(connection, length))
     except OSError as error:
         raise FederationFailed("the coordinator's main process does not answer", got=type(error).__name__) from error
-    return _REPLY.validate_json(head), answer
+    return _REPLY.validate_json(head), bytes(answer)
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:

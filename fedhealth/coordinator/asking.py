@@ -5,10 +5,12 @@ code; one that cannot be reached or does not keep the protocol is "away". Every 
 answers the same question with the same bytes.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable
 
 from fedhealth.coordinator.witness import Witness
 from fedhealth.errors import FedHealthError, IdentityInvalid, RefusalCode
+from fedhealth.link.bodies import Buffer
 from fedhealth.link.frames import (
     Accepted,
     Answer,
@@ -29,7 +31,7 @@ from fedhealth.privacy.checkpoint import SignedReceipt
 from fedhealth.privacy.release import Digest, ReleaseIdentity, input_digest
 from fedhealth.signing import verify
 
-Carry = Callable[[str, bytes], Awaitable[bytes]]
+Carry = Callable[[str, bytes], Awaitable[Buffer]]
 """Carry a frame to a site's gate and return its reply; raises `FedHealthError` when the site is away."""
 
 AWAY = "away"
@@ -72,7 +74,7 @@ class Asker:
         self._check_signed(site, "accepted", reply.statement(), reply.signature)
         return reply
 
-    async def ask(self, identity: ReleaseIdentity, data: bytes) -> bytes:
+    async def ask(self, identity: ReleaseIdentity, data: Buffer) -> Buffer:
         """Return the payload of a release.
 
         Args:
@@ -100,7 +102,8 @@ class Asker:
             raise _not_released(reply)
         if reply.release != identity.digest:
             raise NoRelease(AWAY, "the site answered with another release")
-        self._check_signed(identity.site, "release-reply", release_statement(reply.release, payload), reply.signature)
+        statement = release_statement(reply.release, hashlib.sha256(payload).hexdigest())
+        self._check_signed(identity.site, "release-reply", statement, reply.signature)
         self._received.setdefault(identity.site, []).append(reply.release)
         return payload
 
@@ -155,7 +158,7 @@ class Asker:
         done = set(signed.receipt.checkpointed)
         self._acknowledge[site] = [release for release in self._acknowledge[site] if release not in done]
 
-    async def _exchange(self, site: str, frame: bytes) -> tuple[Reply, bytes]:
+    async def _exchange(self, site: str, frame: bytes) -> tuple[Reply, Buffer]:
         try:
             return unpack_reply(await self._carry(site, frame))
         except FrameInvalid as error:

@@ -46,7 +46,8 @@ from fedhealth.coordinator.home import CoordinatorHome
 from fedhealth.coordinator.witness import Witness
 from fedhealth.errors import ApprovalMissing, FederationFailed, RefusalCode
 from fedhealth.learning.plan import plan_study
-from fedhealth.link.frames import MAX_FRAME_BYTES, Accepted, Head, pack
+from fedhealth.link.bodies import Buffer
+from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Accepted, Head, pack
 from fedhealth.link.server import LinkServer
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.privacy.pld import informative_epsilon
@@ -110,6 +111,8 @@ class StudyRun:
         self._signed = open_signed_study(signed_study)
         self._study = self._signed.study
         self._plan = plan_study(self._study)
+        longest_payload = 8 * max(step.mechanism.dimension for step in self._plan.values())
+        self._longest_answer = 4 + MAX_HEADER_BYTES + longest_payload
         self._federation = home.federation()
         self._pinned = home.pinned_sites()
         witness_key = home.witness_key()
@@ -214,7 +217,7 @@ class StudyRun:
         finally:
             writer.close()
 
-    async def _answer_app(self, question: Question, body: bytes) -> tuple[ReplyHeader, bytes]:
+    async def _answer_app(self, question: Question, body: Buffer) -> tuple[ReplyHeader, Buffer]:
         if isinstance(question, Begin):
             declared = {site: accepted.declared_patients for site, accepted in self._accepted.items()}
             return Start(declared_patients=declared), self._signed_bytes
@@ -244,7 +247,7 @@ class StudyRun:
             self._progress.failed = question
         return Go(), b""
 
-    async def _release(self, question: AskSite, data: bytes) -> bytes:
+    async def _release(self, question: AskSite, data: Buffer) -> Buffer:
         identity = ReleaseIdentity(
             site=question.site,
             study=self._study.digest,
@@ -272,10 +275,11 @@ class StudyRun:
                     raise
                 await asyncio.sleep(min(0.5, max(0.0, deadline - loop.time())))
 
-    async def _carry(self, site: str, frame: bytes) -> bytes:
+    async def _carry(self, site: str, frame: bytes) -> Buffer:
         accepted = self._accepted.get(site)
         public = max(accepted.reply_after_ms.values()) / 1000 if accepted else 0.0
-        return await self._link.ask(site, "gate", frame, _ASK_SECONDS + min(public, _LONGEST_REPLY_SECONDS))
+        seconds = _ASK_SECONDS + min(public, _LONGEST_REPLY_SECONDS)
+        return await self._link.ask(site, "gate", frame, seconds, self._longest_answer)
 
     async def _head(self, site: str) -> Head:
         try:

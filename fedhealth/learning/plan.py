@@ -142,12 +142,14 @@ def encode_weights(weights: NDArray[np.float64]) -> bytes:
     return np.ascontiguousarray(weights, dtype="<f8").tobytes()
 
 
-def decode_weights(data: bytes, length: int) -> NDArray[np.float64] | None:
+def holds_weights(data: bytes | memoryview, length: int) -> bool:
+    """Say whether the bytes are `length` finite doubles; they are not copied."""
+    return len(data) == 8 * length and bool(np.all(np.isfinite(np.frombuffer(data, dtype="<f8"))))
+
+
+def decode_weights(data: bytes | memoryview, length: int) -> NDArray[np.float64] | None:
     """Return `length` finite doubles, or None if the bytes are anything else."""
-    if len(data) != 8 * length:
-        return None
-    weights = np.frombuffer(data, dtype="<f8").astype(np.float64)
-    return weights if bool(np.all(np.isfinite(weights))) else None
+    return np.frombuffer(data, dtype="<f8").astype(np.float64) if holds_weights(data, length) else None
 
 
 def encode_release(values: NDArray[np.int64]) -> bytes:
@@ -155,7 +157,7 @@ def encode_release(values: NDArray[np.int64]) -> bytes:
     return np.ascontiguousarray(values, dtype="<i8").tobytes()
 
 
-def decode_release(payload: bytes, mechanism: GridGaussian) -> NDArray[np.float64]:
+def decode_release(payload: bytes | memoryview, mechanism: GridGaussian) -> NDArray[np.float64]:
     """Return a release in the mechanism's own unit.
 
     Raises:
@@ -166,7 +168,7 @@ def decode_release(payload: bytes, mechanism: GridGaussian) -> NDArray[np.float6
     return np.frombuffer(payload, dtype="<i8").astype(np.float64) * mechanism.grid
 
 
-def model_update(payload: bytes, study: Study, declared_patients: int) -> NDArray[np.float64]:
+def model_update(payload: bytes | memoryview, study: Study, declared_patients: int) -> NDArray[np.float64]:
     """Return the change of the weights that a training release asks for.
 
     The noisy sum of clipped gradients is divided by the public number of training patients,

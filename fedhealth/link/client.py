@@ -17,28 +17,28 @@ expired), idempotence (an ask may be cancelled half-way when the stream ends, an
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from fedhealth.errors import LinkUnavailable
+from fedhealth.link.bodies import CHUNK_BYTES, Buffer
+from fedhealth.link.exchange import Exchange, Service, away
+from fedhealth.link.quota import QUOTA_OF_COORDINATOR
 from fedhealth.link.session import (
     FrameKind,
     ProtocolMismatch,
     SessionEnd,
     SessionFrame,
     check_hello,
-    check_sendable,
     hello_body,
 )
 from fedhealth.link.stream import FrameStream
-from fedhealth.link.tls import MAX_ASKS_IN_FLIGHT, METHOD, SERVICE, aio, grpc, open_channel
+from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, open_channel
 from fedhealth.pki.identity import TlsIdentity, check_identity
 from fedhealth.pki.profiles import Role
 
 logger = logging.getLogger(__name__)
-
-Service = Callable[[bytes], Awaitable[bytes]]
 
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 10.0
@@ -60,6 +60,36 @@ class LinkState(StrEnum):
     COORDINATOR_OLDER = "coordinator-older"
 
 
+class SiteLink:
+    """A site's way to ask the coordinator, while `run_link` keeps the stream up."""
+
+    def __init__(self) -> None:
+        self._exchange: Exchange | None = None
+
+    async def ask(
+        self, service: str, body: Buffer, timeout_seconds: float, longest_answer: int = CHUNK_BYTES
+    ) -> Buffer:
+        """Ask a service of the coordinator and return its answer.
+
+        Args:
+            service: its name there.
+            body: the question.
+            timeout_seconds: how long to wait.
+            longest_answer: in bytes; a longer one is refused before any of it is kept.
+
+        Raises:
+            PeerAway: the link is down, or the time is over.
+            AskFailed: the coordinator has no such service, or could not answer.
+        """
+        if self._exchange is None:
+            raise away("the coordinator", "no connection")
+        return await self._exchange.ask(service, body, timeout_seconds, longest_answer)
+
+    def opened(self, exchange: Exchange | None) -> None:
+        """Take note of the stream that is up now, or that none is."""
+        self._exchange = exchange
+
+
 _STATE_OF_CODE = {
     grpc.StatusCode.UNAUTHENTICATED: LinkState.REFUSED,
     grpc.StatusCode.PERMISSION_DENIED: LinkState.REFUSED,
@@ -75,6 +105,7 @@ async def run_link(
     on_state: Callable[[str], None],
     *,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    link: SiteLink | None = None,
 ) -> None:
     """Keep a stream to the coordinator up until cancelled, answering asks side by side.
 
@@ -82,9 +113,10 @@ async def run_link(
         identity: the site's.
         address: `host:port` of the coordinator.
         federation: the federation that both ends are of.
-        services: what may be asked, by name; each takes the question's bytes and returns the answer's.
+        services: what may be asked, by name.
         on_state: called with a `LinkState` at each step; must not block.
         clock: gives the present, with time zone.
+        link: lets the site itself ask while the stream is up.
 
     Raises:
         IdentityInvalid: the certificate expired or does not fit; looked at before each connection.
@@ -98,7 +130,7 @@ async def run_link(
         check_identity(identity, federation, Role.SITE, clock())
         on_state(LinkState.CONNECTING)
         began = loop.time()
-        ended_as = await _one_stream(identity, address, federation, services, on_state)
+        ended_as = await _one_stream(identity, address, federation, services, on_state, link or SiteLink())
         on_state(ended_as)
         if loop.time() - began >= STEADY_SECONDS:
             delay = FIRST_DELAY_SECONDS
@@ -114,44 +146,52 @@ async def _one_stream(
     federation: str,
     services: Mapping[str, Service],
     on_state: Callable[[str], None],
+    link: SiteLink,
 ) -> LinkState:
     """Hold one stream until it ends, and return why it did."""
     async with open_channel(identity, address, federation) as channel:
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()  # no serializers: messages are bytes
         frames = FrameStream(SessionEnd(Role.SITE), call.read, call.write)
-        answering = _Answering(services, frames, lambda: on_state(LinkState.CONNECTED))
+
+        def ready() -> None:
+            link.opened(stream.exchange)
+            on_state(LinkState.CONNECTED)
+
+        stream = _SiteStream(services, frames, ready)
         try:
-            await frames.run(answering.on_frame)
+            await frames.run(stream.on_frame)
         except LinkUnavailable as error:
             logger.warning("closed the link: %s", error)
         except aio.AioRpcError:
             pass  # the code below tells
         finally:
-            await answering.stop()
+            link.opened(None)
+            stream.exchange.end(away("the coordinator", "a link that ended"))
+            await stream.exchange.stopped()
             call.cancel()
         code, details = await call.code(), await call.details()
-    if answering.mismatch is not None:
-        if answering.mismatch.upgrade is Role.SITE:
-            raise answering.mismatch
-        logger.warning("%s", answering.mismatch)
+    if stream.mismatch is not None:
+        if stream.mismatch.upgrade is Role.SITE:
+            raise stream.mismatch
+        logger.warning("%s", stream.mismatch)
         return LinkState.COORDINATOR_OLDER
     logger.warning("the link to %s ended: %s %r", address, code.name, details)
     return _STATE_OF_CODE.get(code, LinkState.DISCONNECTED)
 
 
-class _Answering:
-    """Answers the asks of one stream; owns the tasks in which services run."""
+class _SiteStream:
+    """The frames of one stream, from HELLO on."""
 
     def __init__(self, services: Mapping[str, Service], frames: FrameStream, on_ready: Callable[[], None]) -> None:
         self.mismatch: ProtocolMismatch | None = None
-        self._services, self._frames, self._on_ready = services, frames, on_ready
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.exchange = Exchange(Role.SITE, frames, services, QUOTA_OF_COORDINATOR, "the coordinator")
+        self._frames, self._on_ready = frames, on_ready
 
     def on_frame(self, frame: SessionFrame) -> None:
         if self.mismatch is not None:
             return
         if frame.kind is not FrameKind.HELLO:
-            self._begin(frame)
+            self.exchange.on_frame(frame)
             return
         self._frames.send(FrameKind.HELLO, 0, "", hello_body())  # also to another version
         try:
@@ -161,27 +201,3 @@ class _Answering:
             asyncio.get_running_loop().call_later(GOODBYE_SECONDS, self._frames.close)
         else:
             self._on_ready()
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _begin(self, frame: SessionFrame) -> None:
-        if len(self._tasks) >= MAX_ASKS_IN_FLIGHT or frame.service not in self._services:
-            logger.warning("no such service, or too many asks at once: %r", frame.service)
-            self._frames.send(FrameKind.FAIL, frame.request_id, frame.service, b"")
-            return
-        task = asyncio.create_task(self._answer(frame))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _answer(self, frame: SessionFrame) -> None:
-        try:
-            body = await self._services[frame.service](frame.body)
-            check_sendable(frame.service, body)
-        except Exception as error:  # any failure is the same to the other side
-            logger.warning("service %r failed: %s", frame.service, type(error).__name__)
-            self._frames.send(FrameKind.FAIL, frame.request_id, frame.service, b"")
-        else:
-            self._frames.send(FrameKind.ANSWER, frame.request_id, frame.service, body)

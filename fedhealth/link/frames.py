@@ -2,13 +2,12 @@
 
 `put_study`, `answer`, `witnessed` and `head` go in; `Accepted`, `NeedWitness`, `ReleaseReply`, `Refused` and `Head`
 come out. Nothing else is understood, and a gate has no other ear for the node. A frame is a four-byte length, that
-many bytes of canonical JSON, and a body of bytes; its size is limited before it is read. No field holds anything
-that depends on patients, but the body of a `ReleaseReply`, which is noised and charged.
+many bytes of canonical JSON, and a body of bytes; its size is declared and limited before it is read. No field holds
+anything that depends on patients, but the body of a `ReleaseReply`, which is noised and charged.
 
 Coordinator and gate both live by this file; the node and the link carry the bytes unread.
 """
 
-import hashlib
 import struct
 from typing import Annotated, Literal
 
@@ -16,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, RefusalCode
+from fedhealth.link.bodies import Buffer
 from fedhealth.privacy.checkpoint import Signature, SignedReceipt
 from fedhealth.privacy.release import Digest, StepName
 
 MAX_HEADER_BYTES = 64 * 1024
-MAX_BODY_BYTES = 3 * 1024 * 1024
+MAX_BODY_BYTES = 256 * 1024 * 1024
+"""A model of 32 million weights in double precision. A gate takes no more than its approved studies need."""
 MAX_FRAME_BYTES = 4 + MAX_HEADER_BYTES + MAX_BODY_BYTES
 
 Note = Annotated[str, StringConstraints(max_length=1000)]
@@ -139,9 +140,9 @@ class Head(_Header):
     challenge: Digest
 
 
-def release_statement(release: Digest, payload: bytes) -> bytes:
+def release_statement(release: Digest, payload_sha256: Digest) -> bytes:
     """Return the bytes that are signed for a release, in the domain "release-reply"."""
-    return canonical_bytes([release, hashlib.sha256(payload).hexdigest()])
+    return canonical_bytes([release, payload_sha256])
 
 
 Reply = Accepted | NeedWitness | ReleaseReply | Refused | Head
@@ -156,20 +157,29 @@ class FrameInvalid(FedHealthError):
     exit_code = 9
 
 
-def pack(header: BaseModel, body: bytes = b"") -> bytes:
+def pack(header: BaseModel, body: Buffer = b"") -> bytes:
     """Return a frame.
 
     Raises:
         FrameInvalid: the header or the body is larger than a frame may hold.
     """
+    return pack_start(header, len(body)) + body
+
+
+def pack_start(header: BaseModel, body_bytes: int) -> bytes:
+    """Return a frame up to its body, which follows and is not copied.
+
+    Raises:
+        FrameInvalid: as `pack`.
+    """
     head = canonical_bytes(header)
-    if len(head) > MAX_HEADER_BYTES or len(body) > MAX_BODY_BYTES:
-        raise FrameInvalid("a frame is too large", got=f"{len(body)} bytes", wanted=f"at most {MAX_BODY_BYTES}")
-    return struct.pack("!I", len(head)) + head + body
+    if len(head) > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
+        raise FrameInvalid("a frame is too large", got=f"{body_bytes} bytes", wanted=f"at most {MAX_BODY_BYTES}")
+    return struct.pack("!I", len(head)) + head
 
 
-def split_frame(frame: bytes) -> tuple[bytes, bytes]:
-    """Return the header's bytes and the body of a frame.
+def split_frame(frame: Buffer) -> tuple[bytes, Buffer]:
+    """Return the header's bytes and the body of a frame; of a view, the body is a view.
 
     Raises:
         FrameInvalid: too short, too long, or a length that does not fit.
@@ -179,10 +189,10 @@ def split_frame(frame: bytes) -> tuple[bytes, bytes]:
     (length,) = struct.unpack_from("!I", frame)
     if length > MAX_HEADER_BYTES or 4 + length > len(frame) or len(frame) - 4 - length > MAX_BODY_BYTES:
         raise FrameInvalid("a frame's header has an impossible length", got=str(length))
-    return frame[4 : 4 + length], frame[4 + length :]
+    return bytes(frame[4 : 4 + length]), frame[4 + length :]
 
 
-def unpack_request(frame: bytes) -> tuple[Request, bytes]:
+def unpack_request(frame: Buffer) -> tuple[Request, Buffer]:
     """Return a request and its body.
 
     Raises:
@@ -190,12 +200,15 @@ def unpack_request(frame: bytes) -> tuple[Request, bytes]:
     """
     head, body = split_frame(frame)
     try:
-        return _REQUEST.validate_json(head), body
+        request = _REQUEST.validate_json(head)
     except ValidationError as error:
         raise FrameInvalid("a frame is not one of the four of the gate") from error
+    if body and not isinstance(request, PutStudy | Answer):
+        raise FrameInvalid(f"a frame of kind '{request.kind}' has a body", got=f"{len(body)} bytes")
+    return request, body
 
 
-def unpack_reply(frame: bytes) -> tuple[Reply, bytes]:
+def unpack_reply(frame: Buffer) -> tuple[Reply, Buffer]:
     """Return a reply and its body.
 
     Raises:
@@ -203,6 +216,9 @@ def unpack_reply(frame: bytes) -> tuple[Reply, bytes]:
     """
     head, body = split_frame(frame)
     try:
-        return _REPLY.validate_json(head), body
+        reply = _REPLY.validate_json(head)
     except ValidationError as error:
         raise FrameInvalid("a frame is not a reply of a gate") from error
+    if body and not isinstance(reply, ReleaseReply):
+        raise FrameInvalid(f"a frame of kind '{reply.kind}' has a body", got=f"{len(body)} bytes")
+    return reply, body

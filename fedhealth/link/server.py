@@ -7,39 +7,33 @@ Invariants: a stream carries frames only after TLS 1.3, the certificate's profil
 were checked; a refused peer learns a status code and nothing else; of two streams of one site the newer
 counts and the older is closed; when a stream ends, every ask waiting on it fails at once.
 
-Leaves to others: what services mean, repeating an ask (services must be idempotent: after `SiteAway` nobody
+Leaves to others: what services mean, repeating an ask (services must be idempotent: after `PeerAway` nobody
 knows whether the site did it), and who is a member (`admits`).
 """
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from cryptography.x509 import Certificate
 
 from fedhealth.errors import FedHealthError, LinkUnavailable
+from fedhealth.link.bodies import CHUNK_BYTES, Buffer
+from fedhealth.link.exchange import Exchange, PeerAway, Service, away
+from fedhealth.link.quota import QUOTA_OF_SITE
 from fedhealth.link.session import (
-    SESSION_ID_BYTES,
+    SESSION_BYTES,
     FrameKind,
-    FrameRejected,
     ProtocolMismatch,
     SessionEnd,
     SessionFrame,
     check_hello,
-    check_sendable,
+    check_service_name,
     hello_body,
 )
 from fedhealth.link.stream import FrameStream
-from fedhealth.link.tls import (
-    MAX_ASKS_IN_FLIGHT,
-    METHOD,
-    SERVICE,
-    aio,
-    grpc,
-    server_credentials,
-    server_options,
-)
+from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, server_credentials, server_options
 from fedhealth.pki.certificates import parse_certificate
 from fedhealth.pki.identity import TlsIdentity
 from fedhealth.pki.leaf import Flaw, LeafRefused, check_leaf
@@ -55,12 +49,8 @@ STOP_GRACE_SECONDS = 0.5
 """How long a stopping server lets streams say goodbye; every ask has failed by then."""
 
 
-class SiteAway(LinkUnavailable):
-    """A site is not connected, its stream ended, or it did not answer in time."""
-
-
-class AskFailed(LinkUnavailable):
-    """A site is connected but its service failed or does not exist; the reason is in the site's own log."""
+ServicesFor = Callable[[str], Mapping[str, Service]]
+"""What a site may ask of the coordinator, by name: one explicit dict, made for the site that TLS has proven."""
 
 
 class LinkServer:
@@ -71,6 +61,7 @@ class LinkServer:
         federation: whose sites may connect.
         admits: asked at every new stream whether a site and its certificate are still in; raises if not.
         on_change: called with a site's id and whether it is connected now, after each change; must not block.
+        services_for: what each site may ask; nothing, unless given.
     """
 
     def __init__(
@@ -79,9 +70,10 @@ class LinkServer:
         federation: str,
         admits: Admission,
         on_change: Callable[[str, bool], None] | None = None,
+        services_for: ServicesFor = lambda _site: {},
     ) -> None:
         self._identity, self._federation, self._admits = identity, federation, admits
-        self._on_change = on_change
+        self._on_change, self._services_for = on_change, services_for
         self._streams: dict[str, _SiteStream] = {}
         self._changed = asyncio.Event()
         self._server: aio.Server | None = None
@@ -115,7 +107,7 @@ class LinkServer:
         return port
 
     async def stop(self) -> None:
-        """Close every stream and the port; asks in flight fail with `SiteAway`."""
+        """Close every stream and the port; asks in flight fail with `PeerAway`."""
         if self._server is None:
             return
         server, self._server = self._server, None
@@ -135,7 +127,7 @@ class LinkServer:
             timeout_seconds: how long to wait at most, in seconds.
 
         Raises:
-            SiteAway: some are still away; the message names them.
+            PeerAway: some are still away; the message names them.
         """
         wanted = frozenset(sites)
         try:
@@ -144,34 +136,36 @@ class LinkServer:
                     await self._changed.wait()
         except TimeoutError:
             missing = ", ".join(sorted(wanted - self.connected()))
-            raise SiteAway(
+            raise PeerAway(
                 f"not all sites connected within {timeout_seconds:g} s",
                 got=f"nothing from {missing}",
                 wanted=f"{len(wanted)} sites",
                 next_step="Look at the log of the node there: it says why it cannot connect.",
             ) from None
 
-    async def ask(self, site: str, service: str, body: bytes, timeout_seconds: float) -> bytes:
+    async def ask(
+        self, site: str, service: str, body: Buffer, timeout_seconds: float, longest_answer: int = CHUNK_BYTES
+    ) -> Buffer:
         """Ask a service of a site and return its answer; any number of asks may be in flight.
 
         Args:
             site: the id of a site.
             service: the service's name there.
-            body: the question, at most `session.MAX_FRAME_BYTES` bytes.
-            timeout_seconds: how long to wait for the answer, in seconds.
+            body: the question.
+            timeout_seconds: how long to wait for the answer, beside what bodies take on a slow line.
+            longest_answer: in bytes; a longer one is refused before any of it is kept.
 
         Raises:
-            SiteAway: the site is not connected, its stream ended meanwhile, or the time is over.
+            PeerAway: the site is not connected, its stream ended meanwhile, or the time is over.
             AskFailed: the site's service failed, or it has no such service.
-            FrameRejected: the body is too large; the link stays up.
             LinkUnavailable: too many asks of this site are in flight.
             ValueError: not a service name (a mistake in the program).
         """
-        check_sendable(service, body)
+        check_service_name(service)
         stream = self._streams.get(site)
         if stream is None:
-            raise _away(site, "no connection")
-        return await stream.ask(service, body, timeout_seconds)
+            raise away(f"site '{site}'", "no connection")
+        return await stream.exchange.ask(service, body, timeout_seconds, longest_answer)
 
     def end_site(self, site: str) -> bool:
         """End the stream of a site that is no longer let in, with every ask on it; say whether there was one."""
@@ -190,7 +184,7 @@ class LinkServer:
             self._admits(site, leaf, Role.SITE)
         except FedHealthError as error:
             await context.abort(_refusal(context, error))
-        stream = _SiteStream(site, context, lambda stream: self._join(stream, leaf))
+        stream = _SiteStream(site, context, self._services_for(site), lambda stream: self._join(stream, leaf))
         try:
             await stream.run()
         except ProtocolMismatch as error:
@@ -201,6 +195,7 @@ class LinkServer:
             await context.abort(grpc.StatusCode.DATA_LOSS)
         finally:
             self._leave(stream)
+            await stream.exchange.stopped()
         # Closed from this side: replaced by a newer stream of the same site, or the server stops.
         await context.abort(stream.end_code)
 
@@ -241,16 +236,21 @@ class LinkServer:
 
 
 class _SiteStream:
-    """One stream of one site, and the asks that wait on it."""
+    """One stream of one site."""
 
-    def __init__(self, site: str, context: aio.ServicerContext, on_ready: Callable[["_SiteStream"], None]) -> None:
+    def __init__(
+        self,
+        site: str,
+        context: aio.ServicerContext,
+        services: Mapping[str, Service],
+        on_ready: Callable[["_SiteStream"], None],
+    ) -> None:
         self.site, self.context = site, context
         self.end_code = grpc.StatusCode.UNAVAILABLE
-        session = SessionEnd(Role.COORDINATOR, secrets.token_bytes(SESSION_ID_BYTES))
+        session = SessionEnd(Role.COORDINATOR, secrets.token_bytes(SESSION_BYTES))
         self.frames = FrameStream(session, context.read, context.write)
+        self.exchange = Exchange(Role.COORDINATOR, self.frames, services, QUOTA_OF_SITE, f"site '{site}'")
         self._on_ready = on_ready
-        self._waiting: dict[int, asyncio.Future[bytes]] = {}
-        self._last_id = 0
 
     async def run(self) -> None:
         self.frames.send(FrameKind.HELLO, 0, "", hello_body())
@@ -258,50 +258,14 @@ class _SiteStream:
 
     def end(self) -> None:
         self.frames.close()
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(_away(self.site, "a link that ended"))
-
-    async def ask(self, service: str, body: bytes, timeout_seconds: float) -> bytes:
-        if len(self._waiting) >= MAX_ASKS_IN_FLIGHT:
-            raise LinkUnavailable(
-                f"too many questions to site '{self.site}' at once",
-                got=f"{len(self._waiting)} in flight",
-                wanted=f"fewer than {MAX_ASKS_IN_FLIGHT}",
-                next_step="Wait for some answers first.",
-            )
-        self._last_id = request_id = self._last_id + 1
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[request_id] = answer
-        try:
-            self.frames.send(FrameKind.ASK, request_id, service, body)
-            async with asyncio.timeout(timeout_seconds):
-                return await answer
-        except TimeoutError:
-            raise _away(self.site, f"no answer within {timeout_seconds:g} s") from None
-        finally:
-            del self._waiting[request_id]
+        self.exchange.end(away(f"site '{self.site}'", "a link that ended"))
 
     def _on_frame(self, frame: SessionFrame) -> None:
         if frame.kind is FrameKind.HELLO:
             check_hello(frame.body, Role.COORDINATOR)
             self._on_ready(self)
-            return
-        if not 0 < frame.request_id <= self._last_id:
-            raise FrameRejected("an answer is refused", got="one to no question", wanted="one that was asked")
-        answer = self._waiting.get(frame.request_id)
-        if answer is None or answer.done():
-            return  # it came after its time
-        if frame.kind is FrameKind.ANSWER:
-            answer.set_result(frame.body)
         else:
-            answer.set_exception(
-                AskFailed(
-                    f"site '{self.site}' could not answer '{frame.service}'",
-                    got="a failure without details",
-                    next_step="Its administrator finds the reason in the log of the site's node.",
-                )
-            )
+            self.exchange.on_frame(frame)
 
 
 def _refusal(context: aio.ServicerContext, error: FedHealthError) -> grpc.StatusCode:
@@ -326,12 +290,3 @@ def proven_leaf(context: aio.ServicerContext) -> Certificate:
     if len(certificates) != 1:
         raise LeafRefused(Flaw.NO_CERTIFICATE, "none", "a site's")
     return parse_certificate(certificates[0])
-
-
-def _away(site: str, got: str) -> SiteAway:
-    return SiteAway(
-        f"site '{site}' cannot be asked",
-        got=got,
-        wanted="an answer",
-        next_step="It is asked again once it connects; if it stays away, call its administrator.",
-    )

@@ -1,11 +1,12 @@
 """Moves the frames of one session over one gRPC stream; the same for both ends.
 
 Invariants: frames are sealed by one task only, in the order they were given to `send`, so counters never have
-gaps; the stream ends at the first thing that goes wrong in either direction; nothing is left running after
-`run` returned.
+gaps; the stream ends at the first thing that goes wrong in either direction, and when the other end asks for
+answers and does not read them; a peer that sends more frames a second than any honest one is read more slowly, which
+slows nobody else; nothing is left running after `run` returned.
 
-Leaves to others: the rules of frames (`session`), who is at the other end (`server`, `client`), the limit on
-frames in the queue (both ends limit asks in flight).
+Leaves to others: the rules of frames (`session`) and of bodies (`bodies`), who is at the other end (`server`,
+`client`).
 """
 
 import asyncio
@@ -14,8 +15,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fedhealth.errors import LinkUnavailable
+from fedhealth.link.bodies import Buffer
+from fedhealth.link.quota import Bucket
 from fedhealth.link.session import FrameKind, SessionEnd, SessionFrame
 from fedhealth.link.tls import HELLO_SECONDS, aio
+
+MAX_FRAMES_WAITING = 2048
+"""Frames in line to be sent: far above what both quotas of requests allow where the other end reads."""
+FRAMES_A_SECOND = 5000.0
+"""Five times what a stream of chunks at 1 GiB/s needs."""
+
+_Waiting = tuple[FrameKind, int, str, tuple[Buffer, ...], Callable[[], object]]
 
 
 class FrameStream:
@@ -31,12 +41,33 @@ class FrameStream:
         self, end: SessionEnd, read: Callable[[], Awaitable[Any]], write: Callable[[bytes], Awaitable[None]]
     ) -> None:
         self._end, self._read, self._write = end, read, write
-        self._outgoing: asyncio.Queue[tuple[FrameKind, int, str, bytes]] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._closed = asyncio.Event()
 
-    def send(self, kind: FrameKind, request_id: int, service: str, body: bytes) -> None:
-        """Put a frame in line; it is dropped without a word if the stream ends before it is sent."""
-        self._outgoing.put_nowait((kind, request_id, service, body))
+    def send(
+        self,
+        kind: FrameKind,
+        request_id: int,
+        service: str,
+        *parts: Buffer,
+        on_sent: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Put a frame in line; it is dropped without a word if the stream ends before it is sent.
+
+        Args:
+            kind: as `SessionEnd.seal` has it.
+            request_id: as well.
+            service: as well.
+            parts: as well.
+            on_sent: called once the parts may change.
+
+        Raises:
+            LinkUnavailable: the other end does not read; the stream is closed.
+        """
+        if self._outgoing.qsize() >= MAX_FRAMES_WAITING:
+            self.close()
+            raise LinkUnavailable("the other end of the link does not read", got=f"{MAX_FRAMES_WAITING} frames in line")
+        self._outgoing.put_nowait((kind, request_id, service, parts, on_sent))
 
     def close(self) -> None:
         """Make `run` return; to be called from the same event loop."""
@@ -79,12 +110,19 @@ class FrameStream:
                 wanted="its HELLO",
                 next_step="The link is set up again by itself; if this recurs, look at the network between.",
             ) from None
+        rate = Bucket(FRAMES_A_SECOND, FRAMES_A_SECOND, asyncio.get_running_loop().time)
         while data is not aio.EOF:
             on_frame(self._end.open(data))
+            if (wait := rate.take()) > 0:
+                await asyncio.sleep(wait)
             data = await self._read()
 
     async def _transmit(self) -> None:
         # A write fails only where the stream is over; the reader then knows why, and better.
         with contextlib.suppress(aio.AioRpcError, aio.BaseError, asyncio.InvalidStateError):
             while True:
-                await self._write(self._end.seal(*await self._outgoing.get()))
+                kind, request_id, service, parts, on_sent = await self._outgoing.get()
+                message = self._end.seal(kind, request_id, service, *parts)
+                on_sent()
+                del parts
+                await self._write(message)

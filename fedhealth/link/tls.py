@@ -36,8 +36,6 @@ SERVICE = "fedhealth.Link"
 METHOD = "Stream"
 HELLO_SECONDS = 30.0
 """How long an end waits for the other's HELLO, connecting included."""
-MAX_ASKS_IN_FLIGHT = 256
-"""Per site: far above what studies need, and a bound on the memory that one end can take at the other."""
 
 _SHARED_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_send_message_length", MAX_FRAME_BYTES + MAX_HEADER_BYTES),

@@ -18,6 +18,10 @@ Cohort = Literal["training", "held-out"]
 """The two disjoint sides of a data set; each has the whole budget, because no patient is on both."""
 
 
+INPUT_DOMAIN = "input"
+"""Domain of the digest of a step's input."""
+
+
 class ReleaseIdentity(BaseModel):
     """What a release is an answer to.
 
@@ -42,9 +46,9 @@ class ReleaseIdentity(BaseModel):
         return digest_of("release", canonical_bytes(self))
 
 
-def input_digest(data: bytes) -> Digest:
+def input_digest(data: bytes | memoryview) -> Digest:
     """Return the digest of a step's input."""
-    return digest_of("input", data)
+    return digest_of(INPUT_DOMAIN, data)
 
 
 def noise_key(release: Digest, data_version: str, cohort: Cohort) -> str:

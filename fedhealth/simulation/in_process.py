@@ -170,6 +170,6 @@ class InProcessFederation:
             site=site, study=self.study.digest, step=_STEPS[step], round=number, input_digest=input_digest(data)
         )
         try:
-            return asyncio.run(self._asker.ask(identity, data))
+            return bytes(asyncio.run(self._asker.ask(identity, data)))
         except NoRelease as refusal:
             raise NotReleased(refusal.code) from refusal

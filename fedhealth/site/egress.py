@@ -1,6 +1,6 @@
 """What left the gate: one line for every frame, written before the frame is sent.
 
-A line says when, what kind of answer, for which study, how many bytes and their SHA-256; for a release its name, under
+A line says when, what kind of answer, for which study, how many bytes and a SHA-256; for a release its name, under
 which the ledger has it. It says nothing that the node does not see pass by, and lies in `gate/`, where no node reads.
 
 Why not in the ledger: a ledger's commit waits for the disk, and anybody who may ask for a head could make it grow. A
@@ -25,6 +25,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedhealth.errors import LedgerDamaged
+from fedhealth.link.bodies import Buffer
 from fedhealth.link.frames import MAX_HEADER_BYTES
 from fedhealth.privacy.release import Digest
 
@@ -46,7 +47,7 @@ class Leaving(BaseModel):
         study: the study it was for; None where a request names none.
         release: name of the release; None for everything else.
         bytes: of the whole frame.
-        sha256: of the whole frame.
+        sha256: of a release's payload, as its entry in the ledger has it; of everything else, of the whole frame.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,15 +83,17 @@ class EgressLog:
     def __init__(self, gate: Path, unix_ms: Callable[[], int]) -> None:
         self._folder, self._unix_ms = gate / "egress", unix_ms
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._known = {line.sha256 for line in _read(self._folder / _FIRSTS)[0]}
+        self._known = {line.release for line in _read(self._folder / _FIRSTS)[0]}
         self._files = {name: _open(self._folder / name) for name in (_FIRSTS, _OTHERS)}
 
-    def record(self, request: bytes, reply: bytes) -> None:
+    def record(self, request: Buffer, reply: bytes, body_bytes: int = 0, body_sha256: Digest | None = None) -> None:
         """Write down a reply that is about to leave.
 
         Args:
             request: the node's frame, anything at all.
-            reply: the gate's answer.
+            reply: the gate's answer, up to its body if that is given by itself.
+            body_bytes: size of the body that follows.
+            body_sha256: of the body that follows.
 
         Raises:
             LedgerDamaged: it cannot be written; the reply must not leave.
@@ -102,10 +105,10 @@ class EgressLog:
             kind=" ".join(str(part) for part in (said.get("kind", "unknown"), code) if part),
             study=_digest(asked.get("study")) or _digest(said.get("study")),
             release=_digest(said.get("release")),
-            bytes=len(reply),
-            sha256=hashlib.sha256(reply).hexdigest(),
+            bytes=len(reply) + body_bytes,
+            sha256=body_sha256 or hashlib.sha256(reply).hexdigest(),
         )
-        first = line.release is not None and line.sha256 not in self._known
+        first = line.release is not None and line.release not in self._known
         try:
             self._write(_FIRSTS if first else _OTHERS, line.model_dump_json().encode() + b"\n")
         except OSError as error:
@@ -115,7 +118,7 @@ class EgressLog:
                 next_step=f"Free disk space at {self._folder}, then start the gate again.",
             ) from error
         if first:
-            self._known.add(line.sha256)
+            self._known.add(line.release)
 
     def close(self) -> None:
         """Close the files."""
@@ -175,13 +178,13 @@ def _read(path: Path) -> tuple[list[Leaving], int]:
     return lines, unreadable
 
 
-def _header(frame: bytes) -> dict[str, Any]:
+def _header(frame: Buffer) -> dict[str, Any]:
     """Return a frame's header as far as it is one; the node may have sent anything."""
     try:
         (length,) = struct.unpack_from("!I", frame)
         if length > MAX_HEADER_BYTES:
             return {}
-        header = json.loads(frame[4 : 4 + length])
+        header = json.loads(bytes(frame[4 : 4 + length]))
     except (struct.error, ValueError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}

@@ -24,7 +24,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -40,7 +40,8 @@ from fedhealth.errors import (
     PolicyForbids,
     RefusalCode,
 )
-from fedhealth.learning.plan import Step, decode_weights, plan_study
+from fedhealth.learning.plan import Step, decode_weights, holds_weights, plan_study
+from fedhealth.link.bodies import Buffer, MemoryPool
 from fedhealth.link.frames import (
     Accepted,
     Answer,
@@ -53,6 +54,7 @@ from fedhealth.link.frames import (
     ReleaseReply,
     Witnessed,
     pack,
+    pack_start,
     release_statement,
     unpack_request,
 )
@@ -122,10 +124,24 @@ class GateInputs:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A reply and the monotonic second before which it must not leave."""
+    """A reply and the monotonic second before which it must not leave.
 
-    frame: bytes
+    Attributes:
+        start: the frame, up to its body if it has one.
+        leaves_at: in seconds.
+        body: what follows; memory that may be used again once nobody holds it.
+        body_sha256: of the body, if it has one.
+    """
+
+    start: bytes
     leaves_at: float
+    body: Buffer = b""
+    body_sha256: Digest | None = None
+
+    @property
+    def frame(self) -> bytes:
+        """The whole frame, copied."""
+        return self.start + self.body
 
 
 @dataclass(frozen=True)
@@ -134,7 +150,7 @@ class _Pending:
 
     identity: ReleaseIdentity
     step: Step
-    data: bytes
+    data: Buffer
     deadline: float
 
 
@@ -163,6 +179,7 @@ class Gate:
         self._pending: dict[Digest, _Pending] = {}
         self._challenge, self._started_with, self._confirmed = secrets.token_hex(32), ledger.size, False
         self._forbidden: set[Digest] = set()
+        self._pool = MemoryPool()
         self._stopped = stopped_studies(ledger)
         data_set = inputs.site.data_set
         marks = PatientMarks.under(inputs.naming_secret, data_set.name, data_set.patient_column)
@@ -170,11 +187,26 @@ class Gate:
         self._table, members = without_patients(inputs.table, marks, forgotten)
         self._data_version = self._note_data_version(members)
 
-    def handle(self, frame: bytes) -> Outgoing:
+    def longest_body(self, start: Buffer) -> int:
+        """Return how many bytes a frame that starts like this may bring here: what its study's step takes.
+
+        Args:
+            start: a frame up to its body; anything at all.
+        """
+        try:
+            request, _ = unpack_request(start)
+        except FrameInvalid:
+            return 0
+        if not isinstance(request, Answer) or request.study not in self._studies:
+            return 0
+        return 8 * plan_study(self._studies[request.study].study)[request.step].input_length
+
+    def handle(self, frame: Buffer, digest: Digest | None = None) -> Outgoing:
         """Answer one frame.
 
         Args:
             frame: bytes from the node; anything at all.
+            digest: of its body as a step's input, if whoever received it has computed that meanwhile.
 
         Returns:
             The reply, never an exception's text.
@@ -185,7 +217,7 @@ class Gate:
             if isinstance(request, PutStudy):
                 return Outgoing(self._put_study(body), arrived)
             if isinstance(request, Answer):
-                return self._answer(request, body, arrived)
+                return self._answer(request, body, digest or input_digest(body), arrived)
             if isinstance(request, Witnessed):
                 return self._witnessed(request, arrived)
             return Outgoing(self._head(request), arrived)
@@ -251,10 +283,10 @@ class Gate:
         for name, step in plan_study(study).items():
             self._compute[name](step, np.zeros(step.input_length), records, streams)
 
-    def _put_study(self, data: bytes) -> bytes:
+    def _put_study(self, data: Buffer) -> bytes:
         self._check_not_paused()
         try:
-            signed = open_signed_study(data)
+            signed = open_signed_study(bytes(data))
             check_policy(self._inputs.policy, signed, self._inputs.researchers)
         except IdentityInvalid as error:
             raise _Refusal(RefusalCode.BAD_REQUEST) from error
@@ -272,7 +304,7 @@ class Gate:
         signature = self._ledger.sign("accepted", accepted.statement())
         return pack(accepted.model_copy(update={"signature": signature}))
 
-    def _answer(self, request: Answer, data: bytes, arrived: float) -> Outgoing:
+    def _answer(self, request: Answer, data: Buffer, digest: Digest, arrived: float) -> Outgoing:
         self._check_not_paused()
         approval = self._approval(request.study)
         if request.study in self._forbidden:
@@ -284,14 +316,14 @@ class Gate:
             # Approved, and not prepared: the administrator has been told why.
             raise _Refusal(RefusalCode.BUSY)
         step = plan_study(signed.study)[request.step]
-        if request.round > step.rounds or decode_weights(data, step.input_length) is None:
+        if request.round > step.rounds or not holds_weights(data, step.input_length):
             raise _Refusal(RefusalCode.BAD_REQUEST)
         identity = ReleaseIdentity(
             site=self._inputs.site.id,
             study=request.study,
             step=request.step,
             round=request.round,
-            input_digest=input_digest(data),
+            input_digest=digest,
         )
         before = self._pending.get(request.study)
         same = before is not None and before.identity == identity
@@ -317,9 +349,11 @@ class Gate:
         if row is not None and row.state == "sent":
             del self._pending[study]
             raise _Refusal(RefusalCode.BAD_REQUEST)
-        if row is not None and row.payload is not None:
+        if row is not None and row.payload_bytes is not None:
             del self._pending[study]
-            return self._at_public_time(self._reply(name, row.payload), approval, step, arrived)
+            payload = self._pool.take(row.payload_bytes)
+            self._ledger.read_payload(name, payload)
+            return self._at_public_time(self._reply(name, payload), approval, step, arrived)
         if not self._confirmed:
             return Outgoing(pack(self._need_witness()), arrived)
         if row is None:
@@ -408,14 +442,17 @@ class Gate:
             self._ledger.store(name, payload, notes)
         except Exception as error:
             self._stop(study, error)
-            reply = pack(Refused(code=RefusalCode.BUSY))
+            reply = Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
         else:
             reply = self._reply(name, payload)
         return self._at_public_time(reply, approval, pending.step.name, arrived)
 
-    def _reply(self, release: Digest, payload: bytes) -> bytes:
-        signature = self._ledger.sign("release-reply", release_statement(release, payload))
-        return pack(ReleaseReply(release=release, signature=signature), payload)
+    def _reply(self, release: Digest, payload: Buffer) -> Outgoing:
+        # The ledger has the digest since the payload was stored; were the payload damaged since, nobody would take it.
+        digest = self._ledger.account.stored[release].payload_sha256
+        signature = self._ledger.sign("release-reply", release_statement(release, digest))
+        start = pack_start(ReleaseReply(release=release, signature=signature), len(payload))
+        return Outgoing(start, self._clock.monotonic(), payload, digest)
 
     def _stop(self, study: Digest, error: Exception) -> None:
         """Stop a study here until its administrator resumes it."""
@@ -428,13 +465,13 @@ class Gate:
         with suppress(LedgerDamaged):  # then the whole gate answers `busy`
             self._ledger.note(JournalNote(kind="failure", text=study, at=self._clock.unix_ms()))
 
-    def _at_public_time(self, reply: bytes, approval: Approved, step: StepName, arrived: float) -> Outgoing:
+    def _at_public_time(self, reply: Outgoing, approval: Approved, step: StepName, arrived: float) -> Outgoing:
         """Let a reply go at arrival plus the public duration; after an overrun, at the next multiple."""
         duration = approval.reply_after_ms[step] / 1000
         multiples = max(1, math.ceil((self._clock.monotonic() - arrived) / duration))
         if multiples > 1:
             _LOG.warning("a reply took too long and leaves at %(multiple)d times reply_after", {"multiple": multiples})
-        return Outgoing(reply, arrived + multiples * duration)
+        return replace(reply, leaves_at=arrived + multiples * duration)
 
     def _head(self, request: AskHead) -> bytes:
         proof = tuple(self._ledger.consistency_proof(request.since))

@@ -1,9 +1,10 @@
 """The gate as a process: one Unix socket for the node, no network.
 
 One connection at a time, one frame in flight; the caller's Unix user is checked by the kernel's word
-(`SO_PEERCRED`), the frame's size before it is read. Where the kernel allows it the process first leaves the network
-(`fedhealth.site.isolation`). It ends when its standard input closes, so that it never outlives whoever started it,
-and no node can keep it from ending by stopping in the middle of a frame.
+(`SO_PEERCRED`), the frame's size before it is read. A large frame is looked at first: a body longer than any approved
+study's step takes is dropped as it comes and never held. Where the kernel allows it the process first leaves the
+network (`fedhealth.site.isolation`). It ends when its standard input closes, so that it never outlives whoever started
+it, and no node can keep it from ending by stopping in the middle of a frame.
 """
 
 import logging
@@ -12,15 +13,19 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from fedhealth.canonical import digest_state
 from fedhealth.errors import FedHealthError, LinkUnavailable
-from fedhealth.link.frames import MAX_FRAME_BYTES
+from fedhealth.link.bodies import CHUNK_BYTES, Buffer, MemoryPool
+from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES
 from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.acts import PolicyChanged
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.release import INPUT_DOMAIN, Digest
 from fedhealth.records.table import read_table
 from fedhealth.signing import load_public_key
 from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
@@ -28,7 +33,11 @@ from fedhealth.site.state import SiteState, local_user
 
 _LOG = logging.getLogger(__name__)
 _FRAME_SECONDS = 10.0
-"""How long a node may take over one frame, either way."""
+"""How long a node may take over a small frame."""
+_PART_SECONDS = 30.0
+"""How long over each part of a large one, either way: longer than the link lets a chunk stall."""
+_SMALL_FRAME_BYTES = 2**20
+"""Frames up to here are read without a look at what they are: signed studies, receipts, small models."""
 
 SYSTEM_CLOCK = Clock(monotonic=time.monotonic, unix_ms=lambda: time.time_ns() // 10**6)
 
@@ -75,7 +84,7 @@ def _prepare(gate: Gate, state: SiteState, study: str) -> None:
         _LOG.error("study %(study)s cannot run here: %(error)s", {"study": study, "error": error})
 
 
-Leaving = Callable[[bytes, bytes], None]
+Leaving = Callable[[Buffer, bytes, int, Digest | None], None]
 """Told of a request and its reply before the reply leaves; if it fails, the reply stays."""
 
 
@@ -126,69 +135,102 @@ def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: i
 
 def _converse(gate: Gate, connection: socket.socket, lifeline: int | None, on_leaving: Leaving) -> bool:
     """Answer frames until the node hangs up (True) or the lifeline closes (False)."""
-    watched = _watched(connection, lifeline)
-    while True:
-        ready, _, _ = select.select(watched, [], [])
-        if lifeline in ready:
-            return False
-        frame = receive_frame(connection, lifeline)
-        if frame is None:
-            return True
-        reply = gate.handle(frame)
-        wait = reply.leaves_at - time.monotonic()
-        if wait > 0:
-            if lifeline is not None and select.select([lifeline], [], [], wait)[0]:
+    line, watched = _Line(connection, lifeline), _watched(connection, lifeline)
+    with suppress(_Gone):
+        while True:
+            ready, _, _ = select.select(watched, [], [])
+            if lifeline in ready:
                 return False
-            if lifeline is None:
-                time.sleep(wait)
-        on_leaving(frame, reply.frame)
-        if not send_frame(connection, reply.frame, lifeline):
-            return True
-
-
-def receive_frame(connection: socket.socket, lifeline: int | None = None) -> bytes | None:
-    """Return the next frame.
-
-    Returns:
-        None when the peer hung up, took longer than 10 s, or announced too much, or when the lifeline closed.
-    """
-    deadline = time.monotonic() + _FRAME_SECONDS
-    try:
-        head = _exactly(connection, 4, lifeline, deadline)
-        if head is None:
-            return None
-        (length,) = struct.unpack("!I", head)
-        return _exactly(connection, length, lifeline, deadline) if length <= MAX_FRAME_BYTES else None
-    except OSError:
-        return None
-
-
-def send_frame(connection: socket.socket, frame: bytes, lifeline: int | None = None) -> bool:
-    """Send a frame; False when the peer hung up, took longer than 10 s to read it, or the lifeline closed."""
-    rest = memoryview(struct.pack("!I", len(frame)) + frame)
-    deadline, watched = time.monotonic() + _FRAME_SECONDS, [] if lifeline is None else [lifeline]
-    try:
-        while rest:
-            closed, writable, _ = select.select(watched, [connection], [], max(0.0, deadline - time.monotonic()))
-            if closed or not writable:
-                return False
-            rest = rest[connection.send(rest, socket.MSG_DONTWAIT) :]
-    except OSError:
-        return False
+            frame, digest = _receive(gate, line)
+            reply = gate.handle(frame, digest)
+            wait = reply.leaves_at - time.monotonic()
+            if wait > 0:
+                if lifeline is not None and select.select([lifeline], [], [], wait)[0]:
+                    return False
+                if lifeline is None:
+                    time.sleep(wait)
+            on_leaving(frame, reply.start, len(reply.body), reply.body_sha256)
+            line.send(struct.pack("!I", len(reply.start) + len(reply.body)) + reply.start)
+            line.send(reply.body)
+            del frame, reply  # their memory is free for the next frame
     return True
 
 
-def _exactly(connection: socket.socket, count: int, lifeline: int | None, deadline: float) -> bytes | None:
-    parts, watched = bytearray(), _watched(connection, lifeline)
-    while len(parts) < count:
-        ready, _, _ = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))
-        if connection not in ready or lifeline in ready:
+def _receive(gate: Gate, line: "_Line") -> tuple[Buffer, Digest | None]:
+    """Return the next frame and, of a large one, the digest of its body as a step's input."""
+    (length,) = struct.unpack("!I", line.read(memoryview(bytearray(4))))
+    if length > MAX_FRAME_BYTES:
+        raise _Gone
+    if length <= _SMALL_FRAME_BYTES:
+        return bytes(line.read(memoryview(bytearray(length)))), None
+    head = line.read(memoryview(bytearray(4)))
+    (header_bytes,) = struct.unpack("!I", head)
+    start = bytes(head) + line.read(memoryview(bytearray(min(header_bytes, MAX_HEADER_BYTES))))
+    body_bytes, digest = length - len(start), digest_state(INPUT_DOMAIN)
+    if body_bytes > gate.longest_body(start):
+        spare = memoryview(bytearray(_SMALL_FRAME_BYTES))
+        for offset in range(0, body_bytes, len(spare)):
+            line.read(spare[: body_bytes - offset], _PART_SECONDS)
+        # One byte stands for what was dropped. No step takes that, so the gate refuses it, for the reason that counts.
+        return start + b"\0", None
+    frame = line.pool.take(length)
+    frame[: len(start)] = start
+    for offset in range(len(start), length, CHUNK_BYTES):
+        digest.update(line.read(frame[offset : offset + CHUNK_BYTES], _PART_SECONDS))
+    return frame, digest.hexdigest()
+
+
+class _Gone(Exception):
+    """The node hung up, stopped in the middle of a frame, announced too much, or the lifeline closed."""
+
+
+_Selectable = socket.socket | int
+
+
+class _Line:
+    """A connection of the node: every part must come, or be taken, in time, and the lifeline ends it."""
+
+    def __init__(self, connection: socket.socket, lifeline: int | None) -> None:
+        self.pool = MemoryPool()
+        self._connection, self._lifeline = connection, [] if lifeline is None else [lifeline]
+        connection.setblocking(False)
+
+    def read(self, part: memoryview, seconds: float = _FRAME_SECONDS) -> memoryview:
+        """Fill a part and return it."""
+        deadline, filled = time.monotonic() + seconds, 0
+        while filled < len(part):
+            count = self._attempt(self._connection.recv_into, part[filled:])
+            if count == 0:
+                raise _Gone
+            if count is None:
+                self._wait([*self._lifeline, self._connection], [], deadline)
+            else:
+                filled += count
+        return part
+
+    def send(self, part: Buffer) -> None:
+        """Send a part; some of it must be taken each `_PART_SECONDS`."""
+        deadline, rest = time.monotonic() + _PART_SECONDS, memoryview(part)
+        while rest:
+            count = self._attempt(self._connection.send, rest[:CHUNK_BYTES])
+            if count is None:
+                self._wait(self._lifeline, [self._connection], deadline)
+            else:
+                deadline, rest = time.monotonic() + _PART_SECONDS, rest[count:]
+
+    def _attempt(self, move: Callable[[memoryview], int], part: memoryview) -> int | None:
+        """Return how many bytes were moved, or None if none can be now."""
+        try:
+            return move(part)
+        except BlockingIOError:
             return None
-        part = connection.recv(min(count - len(parts), 1 << 20))
-        if not part:
-            return None
-        parts += part
-    return bytes(parts)
+        except OSError as error:
+            raise _Gone from error
+
+    def _wait(self, readable: Sequence[_Selectable], writable: Sequence[_Selectable], deadline: float) -> None:
+        ready = select.select(readable, writable, [], max(0.0, deadline - time.monotonic()))
+        if not any(ready) or (self._lifeline and self._lifeline[0] in ready[0]):
+            raise _Gone
 
 
 def _watched(connection: socket.socket, lifeline: int | None) -> list[socket.socket | int]:

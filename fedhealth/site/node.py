@@ -7,13 +7,16 @@ may leave is decided, charged and noised behind the socket.
 
 import asyncio
 import logging
+import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fedhealth.errors import LinkUnavailable
+from fedhealth.link.bodies import CHUNK_BYTES, Body, Buffer, IncomingBody, chunk_count, chunk_length
 from fedhealth.link.client import run_link
+from fedhealth.link.exchange import Service
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.pki.identity import load_identity
 from fedhealth.pki.profiles import Role
@@ -24,45 +27,78 @@ _LOG = logging.getLogger(__name__)
 
 
 class GateChannel:
-    """The node's end of the gate's socket; reconnects when the gate was restarted."""
+    """The node's end of the gate's socket; reconnects when the gate was restarted.
+
+    Questions and answers pass through chunk by chunk; the node never holds a whole body.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = asyncio.Lock()
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._socket: socket.socket | None = None
 
-    async def ask(self, frame: bytes) -> bytes:
-        """Return the gate's answer to one frame.
+    async def answer(self, question: IncomingBody) -> Body:
+        """Carry one frame to the gate and return the gate's answer, which must be read or closed before the next.
 
         Raises:
             LinkUnavailable: the gate does not answer.
         """
-        async with self._lock:
-            try:
-                if self._streams is None:
-                    self._streams = await asyncio.open_unix_connection(str(self._path))
-                reader, writer = self._streams
-                writer.write(struct.pack("!I", len(frame)) + frame)
-                await writer.drain()
-                (length,) = struct.unpack("!I", await reader.readexactly(4))
-                if length > MAX_FRAME_BYTES:
-                    raise LinkUnavailable("the gate announced a frame that is too large")
-                return await reader.readexactly(length)
-            except BaseException as error:
-                # A half-read answer must not be taken for the next one's.
-                await self.close()
-                if isinstance(error, (OSError, EOFError)):
-                    raise LinkUnavailable(
-                        "the gate of this site does not answer",
-                        next_step="Start it: fedhealth site gate --help",
-                    ) from error
-                raise
+        await self._lock.acquire()
+        try:
+            size = await self._carry(question)
+        except BaseException as error:
+            self.close()  # a half-read answer must not be taken for the next one's
+            self._lock.release()
+            if isinstance(error, OSError):
+                raise _no_gate() from error
+            raise
+        return Body(size, self._chunks(size))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Hang up."""
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def _carry(self, question: IncomingBody) -> int:
+        loop = asyncio.get_running_loop()
+        if self._socket is None:
+            connection = socket.socket(socket.AF_UNIX)
+            self._socket = connection
+            connection.setblocking(False)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK_BYTES)
+            await loop.sock_connect(connection, str(self._path))
+        await loop.sock_sendall(self._socket, struct.pack("!I", question.size))
+        async for chunk in question.chunks():
+            await loop.sock_sendall(self._socket, chunk)
+        (length,) = struct.unpack("!I", await self._exactly(4))
+        if length > MAX_FRAME_BYTES:
+            raise LinkUnavailable("the gate announced a frame that is too large")
+        return int(length)
+
+    async def _chunks(self, size: int) -> AsyncGenerator[Buffer, None]:
+        try:
+            for number in range(chunk_count(size)):
+                yield await self._exactly(chunk_length(size, number * CHUNK_BYTES))
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise _no_gate() from error
+            raise
+        finally:
+            self._lock.release()
+
+    async def _exactly(self, count: int) -> memoryview:
+        loop, part, filled = asyncio.get_running_loop(), memoryview(bytearray(count)), 0
+        while filled < count:
+            if self._socket is None or (more := await loop.sock_recv_into(self._socket, part[filled:])) == 0:
+                raise ConnectionResetError
+            filled += more
+        return part
+
+
+def _no_gate() -> LinkUnavailable:
+    return LinkUnavailable("the gate of this site does not answer", next_step="Start it: fedhealth site gate --help")
 
 
 async def run_node(state: SiteState, file: NodeFile, on_state: Callable[[str], None]) -> None:
@@ -78,7 +114,8 @@ async def run_node(state: SiteState, file: NodeFile, on_state: Callable[[str], N
     """
     identity = load_identity(state.node, file.federation, Role.SITE, datetime.now(UTC))
     gate = GateChannel(state.socket)
+    services = {"gate": Service(gate.answer, longest_question=MAX_FRAME_BYTES)}
     try:
-        await run_link(identity, file.coordinator, file.federation, {"gate": gate.ask}, on_state)
+        await run_link(identity, file.coordinator, file.federation, services, on_state)
     finally:
-        await gate.close()
+        gate.close()

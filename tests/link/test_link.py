@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
 import logging
+import os
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -9,9 +10,11 @@ import pytest
 from fedhealth.errors import IdentityInvalid, LinkUnavailable
 from fedhealth.link import client as client_module
 from fedhealth.link import session as session_module
+from fedhealth.link.bodies import CHUNK_BYTES
 from fedhealth.link.client import LinkState, run_link
-from fedhealth.link.server import AskFailed, LinkServer, SiteAway
-from fedhealth.link.session import MAX_FRAME_BYTES, FrameRejected, ProtocolMismatch, hello_body
+from fedhealth.link.exchange import AskFailed, Failure, PeerAway, service_of
+from fedhealth.link.server import LinkServer
+from fedhealth.link.session import ProtocolMismatch, hello_body
 
 PATIENT = "patient 4711 has HIV"
 
@@ -34,10 +37,14 @@ async def fail(_body):
 
 
 async def flood(_body):
-    return bytes(MAX_FRAME_BYTES + 1)
+    return bytes(CHUNK_BYTES + 1)
 
 
-SERVICES = {"echo": echo, "digest": digest, "never": never, "fail": fail, "flood": flood}
+LARGEST = 5 * CHUNK_BYTES + 7
+SERVICES = {
+    name: service_of(answer, LARGEST)
+    for name, answer in {"echo": echo, "digest": digest, "never": never, "fail": fail, "flood": flood}.items()
+}
 
 
 def linked(federation, scenario, **node):
@@ -54,13 +61,13 @@ def linked(federation, scenario, **node):
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("size", [0, 1, 2**20, MAX_FRAME_BYTES])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES, LARGEST])
 def test_a_body_goes_there_and_back_unchanged(federation, size):
-    body = bytes(size)
+    body = os.urandom(size)
 
     async def scenario(server, _task):
         assert await server.ask("hungary", "digest", body, 10) == hashlib.sha256(body).digest()
-        assert await server.ask("hungary", "echo", body, 10) == body
+        assert await server.ask("hungary", "echo", body, 10, LARGEST) == body
 
     linked(federation, scenario)
 
@@ -73,7 +80,7 @@ def test_a_hundred_asks_in_flight_each_get_their_own_answer(federation):
     async def main():
         async with (
             federation.server() as (server, address),
-            federation.node("hungary", address, {"double": slow_first}),
+            federation.node("hungary", address, {"double": service_of(slow_first)}),
         ):
             await server.wait_connected({"hungary"}, 5)
             bodies = [bytes([n]) for n in range(100)]
@@ -122,10 +129,10 @@ def test_a_service_that_cannot_answer_fails_without_details_and_the_link_stays(f
 
 def test_an_ask_without_answer_ends_at_its_deadline_and_leaves_nothing(federation):
     async def scenario(server, _task):
-        with pytest.raises(SiteAway, match=r"no answer within 0\.1 s"):
+        with pytest.raises(PeerAway, match=r"no answer within 0\.1 s"):
             await server.ask("hungary", "never", b"", 0.1)
         assert await server.ask("hungary", "echo", b"x", 5) == b"x"
-        assert server._streams["hungary"]._waiting == {}
+        assert server._streams["hungary"].exchange._questions == {}
 
     linked(federation, scenario)
 
@@ -138,10 +145,10 @@ def test_an_answer_after_its_deadline_is_ignored(federation):
     async def main():
         async with (
             federation.server() as (server, address),
-            federation.node("hungary", address, {"late": late}),
+            federation.node("hungary", address, {"late": service_of(late)}),
         ):
             await server.wait_connected({"hungary"}, 5)
-            with pytest.raises(SiteAway):
+            with pytest.raises(PeerAway):
                 await server.ask("hungary", "late", b"first", 0.05)
             assert await server.ask("hungary", "late", b"second", 5) == b"second"
 
@@ -150,11 +157,12 @@ def test_an_answer_after_its_deadline_is_ignored(federation):
 
 def test_refuses_to_ask_a_site_that_is_not_connected_or_to_send_too_much(federation):
     async def scenario(server, _task):
-        with pytest.raises(SiteAway, match="'va' cannot be asked; got no connection"):
+        with pytest.raises(PeerAway, match="'va' cannot be asked; got no connection"):
             await server.ask("va", "echo", b"", 5)
-        with pytest.raises(FrameRejected):
-            await server.ask("hungary", "echo", bytes(MAX_FRAME_BYTES + 1), 5)
-        with pytest.raises(SiteAway, match="got nothing from va"):
+        with pytest.raises(AskFailed) as caught:
+            await server.ask("hungary", "echo", bytes(LARGEST + 1), 5)
+        assert caught.value.failure is Failure.TOO_LARGE
+        with pytest.raises(PeerAway, match="got nothing from va"):
             await server.wait_connected({"hungary", "va"}, 0.05)
         assert await server.ask("hungary", "echo", b"x", 5) == b"x"
 
@@ -162,7 +170,7 @@ def test_refuses_to_ask_a_site_that_is_not_connected_or_to_send_too_much(federat
 
 
 def test_refuses_more_asks_in_flight_than_the_limit(federation, monkeypatch):
-    monkeypatch.setattr("fedhealth.link.server.MAX_ASKS_IN_FLIGHT", 2)
+    monkeypatch.setattr("fedhealth.link.exchange.MAX_ASKS_IN_FLIGHT", 2)
 
     async def scenario(server, _task):
         waiting = [asyncio.create_task(server.ask("hungary", "never", b"", 0.2)) for _ in range(2)]
@@ -182,7 +190,7 @@ def test_asks_in_flight_fail_at_once_when_the_site_goes_away(federation, until):
         began = time.monotonic()
         task.cancel()
         results = await asyncio.gather(*asks, return_exceptions=True)
-        assert all(isinstance(result, SiteAway) for result in results)
+        assert all(isinstance(result, PeerAway) for result in results)
         assert time.monotonic() - began < 1
         await until(lambda: not server.connected())
 
@@ -194,7 +202,7 @@ def test_asks_in_flight_fail_at_once_when_the_server_stops(federation):
         ask = asyncio.create_task(server.ask("hungary", "never", b"", 60))
         await asyncio.sleep(0.1)
         await server.stop()
-        with pytest.raises(SiteAway):
+        with pytest.raises(PeerAway):
             await asyncio.wait_for(ask, 0.5)
         assert server.connected() == frozenset()
 
@@ -215,7 +223,7 @@ def test_a_service_is_cancelled_when_its_stream_ends(federation, until):
     async def main():
         async with (
             federation.server() as (server, address),
-            federation.node("hungary", address, {"watched": watched}),
+            federation.node("hungary", address, {"watched": service_of(watched)}),
         ):
             await server.wait_connected({"hungary"}, 5)
             ask = asyncio.create_task(server.ask("hungary", "watched", b"x", 60))
@@ -258,14 +266,14 @@ def test_the_newer_of_two_streams_of_a_site_counts(federation, until):
         states, changes = [], []
         async with (
             federation.server(on_change=lambda *change: changes.append(change)) as (server, address),
-            federation.node("hungary", address, {"which": one, "never": never}, states),
+            federation.node("hungary", address, {"which": service_of(one), "never": service_of(never)}, states),
         ):
             await server.wait_connected({"hungary"}, 5)
             pending = asyncio.create_task(server.ask("hungary", "never", b"", 60))
             await asyncio.sleep(0.05)
-            async with federation.node("hungary", address, {"which": two}):
+            async with federation.node("hungary", address, {"which": service_of(two)}):
                 await until(lambda: "replaced" in states)
-                with pytest.raises(SiteAway):
+                with pytest.raises(PeerAway):
                     await asyncio.wait_for(pending, 1)
                 assert await server.ask("hungary", "which", b"", 5) == b"two"
                 assert changes == [("hungary", True)], "the site was connected all the time"
@@ -283,9 +291,9 @@ def test_a_port_in_use_is_a_clear_error(federation):
 
 
 def test_an_older_site_is_told_to_upgrade_and_does_not_try_again(federation, monkeypatch, caplog):
-    monkeypatch.setattr("fedhealth.link.server.hello_body", lambda: hello_body(2))
+    monkeypatch.setattr("fedhealth.link.server.hello_body", lambda: hello_body(3))
     monkeypatch.setattr(
-        "fedhealth.link.server.check_hello", lambda body, reader: session_module.check_hello(body, reader, 2)
+        "fedhealth.link.server.check_hello", lambda body, reader: session_module.check_hello(body, reader, 3)
     )
 
     async def main():
@@ -300,8 +308,8 @@ def test_an_older_site_is_told_to_upgrade_and_does_not_try_again(federation, mon
 
 
 def test_a_newer_site_waits_for_the_coordinator_whose_log_says_to_upgrade(federation, monkeypatch, caplog, until):
-    monkeypatch.setattr(client_module, "hello_body", lambda: hello_body(2))
-    monkeypatch.setattr(client_module, "check_hello", lambda body, reader: session_module.check_hello(body, reader, 2))
+    monkeypatch.setattr(client_module, "hello_body", lambda: hello_body(3))
+    monkeypatch.setattr(client_module, "check_hello", lambda body, reader: session_module.check_hello(body, reader, 3))
 
     async def main():
         states = []
@@ -338,7 +346,7 @@ def test_cancelling_leaves_no_task_behind(federation):
                 await server.wait_connected({"hungary"}, 5)
                 ask = asyncio.create_task(server.ask("hungary", "never", b"", 60))
                 await asyncio.sleep(0.05)
-            with pytest.raises(SiteAway):
+            with pytest.raises(PeerAway):
                 await ask
             await asyncio.sleep(0.05)
             return [repr(task) for task in asyncio.all_tasks() - before]

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 from datetime import timedelta
@@ -11,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from fedhealth.link.session import FrameKind, SessionEnd, hello_body
+from fedhealth.link.bodies import CHUNK_BYTES
+from fedhealth.link.session import SESSION_BYTES, FrameKind, SessionEnd, hello_body
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc
 from fedhealth.pki.identity import TlsIdentity
 from fedhealth.pki.names import coordinator_dns_name
@@ -194,24 +196,48 @@ def test_tls_1_2_fails_in_the_handshake_also_where_grpc_was_loaded_first(federat
         assert process.wait(10) == 0
 
 
+QUESTION = 2  # the coordinator's first request id
+EMPTY = bytes(8)  # the declared size of an empty body
+
+
 def seal_pair(end):
-    return (end.seal(FrameKind.ANSWER, 1, "echo", b"1"), end.seal(FrameKind.ANSWER, 1, "echo", b"2"))
+    return (end.seal(FrameKind.ANSWER, QUESTION, "echo", EMPTY), end.seal(FrameKind.CANCEL, 1, ""))
 
 
 def other_session(end):
-    first, site = SessionEnd(Role.COORDINATOR, bytes(16)), SessionEnd(Role.SITE)
+    first, site = SessionEnd(Role.COORDINATOR, bytes(SESSION_BYTES)), SessionEnd(Role.SITE)
     site.open(first.seal(FrameKind.HELLO, 0, "", hello_body()))
     site.seal(FrameKind.HELLO, 0, "", hello_body())
-    return [site.seal(FrameKind.ANSWER, 1, "echo", b"")]
+    return [site.seal(FrameKind.ANSWER, QUESTION, "echo", EMPTY)]
+
+
+def sealed(kind, request_id, service, body):
+    return lambda end: [end.seal(kind, request_id, service, body)]
+
+
+def declared(size, chunk=b""):
+    return struct.pack(">Q", size) + chunk
 
 
 FRAMES = {
-    "replayed": lambda end: [end.seal(FrameKind.ANSWER, 1, "echo", b"")] * 2,
+    "replayed": lambda end: [end.seal(FrameKind.ANSWER, QUESTION, "echo", EMPTY)] * 2,
     "out of order": lambda end: seal_pair(end)[1:],  # the first never comes
-    "altered": lambda end: [end.seal(FrameKind.ANSWER, 1, "echo", b"good")[:-4] + b"evil"],
+    "altered": lambda end: [end.seal(FrameKind.ANSWER, QUESTION, "echo", declared(4, b"good"))[:-4] + b"evil"],
     "other session": other_session,
     "garbage": lambda end: [b"garbage"],
-    "an answer to no question": lambda end: [end.seal(FrameKind.ANSWER, 2, "echo", b"")],
+    "an answer to no question": sealed(FrameKind.ANSWER, QUESTION + 2, "echo", EMPTY),
+    "an answer to a question of its own": sealed(FrameKind.ANSWER, 1, "echo", EMPTY),
+    "an answer without a size": sealed(FrameKind.ANSWER, QUESTION, "echo", b"1234567"),
+    "a chunk shorter than declared": sealed(FrameKind.ANSWER, QUESTION, "echo", declared(4, b"abc")),
+    "a chunk longer than declared": sealed(FrameKind.ANSWER, QUESTION, "echo", declared(4, b"abcde")),
+    "a chunk of no request": sealed(FrameKind.MORE, QUESTION + 2, "", b""),
+    "two answers": lambda end: [end.seal(FrameKind.ANSWER, QUESTION, "echo", declared(2 * CHUNK_BYTES, b""))] * 2,
+    "a failure without a code": sealed(FrameKind.FAIL, QUESTION, "echo", b""),
+    "a failure of an unknown code": sealed(FrameKind.FAIL, QUESTION, "echo", b"\xff"),
+    "room of no size": sealed(FrameKind.ROOM, QUESTION, "", b"\0"),
+    "a question with an id of the other end": sealed(FrameKind.ASK, QUESTION + 2, "echo", EMPTY),
+    "giving up what the other end asked": sealed(FrameKind.CANCEL, QUESTION, "", b""),
+    "a second HELLO": lambda end: [b"".join((end.seal(FrameKind.CANCEL, 1, "")[:32], b"\1\0", bytes(32)))],
 }
 
 
@@ -227,7 +253,7 @@ def test_a_bad_frame_closes_the_stream_and_fails_its_asks(federation, case, unti
             end.open(await call.read())
             await call.write(end.seal(FrameKind.HELLO, 0, "", hello_body()))
             await server.wait_connected({"hungary"}, 5)
-            ask = asyncio.create_task(server.ask("hungary", "echo", b"", 60))
+            ask = asyncio.create_task(server.ask("hungary", "echo", b"", 60, 200 * CHUNK_BYTES))
             end.open(await call.read())
             for frame in FRAMES[case](end):
                 await call.write(frame)

@@ -1,6 +1,8 @@
+import hashlib
 import struct
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ from fedhealth.link.session import (
 )
 from fedhealth.pki.profiles import Role
 
-SESSION = bytes(range(16))
+SESSION = bytes(range(48))
 
 
 def pair(session_id=SESSION):
@@ -34,7 +36,7 @@ def test_what_is_sealed_opens_at_the_other_end_in_order(bodies):
     coordinator, site = pair()
     for counter, (request_id, body) in enumerate(bodies, start=1):
         frame = site.open(coordinator.seal(FrameKind.ASK, request_id, "gate", body))
-        assert (frame.session_id, frame.counter, frame.kind) == (SESSION, counter, FrameKind.ASK)
+        assert (frame.session_id, frame.counter, frame.kind) == (SESSION[:16], counter, FrameKind.ASK)
         assert (frame.request_id, frame.service, frame.body) == (request_id, "gate", body)
     answer = coordinator.open(site.seal(FrameKind.ANSWER, 7, "gate", b""))
     assert answer.counter == 1, "each direction counts by itself"
@@ -42,9 +44,20 @@ def test_what_is_sealed_opens_at_the_other_end_in_order(bodies):
 
 def test_the_layout_is_the_documented_one():
     coordinator, _ = pair()
-    data = coordinator.seal(FrameKind.ASK, 5, "gate", b"body")
-    assert data[:38] == SESSION + struct.pack(">QQBB", 1, 5, 2, 4) + b"gate"
-    assert data[38 + 32 :] == b"body"
+    data = coordinator.seal(FrameKind.ASK, 5, "gate", b"bo", b"dy")
+    assert data[:38] == SESSION[:16] + struct.pack(">QQBB", 1, 5, 2, 4) + b"gate"
+    assert data[38 + 16 :] == b"body"
+    nonce = b"coor" + struct.pack(">Q", 1)
+    by_another_way = AESGCM(SESSION[16:]).encrypt(nonce, b"", data[:38] + b"body")
+    assert data[38 : 38 + 16] == by_another_way
+
+
+def test_the_layout_of_hello_is_that_of_every_version():
+    data = SessionEnd(Role.COORDINATOR, SESSION).seal(FrameKind.HELLO, 0, "", b"body")
+    assert data[:34] == SESSION[:16] + struct.pack(">QQBB", 0, 0, 1, 0)
+    rest = b"body" + SESSION[16:]
+    assert data[34:66] == hashlib.sha256(b"fedhealth/link/from-coordinator\0" + data[:34] + rest).digest()
+    assert data[66:] == rest
 
 
 @given(body=st.binary(max_size=40), data=st.data())
@@ -91,7 +104,7 @@ def test_a_broken_end_neither_opens_nor_seals():
         site.seal(FrameKind.ANSWER, 1, "gate", b"")
 
 
-@given(session_id=st.binary(min_size=16, max_size=16).filter(lambda value: value != SESSION))
+@given(session_id=st.binary(min_size=48, max_size=48).filter(lambda value: value[:16] != SESSION[:16]))
 def test_refuses_a_frame_of_another_session(session_id):
     foreign, _ = pair(session_id)
     _, site = pair()
@@ -99,32 +112,51 @@ def test_refuses_a_frame_of_another_session(session_id):
         site.open(foreign.seal(FrameKind.ASK, 1, "gate", b""))
 
 
+@given(key=st.binary(min_size=32, max_size=32).filter(lambda value: value != SESSION[16:]))
+def test_who_knows_the_session_id_but_not_the_key_cannot_make_a_frame(key):
+    foreign, _ = pair(SESSION[:16] + key)
+    _, site = pair()
+    with pytest.raises(FrameRejected, match="wrong seal"):
+        site.open(foreign.seal(FrameKind.ASK, 1, "gate", b""))
+
+
 def test_refuses_its_own_frame_sent_back():
-    coordinator, _ = pair()
-    echo = SessionEnd(Role.COORDINATOR, SESSION)
-    with pytest.raises(FrameRejected, match="SHA-256"):
-        coordinator.open(echo.seal(FrameKind.HELLO, 0, "", hello_body()))
+    for kind, coordinator in [(FrameKind.HELLO, SessionEnd(Role.COORDINATOR, SESSION)), (FrameKind.ASK, pair()[0])]:
+        twin = SessionEnd(Role.COORDINATOR, SESSION) if kind is FrameKind.HELLO else pair()[0]
+        with pytest.raises(FrameRejected, match="wrong seal"):
+            coordinator.open(twin.seal(kind, 0, "", hello_body()))
 
 
 def test_refuses_a_site_whose_hello_is_of_another_session():
     coordinator = SessionEnd(Role.COORDINATOR, SESSION)
-    other, site = SessionEnd(Role.COORDINATOR, bytes(16)), SessionEnd(Role.SITE)
+    other, site = SessionEnd(Role.COORDINATOR, bytes(48)), SessionEnd(Role.SITE)
     site.open(other.seal(FrameKind.HELLO, 0, "", hello_body()))
     with pytest.raises(FrameRejected, match="another session"):
         coordinator.open(site.seal(FrameKind.HELLO, 0, "", hello_body()))
 
 
-def test_each_side_sends_only_its_own_kinds_and_hello_only_first():
+def test_hello_comes_first_and_never_again():
     coordinator, site = pair()
     for end, kind in [
-        (coordinator, FrameKind.ANSWER),
         (coordinator, FrameKind.HELLO),
-        (site, FrameKind.ASK),
         (site, FrameKind.HELLO),
         (SessionEnd(Role.COORDINATOR, SESSION), FrameKind.ASK),
     ]:
         with pytest.raises(ValueError, match="cannot send"):
             end.seal(kind, 1, "gate", b"")
+
+
+@pytest.mark.parametrize("body", [hello_body(1), hello_body(2) + bytes(31)])
+def test_a_hello_without_a_key_is_good_for_its_version_only(body):
+    """An older coordinator sends none; nothing but its HELLO is believed."""
+    old, site = SessionEnd(Role.SITE), SessionEnd(Role.SITE)
+    old._side, old._peer, old._session_id = Role.COORDINATOR, Role.SITE, SESSION[:16]
+    site.open(old.seal(FrameKind.HELLO, 0, "", body))
+    with pytest.raises(FrameRejected, match="no key"):
+        old.seal(FrameKind.ASK, 1, "gate", b"")
+    good, _ = pair()
+    with pytest.raises(FrameRejected, match="no key"):
+        site.open(good.seal(FrameKind.ASK, 1, "gate", b""))
 
 
 def test_a_site_cannot_speak_before_the_coordinator():
@@ -135,7 +167,7 @@ def test_a_site_cannot_speak_before_the_coordinator():
 def test_the_largest_body_passes_and_one_byte_more_leaves_the_session_open():
     coordinator, site = pair()
     largest = bytes(MAX_FRAME_BYTES)
-    with pytest.raises(FrameRejected, match="at most 4194304"):
+    with pytest.raises(FrameRejected, match="at most 1048584"):
         coordinator.seal(FrameKind.ASK, 1, "gate", largest + b"\0")
     assert site.open(coordinator.seal(FrameKind.ASK, 1, "gate", largest)).body == largest
 
@@ -159,21 +191,21 @@ def test_session_ids_are_the_coordinators():
         SessionEnd(Role.COORDINATOR)
     with pytest.raises(ValueError, match="only the coordinator"):
         SessionEnd(Role.SITE, SESSION)
-    with pytest.raises(ValueError, match="16 bytes"):
+    with pytest.raises(ValueError, match="48 bytes"):
         SessionEnd(Role.COORDINATOR, b"short")
 
 
 @pytest.mark.parametrize(
     ("reader", "theirs", "upgrade", "words"),
     [
-        (Role.SITE, 2, Role.SITE, "upgrade the site first.*Install the newer FedHealth on this site"),
-        (Role.SITE, 0, Role.COORDINATOR, "upgrade the coordinator first.*nothing is to be done here"),
-        (Role.COORDINATOR, 0, Role.SITE, "upgrade the site first.*nothing is to be done here"),
-        (Role.COORDINATOR, 2, Role.COORDINATOR, "upgrade the coordinator first.*on this coordinator"),
+        (Role.SITE, 3, Role.SITE, "upgrade the site first.*Install the newer FedHealth on this site"),
+        (Role.SITE, 1, Role.COORDINATOR, "upgrade the coordinator first.*nothing is to be done here"),
+        (Role.COORDINATOR, 1, Role.SITE, "upgrade the site first.*nothing is to be done here"),
+        (Role.COORDINATOR, 3, Role.COORDINATOR, "upgrade the coordinator first.*on this coordinator"),
     ],
 )
 def test_a_version_mismatch_names_who_must_act(reader, theirs, upgrade, words):
-    assert LINK_PROTOCOL_VERSION == 1
+    assert LINK_PROTOCOL_VERSION == 2
     with pytest.raises(ProtocolMismatch, match=words) as caught:
         check_hello(hello_body(theirs), reader)
     assert caught.value.upgrade is upgrade

@@ -68,3 +68,13 @@ class Hospital:
 
 def cost(mu_squared, total_variation=0):
     return MuSquaredCost(mu_squared=mu_squared, total_variation=total_variation)
+
+
+def payload_of(ledger, release):
+    """The stored payload of a release, or None."""
+    size = ledger.row(release).payload_bytes
+    if size is None:
+        return None
+    payload = bytearray(size)
+    ledger.read_payload(release, memoryview(payload))
+    return bytes(payload)

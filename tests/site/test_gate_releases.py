@@ -142,7 +142,7 @@ def test_an_acknowledged_release_is_forgotten_and_never_computed_again(hospital)
     site.ask()
     reply = site.acknowledge(identity_of(site))[0]
     assert isinstance(reply, Head)
-    assert site.ledger.row(identity_of(site)).payload is None
+    assert site.ledger.row(identity_of(site)).payload_bytes is None
     size = site.entries
     for _ in range(2):
         reply, body, _ = site.send(site.question())

@@ -38,7 +38,7 @@ from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import public_key_hex
 from fedhealth.site.approval import approve_study, examine_study
 from fedhealth.site.gate import Outgoing
-from fedhealth.site.gate_process import receive_frame, serve_gate
+from fedhealth.site.gate_process import serve_gate
 from fedhealth.site.isolation import leave_network, user_ids
 from fedhealth.site.state import SiteState, init_site
 from fedhealth.study.signature import sign_study
@@ -79,6 +79,21 @@ def as_user(user, path):
             timeout=20,
         ).stdout
     )
+
+
+def receive_exactly(connection, count):
+    parts = bytearray()
+    while len(parts) < count:
+        part = connection.recv(count - len(parts))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def receive_frame(connection):
+    head = receive_exactly(connection, 4)
+    return None if head is None else receive_exactly(connection, *struct.unpack("!I", head))
 
 
 def exchange(connection, frame):
@@ -132,6 +147,10 @@ class Running:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
+
+    def peak(self):
+        """The most memory the process ever had, in KiB."""
+        return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmHWM:")[1].split()[0])
 
     def connect(self):
         connection = socket.socket(socket.AF_UNIX)
@@ -204,11 +223,7 @@ def test_the_socket_is_for_the_gates_user_and_group_only(running):
 
 @linux_only
 def test_an_oversized_announcement_is_hung_up_on_without_memory(running):
-    def resident():
-        status = Path(f"/proc/{running.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0])
-
-    before = resident()
+    before = running.peak()
     for length in (0xFFFFFFFF, MAX_FRAME_BYTES + 1):
         with running.connect() as connection:
             connection.sendall(struct.pack("!I", length))
@@ -216,15 +231,33 @@ def test_an_oversized_announcement_is_hung_up_on_without_memory(running):
                 connection.sendall(bytes(1 << 20))
             with contextlib.suppress(ConnectionResetError):
                 assert connection.recv(1) == b""
-    assert resident() - before < 4096  # KiB
+    assert running.peak() - before < 4096  # KiB
     assert isinstance(running.say(HEAD)[0], Head)
 
 
-def test_the_largest_frame_is_answered(running):
+@linux_only
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (lambda study: PutStudy(), "bad-request"),
+        (lambda study: Answer(study=study, step="train", round=1), "bad-request"),
+        (lambda study: Answer(study="0" * 64, step="train", round=1), "not-approved"),
+        (lambda study: AskHead(since=0), "bad-request"),
+        (None, "bad-request"),
+    ],
+    ids=["study", "input of an approved study", "input of another study", "head", "garbage"],
+)
+def test_a_body_that_no_approved_step_takes_is_dropped_as_it_comes(running, header, code):
+    start = pack(header(running.study.digest)) if header else b"\xff" * 100
+    before = running.peak()
     with running.connect() as connection:
-        header, body = exchange(connection, pack(PutStudy(), bytes(MAX_BODY_BYTES)))
-        assert (header.kind, header.code.value, body) == ("refused", "bad-request", b"")
-        assert isinstance(exchange(connection, HEAD)[0], Head)
+        connection.sendall(struct.pack("!I", len(start) + MAX_BODY_BYTES) + start)
+        for _ in range(MAX_BODY_BYTES // 2**20):
+            connection.sendall(bytes(2**20))
+        header, body = unpack_reply(receive_frame(connection))
+        assert (header.kind, header.code.value, body) == ("refused", code, b"")
+        assert isinstance(exchange(connection, HEAD)[0], Head), "the connection goes on"
+    assert running.peak() - before < 8192  # KiB, of 256 MiB
 
 
 def test_garbage_is_refused_and_the_connection_goes_on(running):
@@ -349,7 +382,7 @@ class Echo:
     def __init__(self, reply=b"reply"):
         self.reply = reply
 
-    def handle(self, frame):
+    def handle(self, frame, digest=None):
         return Outgoing(self.reply, time.monotonic())
 
 
@@ -360,7 +393,7 @@ def served():
     folder.chmod(0o755)
     threads = []
 
-    def start(gate=None, allowed=None, on_leaving=lambda request, reply: None):
+    def start(gate=None, allowed=None, on_leaving=lambda *_: None):
         path = folder / "gate.sock"
         read, write = os.pipe()
         users = allowed or {os.geteuid()}
@@ -407,7 +440,7 @@ def test_a_node_that_stops_in_mid_frame_cannot_keep_the_gate_from_ending(served,
 
 
 def test_a_node_that_does_not_read_cannot_keep_the_gate_from_ending(served):
-    path, end = served(Echo(bytes(MAX_BODY_BYTES)))
+    path, end = served(Echo(bytes(8 * 2**20)))
     with connected(path) as connection:
         connection.sendall(struct.pack("!I", 3) + b"ask")
         time.sleep(0.1)
@@ -415,7 +448,7 @@ def test_a_node_that_does_not_read_cannot_keep_the_gate_from_ending(served):
 
 
 def test_a_large_reply_arrives_whole(served):
-    reply = os.urandom(MAX_BODY_BYTES)
+    reply = os.urandom(8 * 2**20 + 5)
     path, _ = served(Echo(reply))
     with connected(path) as connection:
         connection.sendall(struct.pack("!I", 3) + b"ask")

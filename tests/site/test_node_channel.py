@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from fedhealth.errors import LinkUnavailable
+from fedhealth.link.bodies import CHUNK_BYTES, IncomingBody, MemoryPool, chunk_count
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.site.node import GateChannel
 
@@ -28,6 +29,24 @@ def test_loads_no_torch(module):
     assert torch == "0"
     if module in ("fedhealth.site.isolation", "fedhealth.cli.main"):
         assert numpy == "0"  # its threads would stay in the network that the gate leaves
+
+
+async def ask(channel, frame):
+    """Ask as the link does: chunks come as room is given for them."""
+    sent = 0
+
+    def send(chunks):
+        nonlocal sent
+        for _ in range(chunks):
+            body.feed(frame[sent * CHUNK_BYTES :][:CHUNK_BYTES])
+            sent += 1
+
+    body = IncomingBody(len(frame), send, MemoryPool())
+    send(1)
+    answer = await channel.answer(body)
+    parts = [bytes(chunk) async for chunk in answer.chunks]
+    assert len(parts) == chunk_count(answer.size)
+    return b"".join(parts)
 
 
 class FakeGate:
@@ -52,7 +71,7 @@ class FakeGate:
             writer.close()
 
     async def __aenter__(self):
-        self.server = await asyncio.start_unix_server(self.serve, path=str(self.path), limit=MAX_FRAME_BYTES)
+        self.server = await asyncio.start_unix_server(self.serve, path=str(self.path), limit=2**25)
         return self
 
     async def __aexit__(self, *_):
@@ -72,10 +91,10 @@ def test_carries_bytes_unread_and_one_frame_at_a_time(tmp_path):
     async def scene():
         async with FakeGate(tmp_path / "gate", echo) as gate:
             channel = GateChannel(gate.path)
-            frames = [b"", b"\xff" * 10, b"not a frame at all", bytes(MAX_FRAME_BYTES)]
-            assert await asyncio.gather(*map(channel.ask, frames)) == frames
+            frames = [b"", b"\xff" * 10, b"not a frame at all", bytes(10 * CHUNK_BYTES + 3)]
+            assert await asyncio.gather(*(ask(channel, frame) for frame in frames)) == frames
             assert gate.frames == frames
-            await channel.close()
+            channel.close()
 
     asyncio.run(scene())
 
@@ -85,10 +104,10 @@ def test_without_a_gate_the_site_is_away_and_comes_back_when_the_gate_does(tmp_p
         channel = GateChannel(tmp_path / "gate")
         for _ in range(2):
             with pytest.raises(LinkUnavailable, match="does not answer"):
-                await channel.ask(b"x")
+                await ask(channel, b"x")
         async with FakeGate(tmp_path / "gate", echo):
-            assert await channel.ask(b"x") == b"x"
-        await channel.close()
+            assert await ask(channel, b"x") == b"x"
+        channel.close()
 
     asyncio.run(scene())
 
@@ -106,9 +125,9 @@ def test_a_gate_that_ends_in_mid_answer_is_away_and_the_rest_is_not_taken_for_th
         async with FakeGate(tmp_path / "gate", half) as gate:
             channel = GateChannel(gate.path)
             with pytest.raises(LinkUnavailable):
-                await channel.ask(b"first")
-            assert await channel.ask(b"second") == b"answer to second"
-            await channel.close()
+                await ask(channel, b"first")
+            assert await ask(channel, b"second") == b"answer to second"
+            channel.close()
 
     asyncio.run(scene())
 
@@ -122,10 +141,10 @@ def test_an_answer_that_was_given_up_is_not_taken_for_the_next_one(tmp_path):
         async with FakeGate(tmp_path / "gate", slow) as gate:
             channel = GateChannel(gate.path)
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(channel.ask(b"first"), 0.01)
+                await asyncio.wait_for(ask(channel, b"first"), 0.01)
             await asyncio.sleep(0.08)
-            assert await channel.ask(b"second") == b"answer to second"
-            await channel.close()
+            assert await ask(channel, b"second") == b"answer to second"
+            channel.close()
 
     asyncio.run(scene())
 
@@ -138,7 +157,7 @@ def test_an_answer_that_is_announced_too_large_is_not_read(tmp_path):
         async with FakeGate(tmp_path / "gate", huge) as gate:
             channel = GateChannel(gate.path)
             with pytest.raises(LinkUnavailable, match="too large"):
-                await channel.ask(b"x")
-            await channel.close()
+                await ask(channel, b"x")
+            channel.close()
 
     asyncio.run(scene())
