@@ -106,10 +106,13 @@ class Spending:
     cohorts: Cohorts
     cap: int
     _spent: NDArray[np.int64] = field(init=False)
+    _spare: NDArray[np.int64] = field(init=False)
+    """Where the next charge is added up: fresh memory for each would take as long as the sum itself."""
 
     def __post_init__(self) -> None:
         _check_amount(self.cap)
         self._spent = np.zeros(self.cohorts.contains.shape[1], dtype=np.int64)
+        self._spare = np.zeros_like(self._spent)
 
     def charge(self, cohort: str, amount: int) -> None:
         """Charge every patient of a cohort, or nobody.
@@ -124,14 +127,15 @@ class Spending:
         """
         _check_amount(amount)
         cells = self.cohorts.cells_of(cohort)
-        after = self._spent + amount * cells
+        after = np.multiply(cells, amount, out=self._spare)
+        after += self._spent
         # Cells outside the cohort are at most at the cap, so the largest of all is past it only inside.
         if amount > self.cap or int(after.max(initial=0)) > self.cap:
             raise BudgetExhausted(
                 f"a release on cohort '{cohort}' does not fit the privacy budget of every patient in it",
                 next_step="Leave out the patients whose budget is used up, or ask the data-protection officer.",
             )
-        self._spent = after
+        self._spent, self._spare = after, self._spent
 
     def spent(self) -> NDArray[np.int64]:
         """Return what each patient has spent, shape (patients,); never let it leave the site."""
