@@ -26,12 +26,12 @@ def test_every_version_can_be_told_for_patients_who_come_leave_and_return(tmp_pa
         assert set(history.members(version).tolist()) == members, version
 
 
-def test_a_million_patients_who_stay_take_sixteen_bytes_each(tmp_path):
+def test_patients_who_stay_take_sixteen_bytes_each_whatever_the_versions(tmp_path):
     history = MemberHistory(tmp_path / "members")
-    everybody = np.arange(10**6, dtype=np.uint64)
+    everybody = np.arange(10**4, dtype=np.uint64)
     history.record(1, everybody)
     history.record(2, everybody[1:])
-    assert (tmp_path / "members").stat().st_size == 16 * 10**6
+    assert (tmp_path / "members").stat().st_size == 16 * 10**4
     assert 0 in history.members(1) and 0 not in history.members(2)
 
 

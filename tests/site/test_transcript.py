@@ -168,7 +168,7 @@ def test_a_gate_says_the_same_with_and_without_one_patient(questions, held_out, 
     assert_indistinguishable(full, without(full, patient), questions)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(question, min_size=2, max_size=5), st.booleans())
 def test_a_gate_says_the_same_whether_a_patient_withdrew_the_consent_or_not(questions, held_out):
     patient = patient_on(held_out)
