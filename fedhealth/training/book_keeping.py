@@ -21,38 +21,10 @@ Promises:
 | a layer with trainable parameters that is not called | refused: somebody uses its weights where no hook sees it |
 | a forward pass that changes a buffer, or a stored input in place | refused; the buffer is put back |
 
-**What this engine does not promise, and what a mechanism around it therefore needs.** ARCHITECTURE.md demands that a
-patient's contribution not depend on who else is in the batch, to the last bit. Matrix products round a row
-differently when there are more rows, so here it does depend: the sum is not exact, and one patient changes the
-rounding of all. A gate that uses this engine must put a bound on that into its sensitivity:
-
-    sensitivity <= C (1 + s)  +  2 n E  +  2 n t C (1 + s)
-
-with C the clip norm, n the most patients a batch can hold (public: for a Poisson batch, the declared number of
-patients), and u the unit roundoff (2**-53 for float64, 2**-24 for float32):
-
-- *C (1 + s), what the patient adds.* A ghost norm is raised by its own error bound (`parts.py`), a kept norm is off by
-  at most (d + 8) u relative, so s = (d + 8) u + 3 u covers norm, division and product, d the number of parameters.
-- *n t C (1 + s), the sum.* A sum of n terms in any order is off by at most t = n u / (1 - n u) times the sum of
-  magnitudes, coordinate by coordinate, hence in L2. For a ghost, whose product runs over records and positions too,
-  n C becomes sum_p c_p sum_i ||g_i|| ||a_i||, at most n T A G with A, G below and T positions a patient, and t counts
-  n T terms.
-- *n E, the others.* E bounds the distance of one patient's computed gradient from the exact one, whoever else is there.
-  Both runs are within E of the same exact gradient, and clipping is a projection onto a ball, which moves two points no
-  further apart; hence 2 E for each of n patients. E is finite only where weights and activations are bounded.
-  Let layer l compute h_l = f_l(W_l h_(l-1)), f_l with Lipschitz constant at most 1 and computed with relative
-  error u; w_l >= || |W_l| ||_F, m_l the length of its inner products, A_l >= ||h_l||. The forward error obeys
-  e_l <= w_l e_(l-1) + (m_l + 2) u w_l A_(l-1) (Higham, "Accuracy and Stability of Numerical Algorithms", 3.5), and
-  likewise backward, with G_l >= ||g_l|| and M_l a Lipschitz constant of the derivative of f_l,
-  b_(l-1) <= w_l (b_l + M_l e_l G_l) + (m_l + 2) u w_l G_l. To first order in u,
-  E^2 = sum_l (T (b_l A_(l-1) + G_l e_(l-1) + (T + 2) u G_l A_(l-1)))^2.
-
-The bound holds where (1) inputs are bounded record by record, what is beyond counting as zero; (2) each w_l is below a
-public limit, which may be refused publicly because weights come from releases; (3) f_l has a Lipschitz derivative
-(tanh, GELU, softplus, average pooling; **not** ReLU or max pooling, whose derivative jumps: there a rounding error can
-flip a unit, and E is the size of the jump); (4) norms divide by at least their eps; (5) n E << C. With weights of 1e300
-no bound exists. Until the bound is computed and enforced, the gate keeps to `per_patient.py`, and this engine to
-public data, to simulation and to tests.
+**What `clipped_sum` does not promise.** Matrix products round a row differently when there are more rows, and the sum
+is rounded, so one patient moves the last bits of all others' contributions, and with weights of 1e300 more than those.
+`clipped_sum` is for public data and simulation. What crosses a border needs `exact_sum.py`, which takes the same passes
+and parts (`BookKeeper.listen`) and has a proven sensitivity.
 """
 
 import math
@@ -110,6 +82,10 @@ def clipped_sum(
 class BookKeeper:
     """A model accepted for training under patient-level privacy; owns what its hooks store during a step.
 
+    Attributes:
+        model: as given.
+        trainable: its trainable parameters, in the order in which a sum holds them.
+
     Args:
         model: any module that `refuse_what_mixes_patients` accepts, with trainable parameters of one dtype on one
             device. Its layers, and which of its parameters are trainable, must stay as they are.
@@ -120,9 +96,9 @@ class BookKeeper:
 
     def __init__(self, model: nn.Module) -> None:
         refuse_what_mixes_patients(model)
-        self._model, self._modules = model, list(model.modules())
-        self._trainable = [each for each in model.parameters() if each.requires_grad]
-        if len({(each.dtype, each.device) for each in self._trainable}) != 1:
+        self.model, self._modules = model, list(model.modules())
+        self.trainable = [each for each in model.parameters() if each.requires_grad]
+        if len({(each.dtype, each.device) for each in self.trainable}) != 1:
             raise ValueError("the model needs trainable parameters, of one dtype and on one device")
         self._layers: list[TrainableLayer] = []
         for known, layers in ((True, known_layers(model)), (False, fallback_layers(model))):
@@ -133,8 +109,8 @@ class BookKeeper:
                     size = sum(each.numel() for each in wanted.values())
                     self._layers.append(TrainableLayer(name, module, known, wanted, size))
         self._chain = feed_forward(model, self._layers)
-        self._size = sum(each.numel() for each in self._trainable)
-        self._anchor = self._trainable[0].new_zeros((), requires_grad=True)
+        self._size = sum(each.numel() for each in self.trainable)
+        self._anchor = self.trainable[0].new_zeros((), requires_grad=True)
         self._buckets: list[Bucket] = []
         self._forget()
 
@@ -190,19 +166,35 @@ class BookKeeper:
             nothing(self._size) if total is None else total, nothing(patient_count) if norms is None else norms, zeroed
         )
 
+    @torch.no_grad()
+    def listen(
+        self, losses: RecordLosses, batch: Batch, buckets: list[Bucket], weights: torch.Tensor
+    ) -> list[list[Part]]:
+        """Run the model forward and backward; return the parts of each trainable parameter, in the model's order.
+
+        Args:
+            losses: one loss per record.
+            batch: tensors with the records first, grouped by patient.
+            buckets: the patients, by their number of records.
+            weights: of each record in its patient's loss, shape (records,).
+
+        Raises:
+            ValueError: the model did what the module's table refuses.
+        """
+        try:
+            self._keep_calls(self._listen(losses, batch, buckets, weights))
+            return [self._parts.get(id(parameter), []) for parameter in self.trainable]
+        finally:
+            self._forget()
+
     def _sum_of(
         self, losses: RecordLosses, batch: Batch, buckets: list[Bucket], l2_clip_norm: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Run the model forward and backward; return the clipped sum, the norms, and who is finite (None: all)."""
-        self._buckets = buckets
-        if self._chain is None:
-            self._listen_with_hooks(losses, batch)
-        else:
-            calls = self._listen_to_chain(self._chain, losses, batch)
-            if have_rank_one(calls, self._layers, buckets):
-                return rank_one_sum(calls, self._size, l2_clip_norm)
-            for layer, a, g in calls:
-                self._keep(layer, self._parts_of(layer, a, g, must_keep=len(calls) > len(self._layers)))
+        calls = self._listen(losses, batch, buckets, record_weights(buckets, self._anchor.dtype, self._anchor.device))
+        if have_rank_one(calls, self._layers, buckets):
+            return rank_one_sum(calls, self._size, l2_clip_norm)
+        self._keep_calls(calls)
         lengths = [part.measured(buckets) for parts in self._parts.values() for part in parts if not part.in_other]
         norms = self._anchor.new_zeros(buckets[-1].patients.stop) if not lengths else lengths[0]
         if len(lengths) > 1:
@@ -210,25 +202,40 @@ class BookKeeper:
         factors, finite = clip_factors(norms, l2_clip_norm)
         return self._weighted_sum(factors, finite), norms, finite
 
-    def _listen_to_chain(self, chain: FeedForward, losses: RecordLosses, batch: Batch) -> list[LinearCall]:
+    def _listen(
+        self, losses: RecordLosses, batch: Batch, buckets: list[Bucket], weights: torch.Tensor
+    ) -> list[LinearCall]:
+        """Make the parts with hooks, or return a chain's calls, whose parts are not made yet."""
+        self._buckets = buckets
+        if self._chain is not None:
+            return self._listen_to_chain(self._chain, losses, batch, weights)
+        self._listen_with_hooks(losses, batch, weights)
+        return []
+
+    def _keep_calls(self, calls: list[LinearCall]) -> None:
+        for layer, a, g in calls:
+            self._keep(layer, self._parts_of(layer, a, g, must_keep=len(calls) > len(self._layers)))
+
+    def _listen_to_chain(
+        self, chain: FeedForward, losses: RecordLosses, batch: Batch, weights: torch.Tensor
+    ) -> list[LinearCall]:
         """Return inputs and output gradients of all layers, from the chain's forward pass in the model's place."""
         try:
-            self._model.__dict__["forward"] = chain.forward
+            self.model.__dict__["forward"] = chain.forward
             with torch.enable_grad():
-                each_loss = losses(self._model, batch)
+                each_loss = losses(self.model, batch)
             self._refuse_losses_that_are_not_one_per_record(each_loss)
             outputs = chain.outputs
             if not outputs:
                 self._refuse_layers_that_were_not_called()
             if not each_loss.requires_grad:
                 return []
-            weights = record_weights(self._buckets, each_loss.dtype, each_loss.device)
-            return chain.calls(torch.autograd.grad(each_loss, outputs, weights, allow_unused=True))
+            return chain.calls(torch.autograd.grad(each_loss, outputs, weights.to(each_loss.dtype), allow_unused=True))
         finally:
-            del self._model.__dict__["forward"]
+            del self.model.__dict__["forward"]
             chain.forget()
 
-    def _listen_with_hooks(self, losses: RecordLosses, batch: Batch) -> None:
+    def _listen_with_hooks(self, losses: RecordLosses, batch: Batch, weights: torch.Tensor) -> None:
         """Make the parts of all layers from what hooks store in a pass of the model's own."""
         buffers = [
             (module, name, each, each._version, each.clone())
@@ -240,22 +247,21 @@ class BookKeeper:
             each.module.register_forward_hook(partial(self._called, each), with_kwargs=True) for each in self._layers
         ]
         try:
-            for parameter in self._trainable:
+            for parameter in self.trainable:
                 parameter.requires_grad_(False)
             with torch.enable_grad():
-                each_loss = losses(self._model, batch)
+                each_loss = losses(self.model, batch)
             for handle in handles:
                 handle.remove()
             self._refuse_changed_buffers(buffers)
             self._refuse_losses_that_are_not_one_per_record(each_loss)
             self._refuse_layers_that_were_not_called()
             if each_loss.requires_grad:
-                weights = record_weights(self._buckets, each_loss.dtype, each_loss.device)
-                torch.autograd.grad(each_loss, self._anchor, weights, allow_unused=True)
+                torch.autograd.grad(each_loss, self._anchor, weights.to(each_loss.dtype), allow_unused=True)
         finally:
             for handle in handles:
                 handle.remove()
-            for parameter in self._trainable:
+            for parameter in self.trainable:
                 parameter.requires_grad_()
         self._use_fallback()
 
@@ -265,7 +271,7 @@ class BookKeeper:
 
     def _weighted_sum(self, factors: torch.Tensor, finite: torch.Tensor | None) -> torch.Tensor:
         total, start = factors.new_empty(self._size), 0
-        for parameter in self._trainable:
+        for parameter in self.trainable:
             own = total[start : start + parameter.numel()].view(parameter.shape)
             start += parameter.numel()
             parts = self._parts.get(id(parameter))

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence, Set
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -77,22 +78,27 @@ def embedding_parts(
         kept = g.new_zeros(count * layer.num_embeddings, g.shape[-1])
         kept.index_add_(0, (owners[:, None] * layer.num_embeddings + tokens).reshape(-1), rows)
         return [Part("weight", kept=kept.reshape(count, *layer.weight.shape))]
-    pairs, place = torch.unique((owners[:, None] * layer.num_embeddings + tokens).reshape(-1), return_inverse=True)
-    sums = g.new_zeros(len(pairs), g.shape[-1]).index_add_(0, place, rows)
-    pair_owners, pair_tokens = pairs // layer.num_embeddings, pairs % layer.num_embeddings
-    norms = g.new_zeros(count).index_add_(0, pair_owners, torch.linalg.vector_norm(sums, dim=1).square())
+
+    @cache
+    def sums_by_token() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the sum of each patient's rows with one token, whose it is, and the token."""
+        pairs, place = torch.unique((owners[:, None] * layer.num_embeddings + tokens).reshape(-1), return_inverse=True)
+        sums = g.new_zeros(len(pairs), g.shape[-1]).index_add_(0, place, rows)
+        return sums, pairs // layer.num_embeddings, pairs % layer.num_embeddings
+
+    def norms() -> torch.Tensor:
+        sums, pair_owners, _ = sums_by_token()
+        squares = torch.linalg.vector_norm(sums, dim=1).square()
+        return g.new_zeros(count).index_add_(0, pair_owners, squares).sqrt()
 
     def weighted_sum(factors: torch.Tensor, counts: torch.Tensor | None, out: torch.Tensor) -> object:
+        sums, pair_owners, pair_tokens = sums_by_token()
         scaled = sums * factors[pair_owners][:, None]
         if counts is not None:
             scaled = scaled.masked_fill(~counts[pair_owners][:, None], 0.0)
         return out.zero_().index_add_(0, pair_tokens, scaled)
 
-    return [
-        Part(
-            "weight", length=norms.sqrt(), ghost=Ghost(lambda: (tokens, rows.reshape(*tokens.shape, -1)), weighted_sum)
-        )
-    ]
+    return [Part("weight", ghost=Ghost(lambda: (tokens, rows.reshape(*tokens.shape, -1)), weighted_sum, norms=norms))]
 
 
 def norm_parts(

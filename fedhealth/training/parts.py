@@ -45,11 +45,13 @@ class Ghost:
         weighted_sum: from one factor per patient, and which patients count (None: all), to the sum, in the last
             argument, of the parameter's shape.
         with_bias: the norm is that of weight and bias together.
+        norms: measures them, shape (patients,); None: `ghost_norms` of the rows.
     """
 
     rows: Callable[[], tuple[torch.Tensor, torch.Tensor]]
     weighted_sum: Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], object]
     with_bias: bool = False
+    norms: Callable[[], torch.Tensor] | None = None
 
 
 @dataclass(slots=True)
@@ -74,6 +76,8 @@ class Part:
         """Return the norms, shape (patients,)."""
         if self.length is not None:
             return self.length
+        if self.ghost is not None and self.ghost.norms is not None:
+            return self.ghost.norms()
         if self.ghost is not None:
             return ghost_norms(*self.ghost.rows(), buckets, with_bias=self.ghost.with_bias)
         assert self.kept is not None  # noqa: S101 - no ghost, so it is kept
