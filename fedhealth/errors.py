@@ -77,6 +77,14 @@ class LedgerDamaged(FedHealthError):
     exit_code = 7
 
 
+class LedgerBehind(LedgerDamaged):
+    """A ledger is an older copy of itself; get the missing entries back before anything else."""
+
+
+class LedgerForked(LedgerDamaged):
+    """A ledger and the signed word about it are of two histories; a person must find out why."""
+
+
 class IdentityInvalid(FedHealthError):
     """A certificate, key or signature is expired, foreign or malformed."""
 

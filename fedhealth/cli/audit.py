@@ -224,9 +224,13 @@ def _print_verified(found: "VerifiedLedger", evidence: Path | None) -> None:
     if found.paused:
         typer.echo("  paused      the whole site")
     compared = f"extends the head in {evidence}" if evidence else "with no head from outside (--evidence)"
+    compared += "; with its anchor" if found.anchored else "; there is no anchor beside it"
     typer.echo(f"  compared    {compared}")
     typer.echo(f"  witnessed   up to entry {found.witnessed} by the coordinator; the policy is '{found.witness}',")
     typer.echo(f"              {found.unwitnessed} releases left without its signature")
+    if found.recovered:
+        typer.echo(f"  recovered   {found.recovered} entries, which the coordinator gave back; what the local journal")
+        typer.echo("              said before them cannot be verified any more")
     for line in found.spending:
         typer.echo(f"  {line.data_set}, {line.cohort} patients:")
         typer.echo(f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g},")

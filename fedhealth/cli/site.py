@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
-from fedhealth.errors import ApprovalMissing, ConfigInvalid
+from fedhealth.errors import ApprovalMissing, ConfigInvalid, LedgerBehind
 
 if TYPE_CHECKING:
     from fedhealth.site.landlock import Sandbox
@@ -293,6 +293,36 @@ def key_statement(
     said = statement(folder, SiteState(_made(state)))
     create_file(output, canonical_bytes(said), PUBLIC_MODE)
     typer.echo(f"wrote {output}; rotations of the ledger key so far: {len(said.rotations)}")
+
+
+@app.command()
+def recover_ledger(
+    folder: Folder, state: State, yes: Annotated[bool, typer.Option("--yes", help="Write without asking.")] = False
+) -> None:
+    """Put a ledger right after an older copy was found in its place. The gate must not be running.
+
+    The coordinator gives the missing entries back while the gate runs; here they are opened, checked against the head
+    that it has signed for, shown, and written once confirmed. Charges come back, payloads do not. Where only the file
+    ledger.anchor is lost, it is made again. A ledger of another history is never repaired.
+
+    Example: fedhealth site recover-ledger sites/hungary --state state/hungary
+    """
+    from fedhealth.site.recovery import describe_recovery, examine_recovery
+    from fedhealth.site.recovery import recover_ledger as recover
+    from fedhealth.site.state import SiteState
+
+    site_state = SiteState(_made(state))
+    recovery = examine_recovery(folder, site_state)
+    if recovery is None:
+        typer.echo("the ledger needs no recovery; nothing was written")
+        return
+    for line in describe_recovery(recovery):
+        typer.echo(line)
+    if not yes and not typer.confirm("Write this?"):
+        typer.echo("not written; the gate stays held")
+        raise typer.Exit(LedgerBehind.exit_code)
+    recover(folder, site_state, recovery)
+    typer.echo("written; start the gate again")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from fedhealth.privacy.entries import (
     Approved,
     Created,
     Entry,
+    Recovered,
     Reserved,
     Stored,
     Unwitnessed,
@@ -76,6 +77,9 @@ def _said(entry: Entry, studies: Mapping[Digest, SignedStudy]) -> str:
             return "let the site go on"
         case KeyRotated():
             return f"changed the ledger key from {entry.rotation.former_key} to {entry.rotation.ledger_key}"
+        case Recovered():
+            lost = "" if entry.given_up is None else f"; gave up the head of {entry.given_up.size} entries it once had"
+            return f"put back what an older copy of the ledger lacked, from entry {entry.first} on{lost}"
         case Reserved() | Stored() | Unwitnessed():
             raise ValueError(f"'{entry.kind}' is no act of a person")
         case _:

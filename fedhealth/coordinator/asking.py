@@ -1,4 +1,4 @@
-"""Ask a site's gate for a release, and countersign its ledger on the way.
+"""Ask a site's gate for a release, and countersign its ledger on the way; give back what a ledger has lost.
 
 Speaks the four frames of the gate through any function that carries bytes to a site. A site that refuses gives a
 code; one that cannot be reached or does not keep the protocol is "away". Every request can be repeated: a gate
@@ -6,10 +6,13 @@ answers the same question with the same bytes.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
+from fedhealth.coordinator.head_log import WitnessUnavailable
 from fedhealth.coordinator.witness import Witness
-from fedhealth.errors import FedHealthError, IdentityInvalid, RefusalCode
+from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerBehind, LedgerDamaged, RefusalCode
 from fedhealth.link.bodies import Buffer
 from fedhealth.link.frames import (
     Accepted,
@@ -23,13 +26,17 @@ from fedhealth.link.frames import (
     ReleaseReply,
     Reply,
     Witnessed,
+    head_statement,
     pack,
     release_statement,
     unpack_reply,
 )
 from fedhealth.privacy.checkpoint import SignedReceipt
+from fedhealth.privacy.copies import Copy, read_page
 from fedhealth.privacy.release import Digest, ReleaseIdentity, input_digest
 from fedhealth.signing import verify
+
+_LOG = logging.getLogger(__name__)
 
 Carry = Callable[[str, bytes], Awaitable[Buffer]]
 """Carry a frame to a site's gate and return its reply; raises `FedHealthError` when the site is away."""
@@ -39,10 +46,15 @@ _MOST_RECEIPTS = 3
 """For one release: for the head a gate started with, for the charge, and once more if it starts again in between."""
 LEDGER_DAMAGED = "ledger-damaged"
 """The site showed a head that does not extend what was countersigned, or that its key did not sign."""
+LEDGER_BEHIND = "ledger-behind"
+"""The site showed an older head than was countersigned; it has its entries back and its administrator must confirm."""
+UNWITNESSED = "unwitnessed"
+"""This coordinator could not write down what it saw, and therefore signed nothing."""
+_MOST_PAGES = 4096
 
 
 class NoRelease(Exception):
-    """A site gave no release: one of `RefusalCode`, "away" or "ledger-damaged"."""
+    """A site gave no release: one of `RefusalCode`, or one of the codes above."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code} {detail}".strip())
@@ -91,7 +103,7 @@ class Asker:
         for _ in range(_MOST_RECEIPTS):
             if not isinstance(reply, NeedWitness):
                 break
-            receipt = await self._countersigned(identity.site, reply)
+            receipt = await self._countersigned(identity.site, reply, payload)
             reply, payload = await self._exchange(identity.site, pack(Witnessed(study=identity.study, receipt=receipt)))
             if isinstance(reply, Refused) and reply.code is RefusalCode.BAD_REQUEST:
                 # A gate that was restarted since remembers the charge, but not that this study waited for a receipt.
@@ -111,7 +123,7 @@ class Asker:
         """Countersign a site's current head, acknowledging what is checkpointed, and return it.
 
         Raises:
-            NoRelease: the site is away, or its ledger was rolled back or forked.
+            NoRelease: the site is away, or its ledger is behind or of another history.
         """
         reply, receipt = await self._signed_head(site)
         acknowledged, _ = await self._exchange(site, pack(Witnessed(study=None, receipt=receipt)))
@@ -133,25 +145,56 @@ class Asker:
         except IdentityInvalid as error:
             raise NoRelease(AWAY, f"not signed by the ledger key of '{site}'") from error
 
-    async def _countersigned(self, site: str, shown: NeedWitness) -> SignedReceipt:
+    async def _countersigned(self, site: str, shown: NeedWitness, body: Buffer) -> SignedReceipt:
         try:
-            return self._sign(site, shown)
-        except FedHealthError:
+            self._check_signed(site, "head-reply", head_statement(shown, body), shown.signature)
+            return self._sign(site, shown, read_page(bytes(body)))
+        except (LedgerDamaged, IdentityInvalid):
             # The gate proved it from its own last receipt, which is not ours if a reply was lost; ask from ours.
             return (await self._signed_head(site))[1]
 
     async def _signed_head(self, site: str) -> tuple[Head, SignedReceipt]:
-        reply, _ = await self._exchange(site, pack(AskHead(since=self._witness.seen(site))))
-        if not isinstance(reply, Head):
-            raise _not_released(reply)
-        try:
-            return reply, self._sign(site, reply)
-        except FedHealthError as error:
-            raise NoRelease(LEDGER_DAMAGED, str(error)) from error
+        """Ask for the head, and for copies until there is one of every entry that is new here."""
+        seen, copies = self._witness.seen(site), list[Copy]()
+        for _ in range(_MOST_PAGES):
+            reply, body = await self._exchange(site, pack(AskHead(since=seen, copies_from=seen + len(copies))))
+            if not isinstance(reply, Head):
+                raise _not_released(reply)
+            self._check_signed(site, "head-reply", head_statement(reply, body), reply.signature)
+            try:
+                head, page = self._witness.check(site, reply.note, reply.proof), read_page(bytes(body))
+            except LedgerBehind as error:
+                await self._give_back(site, reply)
+                raise NoRelease(LEDGER_BEHIND, str(error)) from error
+            except (LedgerDamaged, IdentityInvalid) as error:
+                if seen:  # the site shall know it as well, and refuse on its side
+                    with suppress(NoRelease):
+                        await self._give_back(site, reply)
+                raise NoRelease(LEDGER_DAMAGED, str(error)) from error
+            copies += [copy for copy in page if copy[0] >= seen + len(copies)]
+            if seen + len(copies) >= head.size:
+                return reply, self._sign(site, reply, copies)
+            if not page:
+                break
+        raise NoRelease(AWAY, "the site does not show copies of its entries")
 
-    def _sign(self, site: str, shown: NeedWitness | Head) -> SignedReceipt:
+    async def _give_back(self, site: str, shown: Head) -> None:
+        """Show a site the last head that was countersigned here, and hand it the copies that it has not."""
+        receipt, has = self._witness.last_receipt(site, shown.challenge), shown.entries
+        for _ in range(_MOST_PAGES):
+            page = self._witness.page(site, has)
+            reply, _ = await self._exchange(site, pack(Witnessed(study=None, receipt=receipt), page))
+            if not isinstance(reply, Head) or reply.entries <= has:
+                return
+            has = reply.entries
+
+    def _sign(self, site: str, shown: NeedWitness | Head, copies: Sequence[Copy]) -> SignedReceipt:
         waiting = self._acknowledge.setdefault(site, [])
-        return self._witness.countersign(site, shown.note, shown.proof, shown.challenge, waiting[:64])
+        try:
+            return self._witness.countersign(site, shown.note, shown.proof, shown.challenge, copies, waiting[:64])
+        except WitnessUnavailable as error:
+            _LOG.error("nothing is countersigned: %(error)s", {"error": error})
+            raise NoRelease(UNWITNESSED, str(error)) from error
 
     def _acknowledged(self, site: str, signed: SignedReceipt) -> None:
         """Forget what a receipt acknowledged, now that the site has answered to it."""

@@ -33,7 +33,7 @@ from fedhealth.coordinator.app_frames import (
     Start,
     unpack_question,
 )
-from fedhealth.coordinator.asking import AWAY, Asker, NoRelease
+from fedhealth.coordinator.asking import AWAY, LEDGER_BEHIND, LEDGER_DAMAGED, UNWITNESSED, Asker, NoRelease
 from fedhealth.coordinator.evidence import (
     Evidence,
     LedgerHead,
@@ -63,7 +63,13 @@ _ASK_SECONDS = 60.0
 """How long an answer may take beyond the site's own public `reply_after`."""
 _LONGEST_REPLY_SECONDS = 3600.0
 """No site is waited for longer than this for one answer, whatever it announces."""
-_PASSING = (RefusalCode.BUSY.value, AWAY)
+_PASSING = (RefusalCode.BUSY.value, AWAY, UNWITNESSED)
+_REFUSED_LEDGER = {
+    LEDGER_BEHIND: "Its ledger is an older copy; the entries were given back. Ask its administrator to confirm them: "
+    "fedhealth site recover-ledger.",
+    LEDGER_DAMAGED: "Its ledger does not extend what this coordinator countersigned. Ask its administrator for the "
+    "original ledger; nothing is countersigned until then.",
+}
 _Answer = TypeVar("_Answer")
 
 
@@ -151,9 +157,19 @@ class StudyRun:
         return evidence
 
     async def _accept(self, site: str) -> Accepted:
+        async def meet() -> Accepted:
+            await self._asker.head(site)  # before anything is charged: a ledger that is behind must not grow
+            return await self._asker.put_study(site, self._signed_bytes)
+
         try:
-            accepted = await self._patiently(lambda: self._asker.put_study(site, self._signed_bytes))
+            accepted = await self._patiently(meet)
         except NoRelease as refusal:
+            if refusal.code in _REFUSED_LEDGER:
+                raise FederationFailed(
+                    f"the ledger of site '{site}' cannot be countersigned",
+                    got=refusal.code,
+                    next_step=_REFUSED_LEDGER[refusal.code],
+                ) from refusal
             raise ApprovalMissing(
                 f"site '{site}' does not take part in study '{self._study.name}'",
                 got=f"the answer '{refusal.code}'",

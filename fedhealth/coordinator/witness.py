@@ -1,28 +1,24 @@
 """The coordinator as witness of the sites' ledgers.
 
-It countersigns a head only if that head extends every head of that ledger it has countersigned before. What it has
-seen is on disk before its signature leaves, so that neither a site nor the coordinator's own restart can roll a
-ledger back unseen.
+It countersigns a head only if that head extends every head of that ledger it has countersigned before, and only with
+the site's sealed copies of the entries under it in hand. Head and copies are on disk before the signature leaves, so
+that neither a site nor the coordinator's own restart can roll a ledger back unseen, and what a site has lost can be
+given back. A coordinator that was itself restored from an older copy finds the sites ahead of it, with a proof, and
+goes on from there.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict
 
-from fedhealth.errors import LedgerDamaged
-from fedhealth.privacy.checkpoint import (
-    Checkpoint,
-    Receipt,
-    SignedReceipt,
-    open_checkpoint,
-    sign_receipt,
-)
+from fedhealth.coordinator.head_log import HeadLog
+from fedhealth.errors import LedgerBehind, LedgerDamaged
+from fedhealth.privacy.checkpoint import Checkpoint, Receipt, SignedReceipt, open_checkpoint, sign_receipt
+from fedhealth.privacy.copies import Copy, page_of
 from fedhealth.privacy.merkle import is_consistent
 from fedhealth.privacy.release import Digest
-from fedhealth.secret_file import replace_file
 from fedhealth.signing import load_public_key
 
 
@@ -37,18 +33,17 @@ class Witness:
     """Countersigns heads; owns one file per site in its folder.
 
     Args:
-        folder: where the last countersigned heads are kept; must exist.
+        folder: where the countersigned heads and the sites' copies are kept; must exist.
         sites: the sites that joined.
         key: the coordinator's witness key.
+
+    Raises:
+        LedgerDamaged: one of its files was changed.
     """
 
     def __init__(self, folder: Path, sites: Mapping[str, PinnedSite], key: Ed25519PrivateKey) -> None:
-        self._folder, self._sites, self._key = folder, sites, key
-        self._seen: dict[str, Checkpoint] = {}
-        for site in sites:
-            path = folder / f"{site}.json"
-            if path.exists():
-                self._seen[site] = Checkpoint.model_validate_json(path.read_bytes())
+        self._sites, self._key = sites, key
+        self._logs = {site: HeadLog(folder / f"{site}.heads") for site in sites}
 
     def ledger_key(self, site: str) -> Ed25519PublicKey:
         """Return the pinned key of a site's ledger, which also signs its releases."""
@@ -56,26 +51,30 @@ class Witness:
 
     def seen(self, site: str) -> int:
         """Return the size of the last countersigned head of a site, 0 if none."""
-        return self._seen[site].size if site in self._seen else 0
+        return self._logs[site].size
 
-    def countersign(
-        self, site: str, note: str, proof: Iterable[str], challenge: Digest, checkpointed: Iterable[Digest] = ()
-    ) -> SignedReceipt:
-        """Return the receipt for a head, after recording it durably.
+    def check(self, site: str, note: str, proof: Iterable[str]) -> Checkpoint:
+        """Return the head of a note if it extends the last countersigned one.
 
         Args:
             site: whose ledger.
             note: its signed head.
             proof: consistency from the last countersigned head, hexadecimal hashes.
-            challenge: of the gate's process that showed the head.
-            checkpointed: releases of this site that are in the coordinator's durable checkpoint.
 
         Raises:
             IdentityInvalid: the note is not signed by the site's pinned ledger key.
-            LedgerDamaged: the head does not extend what was seen: the ledger was rolled back or forked.
+            LedgerBehind: the head is older than the last one: the ledger is an older copy.
+            LedgerDamaged: the head does not extend the last one: another history.
         """
-        head = open_checkpoint(note, site, self.ledger_key(site))
-        last = self._seen.get(site)
+        head, last = open_checkpoint(note, site, self.ledger_key(site)), self._logs[site].head
+        if last is not None and head.size < last.size:
+            raise LedgerBehind(
+                f"the ledger of site '{site}' is older than the head this coordinator countersigned",
+                got=f"a head of {head.size} entries",
+                wanted=f"at least {last.size}",
+                next_step="Nothing is countersigned. The site's gate gets its entries back; its administrator "
+                "confirms them: fedhealth site recover-ledger.",
+            )
         nodes = [bytes.fromhex(node) for node in proof]
         if last is not None and not is_consistent(
             last.size, bytes.fromhex(last.root), head.size, bytes.fromhex(head.root), nodes
@@ -84,12 +83,60 @@ class Witness:
                 f"the ledger of site '{site}' does not extend the head this coordinator countersigned",
                 got=f"a head of {head.size} entries without a valid proof from {last.size}",
                 wanted="a ledger that only grows",
-                next_step="Nothing is countersigned. Ask the site for its ledger and verify it: a rollback or a fork.",
+                next_step="Nothing is countersigned. Ask the site for its ledger and verify it: it has two histories.",
             )
-        if last != head:
-            replace_file(self._folder / f"{site}.json", json.dumps(head.model_dump()).encode())
-            self._seen[site] = head
+        return head
+
+    def countersign(
+        self,
+        site: str,
+        note: str,
+        proof: Iterable[str],
+        challenge: Digest,
+        copies: Iterable[Copy],
+        checkpointed: Iterable[Digest] = (),
+    ) -> SignedReceipt:
+        """Return the receipt for a head, after recording it and the copies of its new entries durably.
+
+        Args:
+            site: whose ledger.
+            note: its signed head.
+            proof: consistency from the last countersigned head, hexadecimal hashes.
+            challenge: of the gate's process that showed the head.
+            copies: sealed copies; those of all entries since the last countersigned head must be among them.
+            checkpointed: releases of this site that are in the coordinator's durable checkpoint.
+
+        Raises:
+            IdentityInvalid, LedgerBehind, LedgerDamaged: as `check`.
+            LedgerDamaged: copies are missing.
+            WitnessUnavailable: it could not be written down.
+        """
+        head, log = self.check(site, note, proof), self._logs[site]
+        wanted = range(log.size, head.size)
+        new = [copy for copy in copies if copy[0] in wanted]
+        if [position for position, _ in new] != list(wanted):
+            raise LedgerDamaged(
+                f"copies of the new entries of site '{site}' are missing", wanted=f"entries {log.size} to {head.size}"
+            )
+        if head != log.head:
+            log.keep(head, new)
         receipt = Receipt(
             site=site, size=head.size, root=head.root, challenge=challenge, checkpointed=tuple(checkpointed)
         )
         return sign_receipt(receipt, self._key)
+
+    def last_receipt(self, site: str, challenge: Digest) -> SignedReceipt:
+        """Return a receipt for the last countersigned head, for a site that does not show one that extends it.
+
+        Args:
+            site: a site with `seen(site) > 0`.
+            challenge: of its gate's process.
+        """
+        head = self._logs[site].head
+        if head is None:
+            raise ValueError(f"no head of site '{site}' was countersigned")
+        return sign_receipt(Receipt(site=site, size=head.size, root=head.root, challenge=challenge), self._key)
+
+    def page(self, site: str, first: int) -> bytes:
+        """Return a page of the site's sealed copies from a position on; empty at the end."""
+        return page_of(self._logs[site].copies(first))

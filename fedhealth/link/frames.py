@@ -8,7 +8,9 @@ anything that depends on patients, but the body of a `ReleaseReply`, which is no
 Coordinator and gate both live by this file; the node and the link carry the bytes unread.
 """
 
+import hashlib
 import struct
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
@@ -48,7 +50,7 @@ class Answer(_Header):
 
 
 class Witnessed(_Header):
-    """The coordinator has seen a head.
+    """The coordinator has seen a head. To a site that is behind it, the body gives back a page of sealed entries.
 
     Attributes:
         study: the study whose release waits for it; None to acknowledge only.
@@ -61,10 +63,16 @@ class Witnessed(_Header):
 
 
 class AskHead(_Header):
-    """Ask for the signed head and the proof that it extends a tree of `since` entries."""
+    """Ask for the signed head and the proof that it extends a tree of `since` entries.
+
+    Attributes:
+        since: size of the earlier tree.
+        copies_from: position of the first entry whose sealed copy is wanted; None for no copies.
+    """
 
     kind: Literal["head"] = "head"
     since: Annotated[int, Field(ge=0, le=2**53 - 1)]
+    copies_from: Annotated[int, Field(ge=0, le=2**53 - 1)] | None = None
 
 
 Request = PutStudy | Answer | Witnessed | AskHead
@@ -97,18 +105,20 @@ class NeedWitness(_Header):
     """The release is charged; it is computed once the coordinator has countersigned this head.
 
     A gate that has just started says so before it charges anything: its first receipt tells it that its ledger is no
-    older copy.
+    older copy. The body is a page of sealed copies of the entries since the last receipt.
 
     Attributes:
         note: the signed head.
         proof: that it extends the head of the last receipt.
         challenge: random, of this process of the gate; a receipt that repeats it is no older than the process.
+        signature: of the site's ledger key over all of the above and the body.
     """
 
     kind: Literal["need-witness"] = "need-witness"
     note: Note
     proof: Proof
     challenge: Digest
+    signature: Signature
 
 
 class ReleaseReply(_Header):
@@ -132,12 +142,27 @@ class Refused(_Header):
 
 
 class Head(_Header):
-    """The signed head and the proof that was asked for; the challenge is as in `NeedWitness`."""
+    """The signed head and the proof that was asked for; the body is a page of the copies that were.
+
+    Attributes:
+        note: the signed head.
+        proof: that it extends the tree that was named.
+        challenge: as in `NeedWitness`.
+        entries: how many entries the site has, with those that were given back and wait for its administrator.
+        signature: of the site's ledger key over all of the above and the body.
+    """
 
     kind: Literal["head"] = "head"
     note: Note
     proof: Proof
     challenge: Digest
+    entries: Annotated[int, Field(ge=1, le=2**53 - 1)]
+    signature: Signature
+
+
+def head_statement(shown: NeedWitness | Head, body: Buffer) -> bytes:
+    """Return the bytes that are signed for a head that is shown, in the domain "head-reply"."""
+    return canonical_bytes([shown.model_dump(mode="json", exclude={"signature"}), hashlib.sha256(body).hexdigest()])
 
 
 def release_statement(release: Digest, payload_sha256: Digest) -> bytes:
@@ -149,6 +174,28 @@ Reply = Accepted | NeedWitness | ReleaseReply | Refused | Head
 
 _REQUEST = TypeAdapter[Request](Annotated[Request, Field(discriminator="kind")])
 _REPLY = TypeAdapter[Reply](Annotated[Reply, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A gate's reply, and the monotonic second before which it must not leave.
+
+    Attributes:
+        start: the frame, up to its body if that is given by itself.
+        leaves_at: in seconds.
+        body: what follows; memory that may be used again once nobody holds it.
+        body_sha256: of the body, if it is given by itself.
+    """
+
+    start: bytes
+    leaves_at: float
+    body: Buffer = b""
+    body_sha256: Digest | None = None
+
+    @property
+    def frame(self) -> bytes:
+        """The whole frame, copied."""
+        return self.start + self.body
 
 
 class FrameInvalid(FedHealthError):
@@ -203,7 +250,7 @@ def unpack_request(frame: Buffer) -> tuple[Request, Buffer]:
         request = _REQUEST.validate_json(head)
     except ValidationError as error:
         raise FrameInvalid("a frame is not one of the four of the gate") from error
-    if body and not isinstance(request, PutStudy | Answer):
+    if body and isinstance(request, AskHead):
         raise FrameInvalid(f"a frame of kind '{request.kind}' has a body", got=f"{len(body)} bytes")
     return request, body
 
@@ -219,6 +266,6 @@ def unpack_reply(frame: Buffer) -> tuple[Reply, Buffer]:
         reply = _REPLY.validate_json(head)
     except ValidationError as error:
         raise FrameInvalid("a frame is not a reply of a gate") from error
-    if body and not isinstance(reply, ReleaseReply):
+    if body and isinstance(reply, Accepted | Refused):
         raise FrameInvalid(f"a frame of kind '{reply.kind}' has a body", got=f"{len(body)} bytes")
     return reply, body

@@ -126,7 +126,40 @@ class Unwitnessed(LedgerEntry):
     at: Milliseconds
 
 
-Entry = Created | Approved | Withdrawn | Reserved | Stored | WitnessRule | Unwitnessed | Act
+class GivenUp(BaseModel):
+    """A head that a ledger once had, where nobody has its last entries any more; nothing that left was charged there.
+
+    Attributes:
+        size: entries under it.
+        root: its root.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: Annotated[int, Field(ge=1, le=2**53 - 1)]
+    root: Digest
+
+
+class Recovered(LedgerEntry):
+    """An administrator put entries back that this ledger had lost, as the coordinator gave them back.
+
+    They stand before this one. Their commitments to the local journal cannot be opened any more, and neither can it
+    be known whether a release that was charged and not stored under them has left; none of those is ever computed.
+
+    Attributes:
+        first: position of the first of them; that of this entry where none was lost.
+        given_up: the later head that this ledger once had, if not all of its entries came back.
+        by: the local user who confirmed.
+        at: Unix time in milliseconds.
+    """
+
+    kind: Literal["recovered"] = "recovered"
+    first: Annotated[int, Field(ge=1, le=2**53 - 1)]
+    given_up: GivenUp | None
+    by: str
+    at: Milliseconds
+
+
+Entry = Created | Approved | Withdrawn | Reserved | Stored | WitnessRule | Unwitnessed | Recovered | Act
 ENTRY = TypeAdapter[Entry](Annotated[Entry, Field(discriminator="kind")])
 
 
@@ -205,6 +238,9 @@ class Account:
         self.witness_wait: int | None = None
         self.unwitnessed: set[Digest] = set()
         self._acts: Acts | None = None
+        self.recovered: list[Recovered] = []
+        self.closed: set[Digest] = set()
+        self.given_back = 0
         self._spent: dict[tuple[Digest, Cohort], Cost] = {}
         self._releases: dict[tuple[Digest, StepName], int] = {}
 
@@ -257,13 +293,20 @@ class Account:
         elif isinstance(entry, WitnessRule):
             self.witness, self.witness_wait = entry.witness, entry.wait_seconds
         elif isinstance(entry, Unwitnessed):
-            if entry.release not in self.reserved or entry.release in self.stored or entry.release in self.unwitnessed:
+            ended = (self.stored, self.unwitnessed, self.closed)
+            if entry.release not in self.reserved or any(entry.release in each for each in ended):
                 raise misplaced(f"release {entry.release[:12]} leaves without witness but was not reserved just once")
             if self.witness != "best-effort":
                 raise misplaced(f"release {entry.release[:12]} leaves without the witness that the policy requires")
             self.unwitnessed.add(entry.release)
+        elif isinstance(entry, Recovered):
+            if entry.first > self.entries:
+                raise misplaced("entries are said to be recovered that do not stand before it")
+            self.recovered.append(entry)
+            self.given_back += self.entries - entry.first
+            self.closed |= self.reserved.keys() - self.stored.keys()
         else:
-            if entry.release not in self.reserved or entry.release in self.stored:
+            if entry.release not in self.reserved or entry.release in self.stored or entry.release in self.closed:
                 raise misplaced(f"release {entry.release[:12]} is stored but was not reserved just once")
             self.stored[entry.release] = entry
         self.entries += 1

@@ -2,8 +2,8 @@
 
 One file holds two logs of the same format: `ledger`, whose signed heads cross the border, and `journal`, whose signed
 head never does. Beside them stand the rows of releases: reserved -> witnessed -> stored -> sent, or unwitnessed in the
-second place where the policy is best-effort. A payload is kept from `stored` until the coordinator's receipt says its
-own checkpoint holds it; after that only its hash remains.
+second place where the policy is best-effort; closed where a recovery left open whether it had left. A payload is kept
+from `stored` until the coordinator's receipt says its own checkpoint holds it; after that only its hash remains.
 
 Source: SQLite with `synchronous=FULL` and write-ahead log; page checksums by SQLite's checksum VFS; RFC 9162 trees.
 
@@ -17,7 +17,7 @@ import fcntl
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Self
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel
 
 from fedhealth.canonical import canonical_bytes
-from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
+from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged, LedgerForked
 from fedhealth.privacy.acts import KeyRotated, misplaced
 from fedhealth.privacy.checkpoint import (
     Checkpoint,
@@ -37,7 +37,18 @@ from fedhealth.privacy.checkpoint import (
     open_checkpoint,
     sign_checkpoint,
 )
-from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Note, Reserved, Stored, Unwitnessed
+from fedhealth.privacy.entries import (
+    ENTRY,
+    NOTE,
+    Account,
+    Created,
+    Entry,
+    Note,
+    Recovered,
+    Reserved,
+    Stored,
+    Unwitnessed,
+)
 from fedhealth.privacy.journal import check_journal, journal_commitment, sign_journal
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest, SiteId
@@ -56,7 +67,7 @@ CREATE TABLE journal_head (only INTEGER PRIMARY KEY CHECK (only = 1), signature 
 CREATE TABLE receipt (only INTEGER PRIMARY KEY CHECK (only = 1), body BLOB NOT NULL) STRICT;
 CREATE TABLE release (
   release TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE,
-  state TEXT NOT NULL CHECK (state IN ('reserved', 'witnessed', 'unwitnessed', 'stored', 'sent')),
+  state TEXT NOT NULL CHECK (state IN ('reserved', 'witnessed', 'unwitnessed', 'stored', 'sent', 'closed')),
   payload BLOB,
   attempts INTEGER NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND 2)) STRICT;
 CREATE INDEX reserved_release ON release (position) WHERE state IN ('reserved', 'unwitnessed');
@@ -68,7 +79,9 @@ MOST_ATTEMPTS = 2
 
 _READ_BYTES = 2**20
 
-State = Literal["reserved", "witnessed", "unwitnessed", "stored", "sent"]
+State = Literal["reserved", "witnessed", "unwitnessed", "stored", "sent", "closed"]
+Announce = Callable[[int, Digest, int], None]
+"""Told of a head that is durable: its size, its root, and how many entries what has left relies on."""
 
 
 class ReleaseRow(NamedTuple):
@@ -100,6 +113,7 @@ class Ledger:
         self._tree, self._journal, self.account = MerkleTree(), MerkleTree(), Account()
         self._broken = False
         self._journal_signed: tuple[int, Ed25519PrivateKey] | None = None
+        self._announce: Announce | None = None
 
     @classmethod
     def create(cls, path: Path, created: Created, key: Ed25519PrivateKey) -> Self:
@@ -188,6 +202,25 @@ class Ledger:
         """The key that signs its heads, 64 hexadecimal digits."""
         return public_key_hex(self._key.public_key())
 
+    @property
+    def relied_on(self) -> int:
+        """Number of entries that hold the charges of all that may have left."""
+        with self._lock:
+            found = self._database.execute(
+                "SELECT position FROM release WHERE state IN ('stored', 'sent', 'closed') "
+                "ORDER BY position DESC LIMIT 1"
+            ).fetchone()
+        return int(found[0]) + 1 if found else 0
+
+    def root(self, size: int) -> Digest:
+        """Return the root over the first `size` entries."""
+        with self._lock:
+            return self._tree.root(size).hex()
+
+    def announce_heads(self, announce: Announce) -> None:
+        """Call `announce` before a call is acknowledged that moved the head, unless all it did was to charge."""
+        self._announce = announce
+
     def append(self, entry: Entry, notes: Iterable[Note] = ()) -> int:
         """Apply an entry to the account and write it durably, with what the journal has to say.
 
@@ -222,7 +255,7 @@ class Ledger:
         Raises:
             BudgetExhausted: the envelope is spent; nothing was written.
         """
-        with self._commit():
+        with self._commit(announce=False):
             position = self._append(entry)
             self._database.execute("INSERT INTO release VALUES (?, ?, 'reserved', NULL, 0)", (entry.release, position))
             return ReleaseRow("reserved", position, None)
@@ -273,10 +306,7 @@ class Ledger:
                 next_step="Do not continue; run `fedhealth audit verify` and compare with the coordinator's copy.",
             )
         with self._commit():
-            self._database.execute(
-                "INSERT INTO receipt VALUES (1, ?) ON CONFLICT (only) DO UPDATE SET body = excluded.body",
-                (canonical_bytes(signed),),
-            )
+            self._put_receipt(signed)
             self._database.execute(
                 "UPDATE release SET state = 'witnessed' WHERE state IN ('reserved', 'unwitnessed') AND position < ?",
                 (receipt.size,),
@@ -333,6 +363,55 @@ class Ledger:
         with self._commit():
             self._insert("journal", self._journal, note)
 
+    def recover(self, bodies: Sequence[bytes], entry: Recovered, signed: SignedReceipt | None) -> None:
+        """Put lost entries back, and the entry that says so, in one transaction.
+
+        Charges come back; payloads do not. What was charged and not stored may have left all the same, under an entry
+        that nobody has: it is closed and never computed again.
+
+        Args:
+            bodies: of the entries that follow the last one here.
+            entry: who confirmed it, and when.
+            signed: the coordinator's receipt that they lead to, verified by the caller; None where there is none.
+
+        Raises:
+            LedgerForked: they do not lead to it.
+            LedgerDamaged: an entry cannot follow the one before, or it could not be written.
+        """
+        with self._commit():
+            for body in bodies:
+                lost = ENTRY.validate_json(body)
+                self.account.apply(lost)
+                position = self._insert_body("ledger", self._tree, body)
+                if isinstance(lost, Reserved):
+                    self._database.execute(
+                        "INSERT INTO release VALUES (?, ?, 'closed', NULL, 0)", (lost.release, position)
+                    )
+                elif isinstance(lost, Stored):
+                    self._database.execute("UPDATE release SET state = 'sent' WHERE release = ?", (lost.release,))
+            if self.account.acts.ledger_key != self.public_key:
+                raise IdentityInvalid(
+                    f"the ledger key of '{self._site}' was changed under an entry that came back",
+                    wanted=f"key {self.account.acts.ledger_key[:12]}",
+                    next_step="Put that ledger.key back first.",
+                )
+            if signed is not None:
+                receipt = signed.receipt
+                if receipt.size > self._tree.size or self.root(receipt.size) != receipt.root:
+                    raise LedgerForked("the entries that were given back do not lead to the coordinator's receipt")
+                self._put_receipt(signed)
+            self._append(entry)
+            self._database.execute(
+                "UPDATE release SET state = 'closed' WHERE state IN ('reserved', 'witnessed', 'unwitnessed')"
+            )
+
+    def bodies(self, first: int) -> Iterator[tuple[int, bytes]]:
+        """Yield position and body of the entries from `first` on."""
+        with self._lock:
+            yield from self._database.execute(
+                "SELECT position, body FROM entry WHERE log = 'ledger' AND position >= ? ORDER BY position", (first,)
+            )
+
     def row(self, release: Digest) -> ReleaseRow | None:
         """Return where a release stands, or None if it was never charged."""
         with self._lock:
@@ -386,14 +465,15 @@ class Ledger:
             notes = [NOTE.validate_json(body) for body, _ in self._bodies("journal")]
         return iter(notes)
 
-    def history(self) -> Iterator[tuple[Entry, int]]:
-        """Yield every entry, oldest first, with the number of lines that the journal had when it was written."""
+    def history(self) -> Iterator[tuple[Entry, int | None]]:
+        """Yield every entry, oldest first, with the number of lines that the journal had when it was written.
+
+        None for an entry that the coordinator gave back: nobody knows any more.
+        """
         with self._lock:
-            sizes = self._database.execute("SELECT journal_size FROM opening ORDER BY position").fetchall()
+            sizes = dict(self._database.execute("SELECT position, journal_size FROM opening"))
             bodies = list(self._bodies("ledger"))
-        return iter(
-            [(ENTRY.validate_json(body), int(str(size))) for (body, _), (size,) in zip(bodies, sizes, strict=True)]
-        )
+        return iter([(ENTRY.validate_json(body), sizes.get(position)) for position, (body, _) in enumerate(bodies)])
 
     def close(self) -> None:
         """Close the file; what was acknowledged stays."""
@@ -403,7 +483,7 @@ class Ledger:
             self._held.close()
 
     @contextmanager
-    def _commit(self) -> Iterator[None]:
+    def _commit(self, announce: bool = True) -> Iterator[None]:
         """Run one transaction; on any failure but a refusal of the account, close the ledger for good."""
         with self._lock:
             if self._broken:
@@ -414,11 +494,13 @@ class Ledger:
                     yield
                     self._sign_journal()
                 self._settle()
+                if announce and self._announce is not None and self._tree.size != size:
+                    self._announce(self._tree.size, self.root(self._tree.size), self.relied_on)
             except FedHealthError:
                 if self._tree.size != size:
                     self._broken = True
                 raise
-            except apsw.Error as error:
+            except (apsw.Error, OSError) as error:
                 self._broken = True
                 raise LedgerDamaged(
                     f"the ledger of '{self._site}' could not be written",
@@ -464,8 +546,16 @@ class Ledger:
             self._database.execute("REPLACE INTO journal_head VALUES (1, ?)", (signature,))
             self._journal_signed = (self._journal.size, self._key)
 
+    def _put_receipt(self, signed: SignedReceipt) -> None:
+        self._database.execute(
+            "INSERT INTO receipt VALUES (1, ?) ON CONFLICT (only) DO UPDATE SET body = excluded.body",
+            (canonical_bytes(signed),),
+        )
+
     def _insert(self, log: Literal["ledger", "journal"], tree: MerkleTree, value: BaseModel) -> int:
-        body = canonical_bytes(value)
+        return self._insert_body(log, tree, canonical_bytes(value))
+
+    def _insert_body(self, log: Literal["ledger", "journal"], tree: MerkleTree, body: bytes) -> int:
         position, leaf = tree.size, leaf_hash(body)
         self._database.execute("INSERT INTO entry VALUES (?, ?, ?, ?)", (log, position, body, leaf))
         tree.append(leaf)

@@ -19,9 +19,10 @@ import apsw
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
+from fedhealth.privacy.anchor import Anchor, AnchorFile, superseded
 from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
 from fedhealth.privacy.currency import total_of
-from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Reserved, Stored, WitnessPolicy
+from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Recovered, Reserved, Stored, WitnessPolicy
 from fedhealth.privacy.journal import check_journal, journal_commitment
 from fedhealth.privacy.ledger import MOST_ATTEMPTS, SCHEMA, connect
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
@@ -55,7 +56,10 @@ class VerifiedLedger:
         unsafe_test_site: the site uses known noise and protects nobody.
         releases: releases charged.
         witness: the witness policy in force at its end.
+        recovered: entries that the coordinator gave back after an older copy of the ledger was found in its place;
+            what the local journal said before them cannot be verified any more.
         unwitnessed: releases that left without the coordinator's signature on their charge, as that policy allowed.
+        anchored: an anchor stands beside it, and it has all that the anchor says it had.
         witnessed: size of the last head that the coordinator has countersigned, 0 if none.
         spending: per data set and side.
     """
@@ -69,6 +73,8 @@ class VerifiedLedger:
     releases: int
     witness: WitnessPolicy
     unwitnessed: int
+    recovered: int
+    anchored: bool
     witnessed: int
     spending: tuple[Spending, ...]
 
@@ -125,7 +131,8 @@ def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
                 database.pragma("schema_version")  # opens the log, which a checkpoint alone does not
                 # First what stands in the log: a page that was torn by a power cut is whole again after it.
                 database.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                contents = _verify(database, _first_damaged_page(copy), seen)
+                anchor = AnchorFile(path.with_suffix(".anchor")).read()
+                contents = _verify(database, _first_damaged_page(copy), seen, anchor)
                 pages = database.pragma("page_count") * database.pragma("page_size")
             finally:
                 database.close()
@@ -136,18 +143,22 @@ def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
             raise _bad(0, f"the file cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | None) -> LedgerContents:
+def _verify(
+    database: apsw.Connection, damaged_page: int | None, seen: str | None, anchor: Anchor | None
+) -> LedgerContents:
     account, tree = Account(), MerkleTree()
     journal, journal_is_whole = _journal_roots(database)
+    unopened = _given_back(database)
     entries: list[bytes] = []
     charged: dict[str, int] = {}
+    opened = 0
     rows = _entry_rows(database)
     while True:
         position = tree.size
         try:
             if (row := next(rows, None)) is None:
                 break
-            entry = _checked_entry(row, position, journal)
+            entry = _checked_entry(row, position, journal, unopened)
             account.apply(entry)
         except FedHealthError as error:
             raise (error if isinstance(error, LedgerDamaged) and error.got else _bad(position, error.what)) from error
@@ -155,6 +166,7 @@ def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | Non
             raise _bad(position, f"it cannot be read ({type(error).__name__})") from error
         tree.append(row.leaf)
         entries.append(row.body)
+        opened += row.salt is not None
         if isinstance(entry, Reserved):
             charged[entry.release] = position
     if damaged_page is not None:
@@ -167,13 +179,18 @@ def _verify(database: apsw.Connection, damaged_page: int | None, seen: str | Non
     if note is None:
         raise _bad(tree.size, "there is no signed head")
     head = check_head(note, account, tree, seen)
+    if anchor is not None and not superseded(account, anchor):
+        if anchor.size > tree.size:
+            raise _bad(tree.size, f"it is missing: the anchor beside it says {anchor.size}, this ledger is older")
+        if tree.root(anchor.size).hex() != anchor.root:
+            raise _bad(0, f"the first {anchor.size} entries are not those under its anchor")
     _check_schema(database)
-    if database.execute("SELECT count(*) FROM opening").get != tree.size:
+    if database.execute("SELECT count(*) FROM opening").get != opened:
         raise _bad(tree.size, "a commitment to the journal belongs to no entry")
     witnessed = check_receipt(receipt, account.created, tree)
     _check_rows(database, account, charged, witnessed)
     return LedgerContents(
-        verified=describe(account, head, witnessed),
+        verified=describe(account, head, witnessed, anchor is not None),
         account=account,
         entries=tuple(entries),
         head=note,
@@ -210,7 +227,7 @@ def _open_head(note: str, account: Account) -> Checkpoint:
     return open_checkpoint(note, account.created.site, load_public_key(account.acts.key_at(max(1, size))))
 
 
-def describe(account: Account, head: Checkpoint, witnessed: int) -> VerifiedLedger:
+def describe(account: Account, head: Checkpoint, witnessed: int, anchored: bool = False) -> VerifiedLedger:
     """Return what a ledger says whose head and receipt were checked."""
     assert account.created is not None  # noqa: S101 - a head stands over one entry at least
     return VerifiedLedger(
@@ -223,8 +240,10 @@ def describe(account: Account, head: Checkpoint, witnessed: int) -> VerifiedLedg
         releases=len(account.reserved),
         witness=account.witness,
         unwitnessed=len(account.unwitnessed),
+        recovered=account.given_back,
+        anchored=anchored,
         witnessed=witnessed,
-        spending=tuple(_spending(account)),
+        spending=tuple(spending_of(account)),
     )
 
 
@@ -246,7 +265,25 @@ def _entry_rows(database: apsw.Connection) -> Iterator[_EntryRow]:
         yield _EntryRow(*row)
 
 
-def _checked_entry(row: _EntryRow, position: int, journal: list[bytes]) -> Entry:
+def _given_back(database: apsw.Connection) -> list[range]:
+    """Return where the ledger says that entries were given back, whose commitments nobody can open any more.
+
+    Only the entries that say so are looked at here, and nothing of them is believed yet: they are verified in their
+    turn, and with them these ranges.
+    """
+    found = []
+    query = "SELECT position, body FROM entry WHERE log = 'ledger' AND instr(body, ?) ORDER BY position"
+    try:
+        for position, body in database.execute(query, (b'"kind":"recovered"',)):
+            entry = ENTRY.validate_json(body)
+            if isinstance(entry, Recovered):
+                found.append(range(entry.first, position))
+    except (apsw.Error, ValueError):
+        pass  # the entry is met again, and named
+    return found
+
+
+def _checked_entry(row: _EntryRow, position: int, journal: list[bytes], unopened: list[range]) -> Entry:
     if row.position != position:
         raise _bad(position, "it is missing")
     if leaf_hash(row.body) != row.leaf:
@@ -254,6 +291,8 @@ def _checked_entry(row: _EntryRow, position: int, journal: list[bytes]) -> Entry
     entry = ENTRY.validate_json(row.body)
     if canonical_bytes(entry) != row.body:
         raise _bad(position, "it is not in canonical form")
+    if row.salt is None and any(position in each for each in unopened):
+        return entry
     if row.salt is None or row.journal_size is None or not 0 <= row.journal_size < len(journal):
         raise _bad(position, "its commitment to the journal cannot be opened")
     if journal_commitment(row.salt, journal[row.journal_size], row.journal_size) != entry.journal:
@@ -330,6 +369,8 @@ def _check_rows(database: apsw.Connection, account: Account, charged: dict[str, 
 
 def _waiting(release: str, at: int, account: Account, witnessed: int) -> str:
     """Return the state of a release that is charged and not stored."""
+    if release in account.closed:
+        return "closed"
     if at < witnessed:
         return "witnessed"
     return "unwitnessed" if release in account.unwitnessed else "reserved"
@@ -359,7 +400,8 @@ def check_receipt(body: bytes | None, created: Created, tree: MerkleTree) -> int
     return receipt.size
 
 
-def _spending(account: Account) -> list[Spending]:
+def spending_of(account: Account) -> list[Spending]:
+    """Return what each side of each data set has spent and set aside."""
     lines = []
     assert account.created is not None  # noqa: S101 - checked by the caller
     for data_set, budget in account.created.budgets.items():

@@ -35,6 +35,7 @@ from fedhealth.records.split import sides_of
 from fedhealth.records.table import Table
 from fedhealth.signing import public_key_hex
 from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
+from fedhealth.site.hold import LedgerHold
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import sign_study
 
@@ -110,6 +111,8 @@ def open_gate(
         split_key=site.split_key,
         naming_secret=bytes(32),
         members=MemberHistory(folder / f"{site.file.id}.members"),
+        copies_secret=bytes(32),
+        hold=LedgerHold(folder, site.file.id),
         noise_secret=UnsafeFixedNoiseSecret(site.noise_seed),
         witness_key=witness.public_key(),
         researchers={RESEARCHER: public_key_hex(researcher.public_key())},

@@ -147,7 +147,7 @@ def studies_of(folder: Path, state: SiteState, patient: str) -> tuple[StudyUse, 
         approval = account.approved[charge.study]
         if approval.data_set != site.data_set.name:
             continue
-        before = [note.version for line, note in versions if line < journal_size]
+        before = [note.version for line, note in versions if journal_size is not None and line < journal_size]
         signed = _signed_study(state, charge.study)
         side = _side_of(patient, state, site, approval, signed)
         member = was_in[before[-1]] if before else None

@@ -47,8 +47,7 @@ from fedhealth.link.frames import (
     Answer,
     AskHead,
     FrameInvalid,
-    Head,
-    NeedWitness,
+    Outgoing,
     PutStudy,
     Refused,
     ReleaseReply,
@@ -61,7 +60,9 @@ from fedhealth.link.frames import (
 from fedhealth.policy.rules import Policy, check_policy
 from fedhealth.policy.site_file import SiteFile
 from fedhealth.privacy.acts import PolicyChanged
+from fedhealth.privacy.anchor import forked
 from fedhealth.privacy.checkpoint import open_receipt
+from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.entries import Approved, DataNote, JournalNote, Reserved, Unwitnessed, WitnessRule
 from fedhealth.privacy.ledger import Ledger, ReleaseRow
 from fedhealth.privacy.release import Cohort, Digest, ReleaseIdentity, StepName, input_digest, noise_key
@@ -71,6 +72,8 @@ from fedhealth.records.members import MemberHistory
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import Records, Table, made_up_records, prepare_records
 from fedhealth.site.consent import forgotten_patients
+from fedhealth.site.held_gate import HeldGate, LedgerHeads, mark_for
+from fedhealth.site.hold import LedgerHold, Mark, behind
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import SignedStudy, open_signed_study
 
@@ -105,6 +108,8 @@ class GateInputs:
         split_key: key of the held-out split.
         naming_secret: key of the content's fingerprint and of the patients' marks; both stay inside.
         members: who was in the data at each version; owns a file.
+        copies_secret: seals the copies of the ledger's entries that the coordinator keeps.
+        hold: the mark of a ledger that is behind or of another history; owns its files.
         noise_secret: opens the noise streams.
         witness_key: the coordinator's key.
         researchers: pinned keys by name.
@@ -117,31 +122,11 @@ class GateInputs:
     split_key: bytes
     naming_secret: bytes
     members: MemberHistory
+    copies_secret: bytes
+    hold: LedgerHold
     noise_secret: NoiseSecret
     witness_key: Ed25519PublicKey
     researchers: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """A reply and the monotonic second before which it must not leave.
-
-    Attributes:
-        start: the frame, up to its body if it has one.
-        leaves_at: in seconds.
-        body: what follows; memory that may be used again once nobody holds it.
-        body_sha256: of the body, if it has one.
-    """
-
-    start: bytes
-    leaves_at: float
-    body: Buffer = b""
-    body_sha256: Digest | None = None
-
-    @property
-    def frame(self) -> bytes:
-        """The whole frame, copied."""
-        return self.start + self.body
 
 
 @dataclass(frozen=True)
@@ -177,7 +162,9 @@ class Gate:
         self._studies: dict[Digest, SignedStudy] = {}
         self._records: dict[Digest, dict[Cohort, Records]] = {}
         self._pending: dict[Digest, _Pending] = {}
-        self._challenge, self._started_with, self._confirmed = secrets.token_hex(32), ledger.size, False
+        self._heads = LedgerHeads(ledger, EntrySeal(inputs.copies_secret, inputs.site.id))
+        self._started_with, self._confirmed = ledger.size, False
+        self._held: HeldGate | None = None
         self._forbidden: set[Digest] = set()
         self._pool = MemoryPool()
         self._stopped = stopped_studies(ledger)
@@ -211,6 +198,8 @@ class Gate:
         Returns:
             The reply, never an exception's text.
         """
+        if self._held is not None:
+            return self._held.handle(frame, digest)
         arrived = self._clock.monotonic()
         try:
             request, body = unpack_request(frame)
@@ -219,8 +208,8 @@ class Gate:
             if isinstance(request, Answer):
                 return self._answer(request, body, digest or input_digest(body), arrived)
             if isinstance(request, Witnessed):
-                return self._witnessed(request, arrived)
-            return Outgoing(self._head(request), arrived)
+                return self._witnessed(request, body, arrived)
+            return Outgoing(self._heads.head(request), arrived)
         except _Refusal as refusal:
             return Outgoing(pack(Refused(code=refusal.code)), arrived)
         except FrameInvalid:
@@ -346,7 +335,7 @@ class Gate:
         pending = self._pending[study]
         name, step = pending.identity.digest, pending.step.name
         row = self._ledger.row(name)
-        if row is not None and row.state == "sent":
+        if row is not None and row.state in ("sent", "closed"):
             del self._pending[study]
             raise _Refusal(RefusalCode.BAD_REQUEST)
         if row is not None and row.payload_bytes is not None:
@@ -355,13 +344,13 @@ class Gate:
             self._ledger.read_payload(name, payload)
             return self._at_public_time(self._reply(name, payload), approval, step, arrived)
         if not self._confirmed:
-            return Outgoing(pack(self._need_witness()), arrived)
+            return Outgoing(self._heads.need_witness(), arrived)
         if row is None:
             row = self._reserve(approval, pending)
         if row.state == "reserved" and waited and self._inputs.policy.witness == "best-effort":
             row, begun = self._ledger.release_unwitnessed(Unwitnessed(release=name, at=self._clock.unix_ms())), True
         if row.state == "reserved":
-            return Outgoing(pack(self._need_witness()), arrived)
+            return Outgoing(self._heads.need_witness(), arrived)
         return self._release(study, approval, arrived, begun=self._ledger.begin(name) if begun is None else begun)
 
     def _reserve(self, approval: Approved, pending: _Pending) -> ReleaseRow:
@@ -382,15 +371,20 @@ class Gate:
             del self._pending[approval.study]
             raise _Refusal(RefusalCode.BUDGET_SPENT) from error
 
-    def _witnessed(self, request: Witnessed, arrived: float) -> Outgoing:
+    def _witnessed(self, request: Witnessed, body: Buffer, arrived: float) -> Outgoing:
         try:
             receipt = open_receipt(request.receipt, self._inputs.witness_key)
         except IdentityInvalid as error:
             raise _Refusal(RefusalCode.BAD_REQUEST) from error
-        last = self._ledger.receipt()
-        if receipt.site != self._inputs.site.id or (last is not None and receipt.size < last.size):
+        if receipt.site != self._inputs.site.id:
             raise _Refusal(RefusalCode.BAD_REQUEST)
-        newest = receipt.challenge == self._challenge and receipt.size >= self._started_with
+        mark = mark_for(self._ledger, request, receipt)
+        if mark is not None:
+            return Outgoing(self._hold(mark, request, bytes(body)), arrived)
+        last = self._ledger.receipt()
+        if last is not None and receipt.size < last.size:
+            raise _Refusal(RefusalCode.BAD_REQUEST)
+        newest = receipt.challenge == self._heads.challenge and receipt.size >= self._started_with
         pending = self._pending.get(request.study) if request.study else None
         late = pending is not None and arrived > pending.deadline
         goes_on = pending is not None and not late and (newest or self._confirmed)
@@ -398,7 +392,7 @@ class Gate:
         if newest:
             self._confirm()
         if request.study is None:
-            return Outgoing(self._head(AskHead(since=receipt.size)), arrived)
+            return Outgoing(self._heads.head(AskHead(since=receipt.size)), arrived)
         self._check_not_paused()
         approval = self._approval(request.study)
         if pending is None:
@@ -410,6 +404,19 @@ class Gate:
         if row is not None and row.state == "reserved":
             raise _Refusal(RefusalCode.BAD_REQUEST)
         return self._advance(request.study, approval, arrived, False, begun)
+
+    def _hold(self, mark: Mark, request: Witnessed, body: bytes) -> bytes:
+        """Stop serving: the coordinator's signature shows that this ledger is behind, or of another history."""
+        if mark.receipt.receipt.challenge != self._heads.challenge:
+            raise _Refusal(RefusalCode.BAD_REQUEST)  # somebody between shows an old one; the coordinator says it anew
+        inputs = self._inputs
+        self._held = HeldGate(self._heads, self._ledger, inputs.hold, inputs.witness_key, self._clock.monotonic)
+        error = forked(inputs.site.id) if mark.kind == "forked" else behind(inputs.site.id)
+        _LOG.error("the ledger cannot be used: %(error)s", {"error": error})
+        inputs.hold.set(mark)
+        if mark.kind == "forked":
+            raise _Refusal(RefusalCode.BUSY)
+        return self._held.take(request, body)
 
     def _confirm(self) -> None:
         """The coordinator knows no newer head: from here on the ledger may grow."""
@@ -472,15 +479,6 @@ class Gate:
         if multiples > 1:
             _LOG.warning("a reply took too long and leaves at %(multiple)d times reply_after", {"multiple": multiples})
         return replace(reply, leaves_at=arrived + multiples * duration)
-
-    def _head(self, request: AskHead) -> bytes:
-        proof = tuple(self._ledger.consistency_proof(request.since))
-        return pack(Head(note=self._ledger.head(), proof=proof, challenge=self._challenge))
-
-    def _need_witness(self) -> NeedWitness:
-        last = self._ledger.receipt()
-        proof = self._ledger.consistency_proof(last.size if last else 0)
-        return NeedWitness(note=self._ledger.head(), proof=tuple(proof), challenge=self._challenge)
 
     def _check_not_paused(self) -> None:
         if self._ledger.account.acts.paused:

@@ -18,17 +18,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedhealth.canonical import digest_state
-from fedhealth.errors import FedHealthError, LinkUnavailable
+from fedhealth.errors import FedHealthError, LedgerBehind, LedgerForked, LinkUnavailable
 from fedhealth.link.bodies import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES
 from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.acts import PolicyChanged
+from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import INPUT_DOMAIN, Digest
 from fedhealth.records.table import read_table
 from fedhealth.signing import load_public_key
 from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
+from fedhealth.site.held_gate import HeldGate, LedgerHeads
 from fedhealth.site.state import SiteState, local_user
 
 _LOG = logging.getLogger(__name__)
@@ -42,14 +44,23 @@ _SMALL_FRAME_BYTES = 2**20
 SYSTEM_CLOCK = Clock(monotonic=time.monotonic, unix_ms=lambda: time.time_ns() // 10**6)
 
 
-def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = SYSTEM_CLOCK) -> tuple[Gate, Ledger]:
+def open_gate(
+    folder: Path, state: SiteState, compute: Compute, clock: Clock = SYSTEM_CLOCK
+) -> tuple[Gate | HeldGate, Ledger]:
     """Open a site's ledger and data and return its gate, with every approved study prepared.
+
+    A ledger that is an older copy or of another history gets a gate that shows its head to the coordinator, takes the
+    missing entries back, and serves nothing.
 
     Raises:
         FedHealthError: for the administrator; nothing listens yet.
     """
     site, (policy, policy_sha256) = load_site_file(folder), load_policy(folder)
-    ledger = state.open_ledger(site.id)
+    try:
+        ledger = state.open_ledger(site.id)
+    except (LedgerBehind, LedgerForked) as error:
+        _LOG.error("the ledger cannot be used: %(error)s", {"error": error})
+        return _open_held_gate(state, site.id, clock)
     try:
         table = read_table(site.data_set.file, strict=False)
         inputs = GateInputs(
@@ -60,6 +71,8 @@ def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = S
             split_key=state.split_key(site.split_key),
             naming_secret=state.naming_secret(),
             members=state.members(),
+            copies_secret=state.copies_secret(),
+            hold=state.hold,
             noise_secret=state.noise_secret(ledger.created),
             witness_key=load_public_key(ledger.created.witness_key),
             researchers=state.researchers(),
@@ -77,6 +90,16 @@ def open_gate(folder: Path, state: SiteState, compute: Compute, clock: Clock = S
     return gate, ledger
 
 
+def _open_held_gate(state: SiteState, site: str, clock: Clock) -> tuple[HeldGate, Ledger]:
+    ledger = state.open_untied_ledger(site)
+    try:
+        heads = LedgerHeads(ledger, EntrySeal(state.copies_secret(), site))
+        return HeldGate(heads, ledger, state.hold, load_public_key(ledger.created.witness_key), clock.monotonic), ledger
+    except BaseException:
+        ledger.close()
+        raise
+
+
 def _prepare(gate: Gate, state: SiteState, study: str) -> None:
     try:
         gate.prepare((state.studies / f"{study}.json").read_bytes())
@@ -88,7 +111,9 @@ Leaving = Callable[[Buffer, bytes, int, Digest | None], None]
 """Told of a request and its reply before the reply leaves; if it fails, the reply stays."""
 
 
-def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: int | None, on_leaving: Leaving) -> None:
+def serve_gate(
+    gate: Gate | HeldGate, path: Path, allowed_users: Iterable[int], lifeline: int | None, on_leaving: Leaving
+) -> None:
     """Serve one node after another until the lifeline closes.
 
     Args:
@@ -133,7 +158,7 @@ def serve_gate(gate: Gate, path: Path, allowed_users: Iterable[int], lifeline: i
                     return
 
 
-def _converse(gate: Gate, connection: socket.socket, lifeline: int | None, on_leaving: Leaving) -> bool:
+def _converse(gate: Gate | HeldGate, connection: socket.socket, lifeline: int | None, on_leaving: Leaving) -> bool:
     """Answer frames until the node hangs up (True) or the lifeline closes (False)."""
     line, watched = _Line(connection, lifeline), _watched(connection, lifeline)
     with suppress(_Gone):
@@ -156,7 +181,7 @@ def _converse(gate: Gate, connection: socket.socket, lifeline: int | None, on_le
     return True
 
 
-def _receive(gate: Gate, line: "_Line") -> tuple[Buffer, Digest | None]:
+def _receive(gate: Gate | HeldGate, line: "_Line") -> tuple[Buffer, Digest | None]:
     """Return the next frame and, of a large one, the digest of its body as a step's input."""
     (length,) = struct.unpack("!I", line.read(memoryview(bytearray(4))))
     if length > MAX_FRAME_BYTES:

@@ -22,12 +22,14 @@ from fedhealth.policy.rules import DataSetBudget, load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.accountant import AnyBudget, open_budget
 from fedhealth.privacy.acts import PolicyChanged
+from fedhealth.privacy.anchor import AnchorFile, tie_anchor
 from fedhealth.privacy.entries import Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.records.members import MemberHistory
 from fedhealth.secret_file import PUBLIC_MODE, create_file, read_secret, sync_folder
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
+from fedhealth.site.hold import LedgerHold
 
 SOCKET_NAME = "gate.sock"
 
@@ -63,6 +65,16 @@ class SiteState:
         return self.gate / "ledger.sqlite"
 
     @property
+    def anchor(self) -> AnchorFile:
+        """The last head of the ledger, outside it."""
+        return AnchorFile(self.gate / "ledger.anchor")
+
+    @property
+    def hold(self) -> LedgerHold:
+        """The mark of a ledger that is behind or of another history, and what the coordinator gave back."""
+        return LedgerHold(self.gate)
+
+    @property
     def studies(self) -> Path:
         """Signed studies that were approved here, one file each, named by digest."""
         return self.gate / "studies"
@@ -72,7 +84,25 @@ class SiteState:
         return load_signing_key(self.gate / "ledger.key")
 
     def open_ledger(self, site: str) -> Ledger:
-        """Open the ledger, finishing a rotation of its key that a crash interrupted.
+        """Open the ledger, tied to its anchor.
+
+        Raises:
+            LedgerBehind, LedgerForked: it is held, or not what its anchor says: no charge may be written to it.
+            LedgerDamaged, IdentityInvalid: its anchor is missing, or as `Ledger.open`.
+        """
+        self.hold.check(site)
+        ledger = self.open_untied_ledger(site)
+        try:
+            tie_anchor(ledger, self.anchor)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def open_untied_ledger(self, site: str) -> Ledger:
+        """Open the ledger whatever its anchor says, for showing its head and for recovering it; nothing else may.
+
+        Finishes a rotation of its key that a crash interrupted.
 
         Raises:
             LedgerDamaged, IdentityInvalid: as `Ledger.open`.
@@ -111,6 +141,10 @@ class SiteState:
     def naming_secret(self) -> bytes:
         """Return the key under which a change of the data, and a patient's mark, are recognised."""
         return read_secret(self.gate / "naming.secret")
+
+    def copies_secret(self) -> bytes:
+        """Return the key under which the coordinator keeps copies of the ledger's entries."""
+        return read_secret(self.gate / "copies.secret")
 
     def members(self) -> MemberHistory:
         """Return who was in the data at each version."""
@@ -179,6 +213,7 @@ def init_site(
     for name, key in researchers.items():
         create_file(state.gate / "researchers" / f"{name}.pub", (key + "\n").encode(), PUBLIC_MODE)
     create_file(state.gate / "naming.secret", secrets.token_bytes(32))
+    create_file(state.gate / "copies.secret", secrets.token_bytes(32))
     if not site.public_data:
         create_file(state.gate / "split.secret", secrets.token_bytes(32))
     if unsafe_noise_seed is None:
@@ -195,8 +230,11 @@ def init_site(
         at=time.time_ns() // 10**6,
     )
     ledger = Ledger.create(state.ledger, created, state.ledger_key())
-    ledger.append(PolicyChanged(policy_sha256=policy_sha256, by=local_user(), at=created.at))
-    ledger.close()
+    try:
+        ledger.append(PolicyChanged(policy_sha256=policy_sha256, by=local_user(), at=created.at))
+        state.anchor.create(ledger.size, ledger.root(ledger.size), ledger.relied_on)
+    finally:
+        ledger.close()
     return public
 
 

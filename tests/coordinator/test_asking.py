@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhealth.coordinator.asking import AWAY, LEDGER_DAMAGED, Asker, NoRelease
+from fedhealth.coordinator.asking import AWAY, LEDGER_BEHIND, Asker, NoRelease
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import LinkUnavailable
 from fedhealth.learning.plan import encode_release, encode_weights, plan_study
@@ -175,7 +175,7 @@ def test_a_lost_receipt_is_healed_by_a_proof_from_the_coordinators_own_size(wire
     wire.requests.clear()
     wire.ask(number=2)
     assert wire.kinds == ["answer", "head", "witnessed"]
-    assert wire.requests[1] == AskHead(since=3)  # created, approved, reserved
+    assert wire.requests[1] == AskHead(since=3, copies_from=3)  # created, approved, reserved
     assert wire.charges == 2
     wire.ask(number=1)
     assert wire.charges == 2
@@ -191,9 +191,9 @@ def test_a_ledger_that_was_rolled_back_is_named_at_once_and_never_countersigned(
     wire.gate = earlier.gate
     with pytest.raises(NoRelease) as caught:
         wire.ask(number=3)
-    assert caught.value.code == LEDGER_DAMAGED
-    assert "does not extend" in caught.value.detail
-    with pytest.raises(NoRelease, match=LEDGER_DAMAGED):
+    assert caught.value.code == LEDGER_BEHIND
+    assert "older than the head" in caught.value.detail
+    with pytest.raises(NoRelease, match=LEDGER_BEHIND):
         asyncio.run(wire.asker.head(FILE.id))
     assert earlier.ledger.receipt().size == 2  # of its own coordinator, from before
     assert earlier.state(3) == "reserved"  # no signature, so no noise and no release
@@ -223,8 +223,14 @@ LIES = [
     ("the name of another round", changed_release(identity_of(number=2).digest)),
     ("no frame", lambda reply: b"\xff"),
     ("nothing", lambda reply: b""),
-    ("a head out of turn", lambda reply: pack(Head(note="x", proof=(), challenge="ab" * 32))),
-    ("a witness wanted for ever", lambda reply: pack(NeedWitness(note="x", proof=(), challenge="ab" * 32))),
+    (
+        "a head out of turn",
+        lambda reply: pack(Head(note="x", proof=(), challenge="ab" * 32, entries=1, signature="0" * 128)),
+    ),
+    (
+        "a witness wanted for ever",
+        lambda reply: pack(NeedWitness(note="x", proof=(), challenge="ab" * 32, signature="0" * 128)),
+    ),
     (
         "an approval",
         lambda reply: pack(

@@ -6,14 +6,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import fedhealth.coordinator.witness as witness_module
+from fedhealth.coordinator.head_log import WitnessUnavailable
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, open_receipt, sign_checkpoint
+from fedhealth.privacy.copies import page_of, read_page
 from fedhealth.privacy.merkle import MerkleTree
+from fedhealth.secret_file import replace_file
 from fedhealth.signing import public_key_hex
 
 SITE_KEY, WITNESS_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 CHALLENGE = "c" * 64
+COPIES = [(position, b"copy %d" % position) for position in range(7)]
 
 
 class Log:
@@ -45,7 +49,7 @@ def open_witness(tmp_path):
 def test_countersigns_every_step_of_a_growing_ledger(open_witness):
     witness, seen = open_witness(), 0
     for size in (1, 2, 2, 3, 5, 7):
-        signed = witness.countersign("ward-a", TRUE.head(size), TRUE.proof(seen, size), CHALLENGE)
+        signed = witness.countersign("ward-a", TRUE.head(size), TRUE.proof(seen, size), CHALLENGE, COPIES)
         receipt = open_receipt(signed, WITNESS_KEY.public_key())
         assert (receipt.site, receipt.size, receipt.root) == ("ward-a", size, TRUE.tree.root(size).hex())
         assert receipt.challenge == CHALLENGE
@@ -79,20 +83,20 @@ REFUSED = [
 @pytest.mark.parametrize("restarted", [False, True], ids=["same process", "restarted"])
 def test_never_countersigns(open_witness, shown, restarted):
     witness = open_witness()
-    witness.countersign("ward-a", TRUE.head(5), [], CHALLENGE)
+    witness.countersign("ward-a", TRUE.head(5), [], CHALLENGE, COPIES)
     if restarted:
         witness = open_witness()
     assert witness.seen("ward-a") == 5
     with pytest.raises((LedgerDamaged, IdentityInvalid)):
-        witness.countersign("ward-a", *shown(), CHALLENGE)
+        witness.countersign("ward-a", *shown(), CHALLENGE, COPIES)
     # A refusal changes nothing: the true ledger goes on.
     assert witness.seen("ward-a") == 5
-    witness.countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7), CHALLENGE)
+    witness.countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7), CHALLENGE, COPIES)
 
 
 def test_what_was_seen_is_on_disk_before_the_signature_exists(open_witness, monkeypatch):
     witness = open_witness()
-    witness.countersign("ward-a", TRUE.head(2), [], CHALLENGE)
+    witness.countersign("ward-a", TRUE.head(2), [], CHALLENGE, COPIES)
 
     class PowerCut(BaseException):
         pass
@@ -103,29 +107,113 @@ def test_what_was_seen_is_on_disk_before_the_signature_exists(open_witness, monk
     with monkeypatch.context() as patched:
         patched.setattr(witness_module, "sign_receipt", cut)
         with pytest.raises(PowerCut):
-            witness.countersign("ward-a", TRUE.head(5), TRUE.proof(2, 5), CHALLENGE)
+            witness.countersign("ward-a", TRUE.head(5), TRUE.proof(2, 5), CHALLENGE, COPIES)
     assert open_witness().seen("ward-a") == 5
     with monkeypatch.context() as patched:
-        patched.setattr(witness_module, "replace_file", cut)
+        patched.setattr("os.fsync", cut)
         with pytest.raises(PowerCut):
-            witness.countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7), CHALLENGE)
-    assert open_witness().seen("ward-a") == 5
-    assert witness.seen("ward-a") == 5
+            witness.countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7), CHALLENGE, COPIES)
+    assert witness.seen("ward-a") == 5  # this process never saw it acknowledged
+    assert open_witness().seen("ward-a") in (5, 7)
 
 
 def test_an_unknown_site_is_never_countersigned(open_witness):
     with pytest.raises((KeyError, FedHealthError)):
-        open_witness().countersign("ward-b", TRUE.head(1, site="ward-b"), [], CHALLENGE)
+        open_witness().countersign("ward-b", TRUE.head(1, site="ward-b"), [], CHALLENGE, COPIES)
 
 
 def test_a_replaced_file_is_never_seen_half_written(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    witness_module.replace_file(path, b"old")
+    replace_file(path, b"old")
 
     def cut(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", cut)
     with pytest.raises(OSError, match="No space"):
-        witness_module.replace_file(path, b"new and longer")
+        replace_file(path, b"new and longer")
     assert path.read_bytes() == b"old"
+
+
+# The copies that the site gave
+
+
+def file_of(tmp_path):
+    return tmp_path / "ward-a.heads"
+
+
+def grown(witness, *sizes):
+    seen = 0
+    for size in sizes:
+        witness.countersign("ward-a", TRUE.head(size), TRUE.proof(seen, size), CHALLENGE, COPIES)
+        seen = size
+
+
+def test_every_copy_is_kept_once_and_given_back_from_any_position(open_witness):
+    grown(open_witness(), 2, 3, 3, 7)
+    witness = open_witness()
+    for first in range(8):
+        assert read_page(witness.page("ward-a", first)) == COPIES[first:]
+
+
+@pytest.mark.parametrize("lacking", range(2, 5))
+def test_never_countersigns_a_head_whose_entries_it_could_not_give_back(open_witness, lacking):
+    witness = open_witness()
+    grown(witness, 2)
+    copies = [copy for copy in COPIES if copy[0] != lacking]
+    with pytest.raises(LedgerDamaged, match="copies"):
+        witness.countersign("ward-a", TRUE.head(5), TRUE.proof(2, 5), CHALLENGE, copies)
+    assert open_witness().seen("ward-a") == 2
+
+
+def test_a_record_cut_off_anywhere_was_never_acknowledged_and_is_written_over(open_witness, tmp_path):
+    grown(open_witness(), 2, 5)
+    whole = file_of(tmp_path).read_bytes()
+    open_witness().countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7), CHALLENGE, COPIES)
+    longer = file_of(tmp_path).read_bytes()
+    assert longer.startswith(whole)
+    for end in range(len(whole), len(longer)):
+        file_of(tmp_path).write_bytes(longer[:end])
+        witness = open_witness()
+        assert witness.seen("ward-a") == 5
+        assert read_page(witness.page("ward-a", 0)) == COPIES[:5]
+        witness.countersign("ward-a", TRUE.head(7), TRUE.proof(5, 7), CHALLENGE, COPIES)
+        assert file_of(tmp_path).read_bytes() == longer
+
+
+def test_a_changed_byte_in_what_was_acknowledged_is_found(open_witness, tmp_path):
+    grown(open_witness(), 2, 5, 7)
+    whole = file_of(tmp_path).read_bytes()
+    last = whole.rindex(b'"size":7') - 100  # somewhere in the record before the last
+    for place in range(0, last, 7):
+        raw = bytearray(whole)
+        raw[place] ^= 1
+        file_of(tmp_path).write_bytes(raw)
+        try:
+            seen = open_witness().seen("ward-a")
+        except LedgerDamaged:
+            continue
+        # A length that points beyond the end looks like a record that was cut off: nothing after it is believed.
+        assert seen < 7
+
+
+def test_with_a_full_disk_nothing_is_signed_and_nothing_forgotten(open_witness, tmp_path, monkeypatch):
+    witness = open_witness()
+    grown(witness, 2)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(WitnessUnavailable, match="No space left"):
+            witness.countersign("ward-a", TRUE.head(5), TRUE.proof(2, 5), CHALLENGE, COPIES)
+    assert witness.seen("ward-a") == 2
+    witness.countersign("ward-a", TRUE.head(5), TRUE.proof(2, 5), CHALLENGE, COPIES)
+    assert read_page(open_witness().page("ward-a", 0)) == COPIES[:5]
+
+
+@pytest.mark.parametrize("page", [b"x", page_of(COPIES)[:-1], page_of([COPIES[0], COPIES[2]]), page_of([(0, b"")])])
+def test_what_is_no_page_is_refused(page):
+    with pytest.raises(LedgerDamaged):
+        read_page(page)

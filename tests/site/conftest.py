@@ -29,6 +29,7 @@ from fedhealth.records.split import sides_of
 from fedhealth.records.table import read_table
 from fedhealth.signing import public_key_hex
 from fedhealth.site.gate import Clock, Gate, GateInputs
+from fedhealth.site.hold import LedgerHold
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import sign_study
 
@@ -168,6 +169,8 @@ class Hospital:
             split_key=bytes(32),
             naming_secret=bytes(32),
             members=MemberHistory(self.folder / "members"),
+            copies_secret=bytes(32),
+            hold=LedgerHold(self.folder),
             noise_secret=UnsafeFixedNoiseSecret(5),
             witness_key=self.witness.public_key(),
             researchers={"test": public_key_hex(self.researcher.public_key())},

@@ -274,10 +274,10 @@ def test_only_a_test_site_has_a_fixed_seed_and_its_ledger_says_so(ward, tmp_path
     assert not (here.state.gate / "noise.secret").exists()
 
 
-def test_the_three_secrets_of_a_site_are_independent_and_its_own(ward):
+def test_the_secrets_of_a_site_are_independent_and_its_own(ward):
     here = ward()
-    assert sorted(here.drawn) == ["naming", "noise", "split"]
-    assert len(set(here.drawn.values())) == 3
+    assert sorted(here.drawn) == ["copies", "naming", "noise", "split"]
+    assert len(set(here.drawn.values())) == 4
     assert all(len(secret) == 32 for secret in here.drawn.values())
     assert {(here.state.gate / f"{name}.secret").stat().st_mode & 0o777 for name in ("noise", "split", "naming")} == {
         0o600
@@ -402,8 +402,8 @@ def test_a_study_cannot_evade_the_epsilon_rule_with_a_large_delta(ward, make_pro
 
 def test_two_sites_draw_different_secrets(ward):
     one, other = (ward(name=name) for name in ("one", "other"))
-    assert set(one.drawn) == {"noise", "split", "naming"}
-    assert len({*one.drawn.values(), *other.drawn.values()}) == 6
+    assert set(one.drawn) == {"noise", "split", "naming", "copies"}
+    assert len({*one.drawn.values(), *other.drawn.values()}) == 8
 
 
 def test_a_gate_itself_refuses_known_noise_where_the_ledger_does_not_say_so(ward, steps):

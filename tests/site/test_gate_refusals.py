@@ -110,8 +110,12 @@ REFUSALS = [
     ),
     ("a receipt signed by the site itself", lambda h, p, raw: h.witnessed(key=h.key), "bad-request"),
     ("a receipt for another site", lambda h, p, raw: h.witnessed(site="ward-b"), "bad-request"),
-    ("a receipt for another root", lambda h, p, raw: h.witnessed(root="0" * 64), "busy"),
-    ("a receipt for a longer ledger", lambda h, p, raw: h.witnessed(size=99), "busy"),
+    (
+        "an old receipt for another root",
+        lambda h, p, raw: h.witnessed(root="0" * 64, challenge="ab" * 32),
+        "bad-request",
+    ),
+    ("an old receipt for a longer ledger", lambda h, p, raw: h.witnessed(size=99, challenge="ab" * 32), "bad-request"),
     ("a receipt of size 0", lambda h, p, raw: h.witnessed().replace(b'"size":2', b'"size":0'), "bad-request"),
     ("a head since -1", lambda h, p, raw: raw({"kind": "head", "since": -1}), "bad-request"),
 ]
@@ -132,7 +136,8 @@ def test_refuses_with_the_right_code_and_charges_nothing(hospital, make_protocol
 def test_a_receipt_of_another_history_does_not_stand_in_for_one_of_this(hospital):
     site = hospital()
     site.send(site.question())
-    for wrong in ({"root": "0" * 64}, {"size": 99}, {"site": "ward-b"}, {"key": site.key}):
+    old = {"challenge": "ab" * 32}
+    for wrong in ({"root": "0" * 64} | old, {"size": 99} | old, {"site": "ward-b"}, {"key": site.key}):
         assert site.send(site.witnessed(**wrong))[0].kind == "refused"
         assert site.ledger.receipt().size == 2  # that of the head the gate started with
     assert isinstance(site.send(site.witnessed())[0], ReleaseReply)
@@ -307,6 +312,6 @@ def test_a_question_with_a_flipped_byte_is_refused_or_is_another_question(fuzzed
     frame[place % len(frame)] ^= flip
     header, body = unpack_reply(fuzzed.gate.handle(bytes(frame[: len(frame) - cut] if cut < 4 else frame)).frame)
     assert header.kind in ("refused", "need-witness")
-    assert body == b""
+    assert header.kind == "need-witness" or body == b""
     assert fuzzed.charges("evaluate") <= 1
     assert fuzzed.charges("train") <= 3

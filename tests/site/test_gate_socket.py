@@ -27,6 +27,7 @@ from fedhealth.link.frames import (
     AskHead,
     Head,
     NeedWitness,
+    Outgoing,
     PutStudy,
     ReleaseReply,
     Witnessed,
@@ -37,7 +38,6 @@ from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import public_key_hex
 from fedhealth.site.approval import approve_study, examine_study
-from fedhealth.site.gate import Outgoing
 from fedhealth.site.gate_process import serve_gate
 from fedhealth.site.isolation import leave_network, user_ids
 from fedhealth.site.state import SiteState, init_site

@@ -133,7 +133,7 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgott
                 header = say(pack(Witnessed(study=study.digest, receipt=receipt)))
             if isinstance(header, ReleaseReply):  # asked again, the answer must be no different either
                 say(pack(Answer(study=study.digest, step=step, round=number), data))
-            say(pack(AskHead(since=1)))
+            say(pack(AskHead(since=1, copies_from=0)))
     finally:
         torch.set_flush_denormal(False)  # hypothesis needs subnormals to make them
         ledger.close()
@@ -230,6 +230,14 @@ class TakesTimePerPatient:
         return compute
 
 
+class SendsTheJournalWithTheCopies(Gate):
+    def handle(self, frame):
+        reply = super().handle(frame)
+        header, body = unpack_reply(reply.frame)
+        lines = len(list(self._ledger.journal()))
+        return replace(reply, frame=pack(header, body + bytes(256 * lines) if header.kind == "head" else body))
+
+
 class AlertsInTheLedger(Gate):
     def _alert(self, text):
         from fedhealth.privacy.entries import Withdrawn
@@ -253,6 +261,12 @@ ORDINARY = [("train", 1, encode_weights(np.zeros(WIDTH)))]
             None,
         ),
         ("compute time that grows with patients", ORDINARY, {"compute": TakesTimePerPatient}, None),
+        (
+            "copies with lines of the journal",
+            ORDINARY,
+            {"gate_class": SendsTheJournalWithTheCopies},
+            {"age": "text"},
+        ),
         ("an alert that grows the ledger", ORDINARY, {"gate_class": AlertsInTheLedger}, {"age": "text"}),
     ],
 )
