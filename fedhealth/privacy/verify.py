@@ -8,7 +8,6 @@ the one certified when the site joined, and the head with the coordinator's rece
 """
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from fedhealth.privacy.currency import total_of
 from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Recovered, Reserved, Stored, WitnessPolicy
 from fedhealth.privacy.journal import check_journal, journal_commitment
 from fedhealth.privacy.ledger import MOST_ATTEMPTS, SCHEMA, connect
+from fedhealth.privacy.ledger_file import copy_ledger, first_damaged_page
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort
 from fedhealth.signing import load_public_key
@@ -112,7 +112,7 @@ def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
             one, an older copy of the whole file cannot be told from the ledger.
 
     Raises:
-        LedgerDamaged: naming the first bad entry.
+        LedgerDamaged: naming the first bad entry; or it was written to all the time, which says so.
         IdentityInvalid: the head's signature is wrong.
     """
     path = path / "ledger.sqlite" if path.is_dir() else path
@@ -121,18 +121,15 @@ def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
     with tempfile.TemporaryDirectory(prefix="fedhealth-verify-") as folder:
         copy = Path(folder) / "ledger.sqlite"
         try:
-            shutil.copyfile(path, copy)
-            log = path.with_name(path.name + "-wal")
-            if log.exists():
-                shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
+            anchor = AnchorFile(path.with_suffix(".anchor")).read()  # first: a gate may move both meanwhile
+            copy_ledger(path, copy)
             database = connect(copy, apsw.SQLITE_OPEN_READWRITE)
             try:
                 database.pragma("locking_mode", "exclusive")
                 database.pragma("schema_version")  # opens the log, which a checkpoint alone does not
                 # First what stands in the log: a page that was torn by a power cut is whole again after it.
                 database.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                anchor = AnchorFile(path.with_suffix(".anchor")).read()
-                contents = _verify(database, _first_damaged_page(copy), seen, anchor)
+                contents = _verify(database, first_damaged_page(copy), seen, anchor)
                 pages = database.pragma("page_count") * database.pragma("page_size")
             finally:
                 database.close()
@@ -425,26 +422,6 @@ def spending_of(account: Account) -> list[Spending]:
                 )
             )
     return lines
-
-
-def _first_damaged_page(path: Path) -> int | None:
-    """Return the number of the first page whose checksum is wrong, counted from 1."""
-    with path.open("rb") as file:
-        head = file.read(21)
-        if len(head) < 21 or head[20] != 8:
-            return 1
-        size = int.from_bytes(head[16:18], "big")
-        size = 65536 if size == 1 else size
-        if size < 512 or path.stat().st_size % size:
-            return 1
-        file.seek(0)
-        checker = connect(Path(":memory:"), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
-        number = 0
-        while page := file.read(size):
-            number += 1
-            if checker.execute("SELECT verify_checksum(?)", (page,)).fetchone() != (1,):
-                return number
-    return None
 
 
 def _only(database: apsw.Connection, query: str) -> Any:  # noqa: ANN401 - whatever SQLite holds there
