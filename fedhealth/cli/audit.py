@@ -3,18 +3,17 @@
 import dataclasses
 import json
 import time
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedhealth.cli.audit_text import empirical_lines, json_text, shown, side_lines, time_text, verified_lines
 from fedhealth.errors import AUDIT_FAILED_EXIT_CODE, UNSAFE_TEST_SITE_EXIT_CODE, ConfigInvalid
 
 if TYPE_CHECKING:
-    from fedhealth.compliance.budget import SideUse, StudyUse
     from fedhealth.compliance.bundle import Manifest
-    from fedhealth.compliance.empirical import EmpiricalAudit
     from fedhealth.compliance.history import History
     from fedhealth.privacy.verify import VerifiedLedger
 
@@ -34,9 +33,6 @@ Evidence = Annotated[
     typer.Option(help="A run's evidence.json: the ledger must extend the head of this site that is in it."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_BAR = 40
-"""Characters of a whole budget."""
 
 
 @app.command()
@@ -62,11 +58,11 @@ def verify(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> 
         plain = dataclasses.asdict(found) | {"head": found.head.model_dump()}
         if manifest is not None and history is not None:
             plain["bundle"] = {"by": manifest.by, "at": manifest.at, "studies": sorted(history.studies)}
-        _print_json(plain)
+        typer.echo(json_text(plain))
     else:
-        _print_verified(found, evidence)
+        _say(verified_lines(found, evidence))
         if manifest is not None and history is not None:
-            typer.echo(f"  exported    {_time(manifest.at)} by {manifest.by}, signed by the ledger key;")
+            typer.echo(f"  exported    {time_text(manifest.at)} by {shown(manifest.by)}, signed by the ledger key;")
             typer.echo(f"              {len(history.studies)} signed studies in it, no journal, no payload")
     _end(found)
 
@@ -85,11 +81,11 @@ def budget(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> 
     found, sides = history.ledger.verified, budget_use(history)
     if as_json:
         plain = {"site": found.head.site, "head": found.head.model_dump(), "ledger_key": found.ledger_key}
-        _print_json(plain | {"budgets": [dataclasses.asdict(side) for side in sides]})
+        typer.echo(json_text(plain | {"budgets": [dataclasses.asdict(side) for side in sides]}))
     else:
         typer.echo(f"site '{found.head.site}': ledger intact, {found.head.size} entries")
         for side in sides:
-            _print_side(side)
+            _say(side_lines(side))
         typer.echo("Shares of a cap bind. A plan's epsilon is informative: it holds for that plan")
         typer.echo("as committed in advance; epsilons of several studies do not add up.")
     _end(found)
@@ -110,10 +106,10 @@ def acts(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> No
     history = _history(path, evidence)
     lines = acts_of(history)
     if as_json:
-        _print_json({"site": history.created.site, "acts": [dataclasses.asdict(line) for line in lines]})
+        typer.echo(json_text({"site": history.created.site, "acts": [dataclasses.asdict(line) for line in lines]}))
     else:
         for line in lines:
-            typer.echo(f"{line.entry:6}  {_time(line.at)}  {line.by or '-'}: {line.what}")
+            typer.echo(f"{line.entry:6}  {time_text(line.at)}  {shown(line.by or '-')}: {line.what}")
     _end(history.ledger.verified)
 
 
@@ -183,9 +179,9 @@ def empirical(
     make_deterministic()
     found = audit_mechanisms(secrets.randbits(48) if seed is None else seed, seconds)
     if as_json:
-        _print_json(dataclasses.asdict(found))
+        typer.echo(json_text(dataclasses.asdict(found)))
     else:
-        _print_empirical(found)
+        _say(empirical_lines(found))
     if not found.passed:
         typer.echo("FAILED: a mechanism does not do what it claims.", err=True)
         raise typer.Exit(AUDIT_FAILED_EXIT_CODE)
@@ -212,80 +208,9 @@ def _bundle(path: Path, evidence: Path | None) -> "tuple[History, Manifest]":
     return history, manifest
 
 
-def _print_verified(found: "VerifiedLedger", evidence: Path | None) -> None:
-    typer.echo(f"intact: {found.head.size} entries of site '{found.head.site}', {found.releases} releases charged")
-    typer.echo(f"  root        {found.head.root}")
-    typer.echo(f"  ledger key  {found.ledger_key}")
-    if found.ledger_key != found.first_ledger_key:
-        typer.echo(f"              rotated since the site joined, then it was {found.first_ledger_key}")
-    typer.echo("              (compare it with the key certified when the site joined)")
-    if found.policy_sha256 is not None:
-        typer.echo(f"  policy      SHA-256 {found.policy_sha256} (as sha256sum policy.toml)")
-    if found.paused:
-        typer.echo("  paused      the whole site")
-    compared = f"extends the head in {evidence}" if evidence else "with no head from outside (--evidence)"
-    compared += "; with its anchor" if found.anchored else "; there is no anchor beside it"
-    typer.echo(f"  compared    {compared}")
-    typer.echo(f"  witnessed   up to entry {found.witnessed} by the coordinator; the policy is '{found.witness}',")
-    typer.echo(f"              {found.unwitnessed} releases left without its signature")
-    if found.recovered:
-        typer.echo(f"  recovered   {found.recovered} entries, which the coordinator gave back; what the local journal")
-        typer.echo("              said before them cannot be verified any more")
-    for line in found.spending:
-        typer.echo(f"  {line.data_set}, {line.cohort} patients:")
-        typer.echo(f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g},")
-        typer.echo(f"    which is {line.share_spent:.1%} of the budget; approvals set aside {line.share_set_aside:.1%}")
-    typer.echo("  (a budget is counted in a currency that adds up; epsilon does not)")
-
-
-def _print_side(side: "SideUse") -> None:
-    spent, aside = round(_BAR * side.share_spent), round(_BAR * side.share_set_aside)
-    typer.echo(f"\n{side.data_set}, {side.cohort} patients")
-    typer.echo(f"  cap   epsilon {side.epsilon:g} at delta {side.delta:g}, for the life of the data,")
-    typer.echo(f"        counted in {side.currency}")
-    typer.echo(f"  used  [{'#' * spent}{'=' * (aside - spent)}{'.' * (_BAR - aside)}]")
-    typer.echo(f"        {side.share_spent:.1%} spent (#): epsilon {side.epsilon_spent:.3f};")
-    typer.echo(f"        {side.share_set_aside:.1%} set aside by approvals (#=); {side.share_left:.1%} left (.)")
-    for study in side.studies:
-        _print_study(study)
-
-
-def _print_study(study: "StudyUse") -> None:
-    name = study.name or "a study whose protocol is not here"
-    typer.echo(f"  {name} ({study.study[:12]})")
-    typer.echo(f"    approved  {_time(study.at)} by {study.by}{'; withdrawn since' if study.withdrawn else ''}")
-    for step in study.steps:
-        planned = "" if step.planned is None else f" of {step.planned} planned"
-        typer.echo(f"    {step.step:8}  {step.charged} releases charged{planned}")
-    typer.echo(f"    spent     {study.share_of_cap:.1%} of the cap, {study.share_of_envelope:.1%} of its envelope")
-    if study.plan is not None:
-        typer.echo(f"    plan      epsilon {study.plan.epsilon:.3f} at delta {study.plan.delta:g} (informative)")
-
-
-def _print_empirical(found: "EmpiricalAudit") -> None:
-    from fedhealth.compliance.checks import ONE_RUN
-
-    checks = sum(len(finding.checks) for finding in found.findings)
-    typer.echo(f"{'passed' if found.passed else 'FAILED'}: {checks} checks of {len(found.findings)} mechanisms")
-    typer.echo(f"  to repeat this run: --seed {found.seed}")
-    for finding in found.findings:
-        typer.echo(f"\n{finding.mechanism}")
-        for check in finding.checks:
-            failed = check.name in finding.failed
-            mark = "FAILED" if failed else "ok"
-            typer.echo(f"    {check.name:20} {mark:6} {check.measured:8.4f}, claimed {check.claimed:.4f}")
-            if failed or check.name == ONE_RUN:
-                typer.echo(f"      {check.unit}")
-    typer.echo(f"\nA check fails below a p-value of {found.threshold:.1e}: correct mechanisms fail")
-    typer.echo("in at most one run of a hundred, all checks together.")
-
-
-def _print_json(plain: dict[str, Any]) -> None:
-    typer.echo(json.dumps(plain, indent=2))
-
-
-def _time(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _end(found: "VerifiedLedger") -> None:

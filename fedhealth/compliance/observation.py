@@ -46,7 +46,7 @@ def observe(subject: Subject, secret: NoiseSecret, coins: np.random.Generator, m
         subject: the mechanism.
         secret: opens its noise streams.
         coins: decides which canaries are in; knows nothing of the noise.
-        more: how many times as many releases as the subject's short audit takes, at least 1.
+        more: how many times as many releases as the subject's short audit takes, above 0.
     """
     canaries, streams = len(subject.directions), _streams_of_releases(subject, secret)
     nobody, everybody = np.zeros(canaries, dtype=np.bool_), np.ones(canaries, dtype=np.bool_)

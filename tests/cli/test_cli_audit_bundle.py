@@ -1,6 +1,7 @@
 """`fedhealth audit budget`, `export`, and `verify` of what was exported, as a compliance officer runs them."""
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "compliance"))
 from audited_site import make_gate
 
+from fedhealth.cli.audit_text import json_text, shown, time_text
 from fedhealth.cli.main import main
 from fedhealth.privacy.verify import read_ledger
 
@@ -171,3 +173,13 @@ def test_export_without_the_key_says_who_has_it(gate, audit, tmp_path):
     assert "ledger.key" in errors
     assert not (tmp_path / "b").exists()
     assert audit("export", copy, "-o", tmp_path / "b", "--key", gate / "ledger.key")[0] == 0
+
+
+def test_what_a_stranger_wrote_is_shown_and_not_obeyed():
+    assert shown("ada\x1b[2Jintact\n") == "ada?[2Jintact?"
+    assert len(shown("x" * 1000)) == 40
+    assert time_text(2**53 - 1) == "9007199254740991 ms after 1970"
+
+
+def test_an_epsilon_without_end_is_null_to_a_script():
+    assert json.loads(json_text({"epsilon": math.inf, "all": (1.0, math.nan)})) == {"epsilon": None, "all": [1.0, None]}

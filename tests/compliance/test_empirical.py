@@ -127,8 +127,9 @@ FAULTS = [
     ("fault", "mechanism", "checks"), FAULTS, ids=[f"{number}, {case[1]}" for number, case in enumerate(FAULTS)]
 )
 def test_a_fault_is_found_by_the_check_that_looks_for_it(audit, fault, mechanism, checks):
+    subtle = checks & {"noise scale", "canary", "one run"} or fault is claims_of_more_noise
     with fault():
-        assert checks <= failed(mechanism, 1, audit.threshold)
+        assert checks <= failed(mechanism, 1, audit.threshold, more=1.0 if subtle else 0.2)
 
 
 @pytest.mark.parametrize("mechanism", [TRAIN, COUNTS, SUM])
@@ -140,7 +141,7 @@ def test_the_planting_itself_is_not_what_is_found(audit, mechanism):
 @pytest.mark.parametrize("mechanism", [TRAIN, SAMPLED, COUNTS, HISTOGRAM, SUM, FINE_SUM])
 def test_noise_that_comes_twice_is_found(audit, mechanism):
     secret = RepeatedNoise(SiteNoiseSecret(bytes(32)))
-    assert {"repeated noise", "autocorrelation"} <= failed(mechanism, 3, audit.threshold, secret)
+    assert {"repeated noise", "autocorrelation"} <= failed(mechanism, 3, audit.threshold, secret, more=0.5)
 
 
 def test_noise_that_comes_again_once_much_later_is_found(audit):
@@ -164,7 +165,7 @@ def test_a_bound_on_records_in_place_of_patients_is_found(audit):
         return total, zeroed
 
     with patch.object(GridGaussian, "fine_sum", by_record):
-        assert "sensitivity" in failed(TRAIN, 5, audit.threshold)
+        assert "sensitivity" in failed(TRAIN, 5, audit.threshold, more=0.2)
 
 
 def test_a_smaller_mistake_is_found_by_looking_longer(audit):
@@ -198,11 +199,11 @@ def test_the_command_says_what_the_library_found_and_can_be_repeated(audit, monk
 
 
 def test_a_failed_audit_ends_with_12_and_names_mechanism_and_check_within_80_columns(monkeypatch, capsys):
-    with noise_times(0.9):
+    with noise_times(0.85), patch("fedhealth.compliance.empirical.subjects", lambda: subjects()[:1]):
         code, said, errors = run(monkeypatch, capsys)
     assert code == 12
     assert "FAILED: a mechanism does not do what it claims" in errors
     assert max(map(len, said.splitlines())) <= 80
     assert f"\n{TRAIN}\n" in said
-    assert "noise scale          FAILED   0.9" in said
+    assert "noise scale          FAILED   0.8" in said  # 0.85, give or take 0.003
     assert "--seed " in said

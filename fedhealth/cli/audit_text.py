@@ -1,0 +1,115 @@
+"""What `fedhealth audit` says to people: lines of at most 80 columns, and JSON for scripts.
+
+A ledger or bundle may come from a stranger, so text in it is shown without what a terminal would obey.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedhealth.compliance.budget import SideUse, StudyUse
+    from fedhealth.compliance.empirical import EmpiricalAudit
+    from fedhealth.privacy.verify import VerifiedLedger
+
+_BAR = 40
+"""Characters of a whole budget."""
+
+
+def verified_lines(found: "VerifiedLedger", evidence: Path | None) -> Iterator[str]:
+    """Say what an intact ledger says."""
+    yield f"intact: {found.head.size} entries of site '{found.head.site}', {found.releases} releases charged"
+    yield f"  root        {found.head.root}"
+    yield f"  ledger key  {found.ledger_key}"
+    if found.ledger_key != found.first_ledger_key:
+        yield "              rotated since the site joined; then it was"
+        yield f"              {found.first_ledger_key}"
+    yield "              (compare it with the key certified when the site joined)"
+    if found.policy_sha256 is not None:
+        yield f"  policy      {found.policy_sha256}"
+        yield "              (as sha256sum policy.toml)"
+    if found.paused:
+        yield "  paused      the whole site"
+    yield f"  compared    {f'extends the head in {evidence}' if evidence else 'no head from outside (--evidence)'};"
+    yield f"              {'with its anchor' if found.anchored else 'there is no anchor beside it'}"
+    yield f"  witnessed   up to entry {found.witnessed} by the coordinator; the policy is '{found.witness}',"
+    yield f"              {found.unwitnessed} releases left without its signature"
+    if found.recovered:
+        yield f"  recovered   {found.recovered} entries, which the coordinator gave back;"
+        yield "              what the local journal said before them cannot be verified any more"
+    for line in found.spending:
+        yield f"  {line.data_set}, {line.cohort} patients:"
+        yield f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g},"
+        yield f"    which is {line.share_spent:.1%} of the budget; approvals set aside {line.share_set_aside:.1%}"
+    yield "  (a budget is counted in a currency that adds up; epsilon does not)"
+
+
+def side_lines(side: "SideUse") -> Iterator[str]:
+    """Say what one side of a data set has used, and on which studies."""
+    spent, aside = round(_BAR * side.share_spent), round(_BAR * side.share_set_aside)
+    yield f"\n{side.data_set}, {side.cohort} patients"
+    yield f"  cap   epsilon {side.epsilon:g} at delta {side.delta:g}, for the life of the data,"
+    yield f"        counted in {side.currency}"
+    yield f"  used  [{'#' * spent}{'=' * (aside - spent)}{'.' * (_BAR - aside)}]"
+    yield f"        {side.share_spent:.1%} spent (#): epsilon {side.epsilon_spent:.3f};"
+    yield f"        {side.share_set_aside:.1%} set aside by approvals (#=); {side.share_left:.1%} left (.)"
+    for study in side.studies:
+        yield from _study_lines(study)
+
+
+def _study_lines(study: "StudyUse") -> Iterator[str]:
+    yield f"  {study.name or 'a study whose protocol is not here'} ({study.study[:12]})"
+    yield f"    approved  {time_text(study.at)} by {shown(study.by)}{'; withdrawn since' if study.withdrawn else ''}"
+    for step in study.steps:
+        planned = "" if step.planned is None else f" of {step.planned} planned"
+        yield f"    {step.step:8}  {step.charged} releases charged{planned}"
+    yield f"    spent     {study.share_of_cap:.1%} of the cap, {study.share_of_envelope:.1%} of its envelope"
+    if study.plan is not None:
+        yield f"    plan      epsilon {study.plan.epsilon:.3f} at delta {study.plan.delta:g} (informative)"
+
+
+def empirical_lines(found: "EmpiricalAudit") -> Iterator[str]:
+    """Say what the empirical audit found; what a figure is, only where it failed or is the epsilon."""
+    from fedhealth.compliance.checks import ONE_RUN
+
+    checks = sum(len(finding.checks) for finding in found.findings)
+    yield f"{'passed' if found.passed else 'FAILED'}: {checks} checks of {len(found.findings)} mechanisms"
+    yield f"  to repeat this run: --seed {found.seed}"
+    for finding in found.findings:
+        yield f"\n{finding.mechanism}"
+        for check in finding.checks:
+            mark = "FAILED" if check.name in finding.failed else "ok"
+            yield f"    {check.name:20} {mark:6} {check.measured:8.4f}, claimed {check.claimed:.4f}"
+            if mark == "FAILED" or check.name == ONE_RUN:
+                yield f"      {check.unit}"
+    yield f"\nA check fails below a p-value of {found.threshold:.1e}: correct mechanisms fail"
+    yield "in at most one run of a hundred, all checks together."
+
+
+def json_text(plain: dict[str, Any]) -> str:
+    """Return JSON; an infinite or undefined number, which JSON does not have, is null."""
+    return json.dumps(_finite(plain), indent=2, allow_nan=False)
+
+
+def time_text(milliseconds: int) -> str:
+    """Return a Unix time for people, to the minute."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):  # later than calendars go
+        return f"{milliseconds} ms after 1970"
+
+
+def shown(text: str) -> str:
+    """Return a name on one line, without what a terminal would obey."""
+    return "".join(each if each.isprintable() else "?" for each in text[:40])
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
