@@ -1,10 +1,11 @@
 """`fedhealth coordinator`: the datacentre's side."""
 
+import asyncio
 import json
 import os
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +76,57 @@ def install(
 
 
 @app.command()
+def invite(
+    site: Annotated[str, typer.Argument(help="The site's id, as in its site.toml.")],
+    home: Home,
+    minutes: Annotated[int, typer.Option(min=1, max=60, help="How long it may take to join.")] = 60,
+) -> None:
+    """Invite a site to join, or to join again. Prints one line, to be handed over like a password.
+
+    Example: fedhealth coordinator invite hungary --home state
+    """
+    from fedhealth.coordinator.enrolling import invite_site
+    from fedhealth.coordinator.home import CoordinatorHome
+
+    typer.echo(invite_site(CoordinatorHome(home), site, datetime.now(UTC), timedelta(minutes=minutes)))
+    typer.echo(f"good for {minutes} minutes and one site, which runs: fedhealth site enrol --help", err=True)
+
+
+@app.command()
+def serve(
+    home: Home,
+    address: Annotated[str, typer.Option(help="Where the link listens, HOST:PORT.")] = "127.0.0.1:7443",
+    enrolment: Annotated[
+        str, typer.Option(help="Where sites join, HOST:PORT; open only while an invitation is.")
+    ] = "127.0.0.1:7444",
+    lifeline: Lifeline = False,
+) -> None:
+    """Keep the border up while no study runs: sites join, connect and renew. Serves until it is stopped.
+
+    Example: fedhealth coordinator serve --home state --address 0.0.0.0:7443 --enrolment 0.0.0.0:7444
+    """
+    for each in (address, enrolment):
+        check_address(each)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    with loading(lifeline):
+        from fedhealth.coordinator.border import Border
+        from fedhealth.coordinator.home import CoordinatorHome
+
+    there = CoordinatorHome(home)
+    with there.hold():
+        border = Border(there, lambda site, connected: _print({"event": "site", "site": site, "connected": connected}))
+
+        async def work() -> None:
+            try:
+                _print({"event": "listening", "port": await border.start(address, enrolment)})
+                await asyncio.Event().wait()
+            finally:
+                await border.stop()
+
+        run_until_stopped(work(), lifeline)
+
+
+@app.command()
 def run(
     study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed study.")],
     home: Home,
@@ -84,13 +136,17 @@ def run(
     allow_unsafe_test_sites: Annotated[
         bool, typer.Option("--allow-unsafe-test-sites", help="For tests only: their noise is known.")
     ] = False,
+    enrolment: Annotated[
+        str | None, typer.Option(help="Where sites join meanwhile, HOST:PORT; nobody can if not given.")
+    ] = None,
     lifeline: Lifeline = False,
 ) -> None:
     """Run one study to its end and write evidence.json, report.html and model.safetensors; events as JSON lines.
 
     Example: fedhealth coordinator run study.signed --home state/coordinator --out results
     """
-    check_address(address)
+    for each in (address, enrolment) if enrolment else (address,):
+        check_address(each)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or a port in use is said twice, once by grpc in its own words
     with loading(lifeline):
         from fedhealth.coordinator.home import CoordinatorHome
@@ -106,14 +162,10 @@ def run(
             f"cannot use {error.filename}", got=error.strerror or "an error", next_step="Check the path."
         ) from error
 
-    def on_event(event: Mapping[str, Any]) -> None:
-        sys.stdout.write(json.dumps(event) + "\n")
-        sys.stdout.flush()
-
-    options = RunOptions(address, out, patience, allow_unsafe_test_sites)
+    options = RunOptions(address, out, patience, allow_unsafe_test_sites, enrolment)
 
     async def work() -> None:
-        evidence = await StudyRun(CoordinatorHome(home), signed, options, on_event).run()
+        evidence = await StudyRun(CoordinatorHome(home), signed, options, _print).run()
         titles = {site.site: site.site for site in evidence.sites}
         (out / "report.html").write_text(render_report(evidence, open_signed_study(signed).study, titles), "utf-8")
 
@@ -160,6 +212,11 @@ def follow_key(
     before, now = follow(CoordinatorHome(home), read)
     typer.echo(f"the ledger of site '{read.site}' is signed by {now}")
     typer.echo("(it was before)" if now == before else f"(before: {before})")
+
+
+def _print(event: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
 
 
 def check_address(address: str) -> None:

@@ -30,6 +30,11 @@ _KEY, _NAME = "[0-9a-f]{64}", "[a-z0-9][a-z0-9-]{0,62}"
 Users = Annotated[
     list[str] | None, typer.Option("--node-user", help="A Unix user whose node may connect; this user by default.")
 ]
+Trust = Annotated[list[str] | None, typer.Option(help="Pin a researcher's key: NAME=KEY. Repeatable.")]
+UnsafeTestSite = Annotated[
+    int | None,
+    typer.Option(help="SEED of known noise, for tests: the ledger says for ever that nothing here is private."),
+]
 
 
 @app.command()
@@ -37,11 +42,8 @@ def init(
     folder: Folder,
     state: State,
     witness: Annotated[str, typer.Option(help="The coordinator's witness key, 64 hexadecimal digits.")],
-    trust: Annotated[list[str] | None, typer.Option(help="Pin a researcher's key: NAME=KEY. Repeatable.")] = None,
-    unsafe_test_site: Annotated[
-        int | None,
-        typer.Option(help="SEED of known noise, for tests: the ledger says for ever that nothing here is private."),
-    ] = None,
+    trust: Trust = None,
+    unsafe_test_site: UnsafeTestSite = None,
 ) -> None:
     """Make a site's ledger, keys and secrets, once. Prints the ledger's public key.
 
@@ -56,25 +58,7 @@ def init(
             wanted="64 hexadecimal digits in lower case",
             next_step="Ask the coordinator's operator for the witness key.",
         )
-    if unsafe_test_site is not None and unsafe_test_site < 0:
-        raise ConfigInvalid(
-            "the seed of a test site cannot be used",
-            got=f"--unsafe-test-site {unsafe_test_site}",
-            wanted="0 or a positive whole number",
-            next_step="Give another seed, or leave it out for a real site.",
-        )
-    researchers = {}
-    for pin in trust or []:
-        found = re.fullmatch(f"({_NAME})=({_KEY})", pin)
-        if found is None:
-            raise ConfigInvalid(
-                "a researcher's key cannot be pinned",
-                got=f"--trust {pin}",
-                wanted="NAME=KEY: a name as in policy.toml (a-z, 0-9, -) and 64 hexadecimal digits in lower case",
-                next_step="Ask the researcher for the public key.",
-            )
-        researchers[found[1]] = found[2]
-    typer.echo(init_site(folder, SiteState(state), witness, researchers, unsafe_test_site))
+    typer.echo(init_site(folder, SiteState(state), witness, researcher_pins(trust), test_site_seed(unsafe_test_site)))
 
 
 @app.command()
@@ -434,6 +418,34 @@ def _patient(given: str | None) -> str:
     if given is None and sys.stdin.isatty():
         given = str(typer.prompt("Patient"))
     return sys.stdin.readline() if given is None else given
+
+
+def researcher_pins(trust: list[str] | None) -> dict[str, str]:
+    """Return the researchers' public keys to pin, by name."""
+    researchers = {}
+    for pin in trust or []:
+        found = re.fullmatch(f"({_NAME})=({_KEY})", pin)
+        if found is None:
+            raise ConfigInvalid(
+                "a researcher's key cannot be pinned",
+                got=f"--trust {pin}",
+                wanted="NAME=KEY: a name as in policy.toml (a-z, 0-9, -) and 64 hexadecimal digits in lower case",
+                next_step="Ask the researcher for the public key.",
+            )
+        researchers[found[1]] = found[2]
+    return researchers
+
+
+def test_site_seed(unsafe_test_site: int | None) -> int | None:
+    """Return the seed of a test site's known noise, if it is one."""
+    if unsafe_test_site is not None and unsafe_test_site < 0:
+        raise ConfigInvalid(
+            "the seed of a test site cannot be used",
+            got=f"--unsafe-test-site {unsafe_test_site}",
+            wanted="0 or a positive whole number",
+            next_step="Give another seed, or leave it out for a real site.",
+        )
+    return unsafe_test_site
 
 
 def _made(state: Path) -> Path:

@@ -148,7 +148,7 @@ class CoordinatorHome:
         if not pinned:
             raise ConfigInvalid(
                 f"no site has joined the coordinator at {self.root}",
-                next_step="Let one join first.",
+                next_step="Invite one: fedhealth coordinator invite --help",
             )
         return pinned
 
@@ -239,7 +239,7 @@ def follow_key(home: CoordinatorHome, statement: KeyStatement) -> tuple[str, str
         if member is None:
             raise ConfigInvalid(
                 f"site '{statement.site}' has not joined this coordinator",
-                next_step="Let it join first.",
+                next_step="Invite it first: fedhealth coordinator invite --help",
             )
         if statement.rotations and statement.rotations[-1].ledger_key == member.ledger_key:
             return member.ledger_key, member.ledger_key

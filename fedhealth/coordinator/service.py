@@ -34,6 +34,7 @@ from fedhealth.coordinator.app_frames import (
     unpack_question,
 )
 from fedhealth.coordinator.asking import AWAY, LEDGER_BEHIND, LEDGER_DAMAGED, UNWITNESSED, Asker, NoRelease
+from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.evidence import (
     Evidence,
     LedgerHead,
@@ -48,7 +49,6 @@ from fedhealth.errors import ApprovalMissing, FederationFailed, RefusalCode
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.bodies import Buffer
 from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Accepted, Head, pack
-from fedhealth.link.server import LinkServer
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
@@ -82,12 +82,14 @@ class RunOptions:
         output: folder for model, evidence and report; must exist.
         patience_seconds: how long a site that is away or busy is waited for, at a time.
         allow_unsafe_test_sites: take part with sites whose noise is known; for tests.
+        enrolment: host and port that sites join at while one is invited; None to let nobody join.
     """
 
     address: str
     output: Path
     patience_seconds: float = 60.0
     allow_unsafe_test_sites: bool = False
+    enrolment: str | None = None
 
 
 @dataclass
@@ -123,8 +125,8 @@ class StudyRun:
         self._pinned = home.pinned_sites()
         witness_key = home.witness_key()
         self._held = home.hold()
-        identity = home.identity(datetime.now(UTC))
-        self._link = LinkServer(identity, self._federation, home.members().check, self._on_link)
+        self._border = Border(home, self._on_link)
+        self._link = self._border.link
         self._asker = Asker(self._carry, Witness(home.witnessed, self._pinned, witness_key))
         self._accepted: dict[str, Accepted] = {}
         self._progress = _Progress(started=_now())
@@ -137,7 +139,7 @@ class StudyRun:
             FederationFailed: a site gave no release, or a process ended.
             LinkUnavailable: the port is in use, or a site did not connect in time.
         """
-        port = await self._link.start(self._options.address)
+        port = await self._border.start(self._options.address, self._options.enrolment)
         self._on_event({"event": "listening", "port": port, "sites": sorted(self._pinned)})
         try:
             await self._link.wait_connected(self._pinned, self._options.patience_seconds)
@@ -152,7 +154,7 @@ class StudyRun:
                 with contextlib.suppress(FederationFailed):  # a site that is away keeps a payload longer, no more
                     await self._head(site)
         finally:
-            await self._link.stop()
+            await self._border.stop()
         self._on_event({"event": "done"})
         return evidence
 

@@ -4,24 +4,31 @@ Here one person plays every part. In a hospital each part is somebody's: the coo
 signs, an administrator of each site pins the researcher's key and approves.
 """
 
+import asyncio
+import dataclasses
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator, install_chain
+from fedhealth.coordinator.enrolling import EnrolmentDesk, invite_site
+from fedhealth.coordinator.home import CoordinatorHome, init_coordinator, install_chain
 from fedhealth.errors import ConfigInvalid, FedHealthError
 from fedhealth.learning.diagnosis import STEPS
-from fedhealth.pki.certificates import make_key
-from fedhealth.pki.identity import ROOT_FILE, store_identity
+from fedhealth.link.enrolment_port import EnrolmentPort
+from fedhealth.pki.identity import IDENTITY_FILE
+from fedhealth.pki.invitation import parse_invitation
 from fedhealth.pki.profiles import Role
 from fedhealth.pki.root import create_root
 from fedhealth.policy.site_file import SiteFile, load_site_file
-from fedhealth.secret_file import PUBLIC_MODE, create_file
+from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
 from fedhealth.site.approval import approve_study, examine_study
-from fedhealth.site.state import SiteState, init_site
+from fedhealth.site.enrolling import NewSite, enrol_site
+from fedhealth.site.state import SiteState
 from fedhealth.study.protocol import Study, load_study
 from fedhealth.study.signature import sign_study
 from fedhealth.training.per_patient import make_deterministic
@@ -104,23 +111,20 @@ def set_up(folder: Path, protocol: Path, sites: Path, unsafe_noise_seed: int | N
 def _populate(folder: Path, study: Study, loaded: Sequence[DemoSite], unsafe_noise_seed: int | None) -> Federation:
     now = datetime.now(UTC)
     home = CoordinatorHome(folder / "state" / "coordinator")
-    witness_key = _found(folder / "state", home, now)
+    _found(folder / "state", home, now)
     create_signing_key(folder / "state" / "researcher.key")
     researcher = load_signing_key(folder / "state" / "researcher.key")
     signed = folder / "study.signed"
     create_file(signed, sign_study(study, researcher), PUBLIC_MODE)
     pinned = {RESEARCHER: public_key_hex(researcher.public_key())}
     ready = []
-    for site in loaded:
-        state = SiteState(folder / "state" / site.file.id)
-        ledger_key = init_site(site.folder, state, witness_key, pinned, unsafe_noise_seed)
-        state.node.mkdir(mode=0o700)
-        tls, renewal = make_key("P-256"), make_key("P-256")
-        chains = admit_site(home, site.file.id, tls.public_key(), renewal.public_key(), ledger_key, now)
-        store_identity(state.node, Role.SITE, tls, chains[0])
-        store_identity(state.node, Role.RENEWAL, renewal, chains[1])
-        create_file(state.node / ROOT_FILE, home.open_authority().root_pem, PUBLIC_MODE)
-        ready.append(DemoSite(site.folder, site.file, state))
+    with open_desk(home) as address:
+        for site in loaded:
+            state = SiteState(folder / "state" / site.file.id)
+            invitation = parse_invitation(invite_site(home, site.file.id, now))
+            new = NewSite(pinned, unsafe_noise_seed)
+            enrol_site(site.folder, state, dataclasses.replace(invitation, address=address), new, now)
+            ready.append(DemoSite(site.folder, site.file, state))
     federation = Federation(folder, home, tuple(ready), study, signed)
     federation.results.mkdir()
     federation.logs.mkdir()
@@ -130,15 +134,31 @@ def _populate(folder: Path, study: Study, loaded: Sequence[DemoSite], unsafe_noi
     return federation
 
 
-def _found(state: Path, home: CoordinatorHome, now: datetime) -> str:
-    """Hold the ceremony: root, coordinator, certificate of the issuing authority; return the witness key."""
+def _found(state: Path, home: CoordinatorHome, now: datetime) -> None:
+    """Hold the ceremony: root, coordinator, certificate of the issuing authority."""
     root = create_root(state / "root", FEDERATION, None, now)
-    witness_key, request = init_coordinator(home, FEDERATION, "127.0.0.1:0", "127.0.0.1:0")
+    _, request = init_coordinator(home, FEDERATION, "127.0.0.1:0", "127.0.0.1:0")
     install_chain(home, root.certify_issuer(request.read_bytes(), now), root.pem, now)
-    return witness_key
+
+
+@contextmanager
+def open_desk(home: CoordinatorHome) -> Iterator[str]:
+    """Let sites join at a free port of this machine, whose address is yielded."""
+    home.identity(datetime.now(UTC))
+    port = EnrolmentPort(home.tls / IDENTITY_FILE[Role.COORDINATOR], EnrolmentDesk(home).answer)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{asyncio.run_coroutine_threadsafe(port.start('127.0.0.1:0'), loop).result()}"
+    finally:
+        asyncio.run_coroutine_threadsafe(port.stop(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def point_node(site: DemoSite, address: str) -> None:
     """Tell a site's node where the coordinator listens."""
     text = f'site = "{site.file.id}"\nfederation = "{FEDERATION}"\ncoordinator = "{address}"\n'
-    create_file(site.state.node / "node.toml", text.encode(), PUBLIC_MODE)
+    replace_file(site.state.node / "node.toml", text.encode(), PUBLIC_MODE)

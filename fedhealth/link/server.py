@@ -271,9 +271,9 @@ class _SiteStream:
 def _refusal(context: aio.ServicerContext, error: FedHealthError) -> grpc.StatusCode:
     """Log why a peer is not let in, in one word of ours, and return the code that is all it learns."""
     if isinstance(error, LeafRefused):
-        logger.warning("refused %s: %s", context.peer(), error.flaw)
+        logger.warning("refused %(address)s: %(code)s", {"address": context.peer(), "code": error.flaw})
         return _CODE_OF.get(error.flaw, grpc.StatusCode.UNAUTHENTICATED)
-    logger.error("refused %s: %s", context.peer(), error.what)
+    logger.error("refused %(address)s: %(error)s", {"address": context.peer(), "error": error})
     return grpc.StatusCode.UNAUTHENTICATED
 
 

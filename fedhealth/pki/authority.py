@@ -15,8 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedhealth.errors import IdentityInvalid
@@ -29,6 +28,7 @@ from fedhealth.pki.certificates import (
     key_pem,
     key_usage,
     limited,
+    load_key,
     make_key,
     make_request,
     parse_certificate,
@@ -60,7 +60,7 @@ def request_authority(directory: Path, federation: str) -> Path:
     key_path, request_path = directory / NEXT_KEY_FILE, directory / REQUEST_FILE
     if not key_path.exists():
         create_file(key_path, key_pem(make_key(profiles().issuing.key)))
-    key = _load_key(directory, read_secret(key_path))
+    key = load_key(read_secret(key_path))
     if not request_path.exists():
         replace_file(request_path, make_request(key, federation, "issuing authority"), PUBLIC_MODE)
     return request_path
@@ -80,7 +80,7 @@ def install_authority(directory: Path, certificate_pem_text: bytes, root_pem: by
             than the one that the sites trust.
     """
     root, certificate = parse_certificate(root_pem), parse_certificate(certificate_pem_text)
-    key = _load_key(directory, read_secret(directory / NEXT_KEY_FILE))
+    key = load_key(read_secret(directory / NEXT_KEY_FILE))
     root_path = directory / ROOT_FILE
     if root_path.exists() and parse_certificate(read_file(root_path)) != root:
         raise _unusable(directory, "another root than the one that is there")
@@ -111,7 +111,7 @@ def open_authority(directory: Path) -> "Authority":
         )
     whole = read_secret(directory / ISSUING_FILE)
     root, certificate = parse_certificate(read_file(directory / ROOT_FILE)), parse_certificate(whole)
-    key = _load_key(directory, whole)
+    key = load_key(whole)
     _check_authority(directory, certificate, root, key)
     return Authority(check_name(constrained_federation(root) or ""), certificate, root, key)
 
@@ -181,16 +181,6 @@ def _check_authority(
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     if not constraints.ca or constraints.path_length != profiles().issuing.path_length:
         raise _unusable(directory, "a certificate of another profile")
-
-
-def _load_key(directory: Path, pem: bytes) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _unusable(directory, "a key that cannot be read") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _unusable(directory, "a key of another kind")
-    return key
 
 
 def _unusable(directory: Path, got: str) -> IdentityInvalid:

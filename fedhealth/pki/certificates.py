@@ -121,6 +121,21 @@ def key_pem(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) ->
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
+def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """Return the elliptic-curve key in a PEM text without password.
+
+    Raises:
+        IdentityInvalid: there is none, or it is of another kind.
+    """
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _unreadable_key("what cannot be read") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _unreadable_key("a key of another kind")
+    return key
+
+
 def certificate_pem(certificate: x509.Certificate) -> bytes:
     """Return a certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
@@ -204,6 +219,15 @@ def issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
 def limited(now: datetime, lifetime: timedelta, issuer: x509.Certificate) -> datetime:
     """Return the end of a certificate's life: `lifetime` from now, and never after its issuer's."""
     return min(now + lifetime, issuer.not_valid_after_utc)
+
+
+def _unreadable_key(got: str) -> IdentityInvalid:
+    return IdentityInvalid(
+        "a private key cannot be read",
+        got=got,
+        wanted="an elliptic-curve key in PEM, without password, before any certificates",
+        next_step="Restore the file from one backup, or make a new key and have it certified.",
+    )
 
 
 def _bad_request(got: str, wanted: str) -> IdentityInvalid:

@@ -15,12 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedhealth.errors import IdentityInvalid
-from fedhealth.pki.certificates import certificate_pem, issued, key_pem, parse_certificate, parse_chain
+from fedhealth.pki.certificates import certificate_pem, issued, key_pem, load_key, parse_certificate, parse_chain
 from fedhealth.pki.leaf import check_leaf
 from fedhealth.pki.profiles import Role
 from fedhealth.secret_file import SECRET_MODE, read_file, read_secret, replace_file
@@ -86,16 +84,7 @@ def read_identity(directory: Path, role: Role) -> TlsIdentity:
         IdentityInvalid: a file is missing, open to other users or malformed.
     """
     whole = read_secret(directory / IDENTITY_FILE[role])
-    try:
-        key = serialization.load_pem_private_key(whole, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise IdentityInvalid(
-            f"the key in '{directory / IDENTITY_FILE[role]}' cannot be read",
-            wanted="a PEM key without password, before its certificates",
-            next_step="Restore the file, or join again with a new invitation.",
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _not_together(f"the file '{directory / IDENTITY_FILE[role]}'", "a key of another kind")
+    key = load_key(whole)
     chain = b"".join(map(certificate_pem, parse_chain(whole, 2)))
     return TlsIdentity(chain, key_pem(key), read_file(directory / ROOT_FILE))
 
@@ -119,11 +108,7 @@ def check_identity(identity: TlsIdentity, federation: str, role: Role, now: date
             wanted=f"a signature by {root.subject.rfc4514_string()}",
             next_step="Restore the files of one federation, or join again with a new invitation.",
         )
-    try:
-        key = serialization.load_pem_private_key(identity.key_pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _not_together(name, "a key that cannot be read") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != leaf.public_key():
+    if load_key(identity.key_pem).public_key() != leaf.public_key():
         raise _not_together(name, "a key with another public half")
     return holder
 
