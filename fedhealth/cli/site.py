@@ -246,7 +246,8 @@ def rotate_key(folder: Folder, state: State) -> None:
     """Change the key that signs the ledger, for ever. The gate must not be running.
 
     The coordinator accepts nothing from this site before it has followed the new key: bring it the file that
-    `fedhealth site key-statement` writes. The old private key is overwritten.
+    `fedhealth site key-statement` writes. The old private key is overwritten; a copy of the ledger from before can
+    not be recovered any more, so make a new copy of the state folder afterwards.
 
     Example: fedhealth site rotate-key sites/hungary --state state/hungary
     """

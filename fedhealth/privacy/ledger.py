@@ -596,7 +596,8 @@ class Ledger:
                 f"this key does not sign the ledger of '{self._site}'",
                 got=f"key {self.public_key[:12]}",
                 wanted=f"key {self.account.acts.ledger_key[:12]}",
-                next_step="Find the ledger.key that belongs to it; without it nothing can be charged or released.",
+                next_step="If this ledger is a copy from before its key was changed, find a newer one. Otherwise find "
+                "the ledger.key that belongs to it; without it nothing can be charged or released.",
             )
         checkpoint = open_checkpoint(head[0], self._site, self._key.public_key())
         if (checkpoint.size, checkpoint.root) != (self._tree.size, self._tree.root().hex()):

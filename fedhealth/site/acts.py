@@ -64,8 +64,8 @@ def unpause_site(folder: Path, state: SiteState) -> None:
 def rotate_key(folder: Path, state: SiteState) -> Digest:
     """Change the key that signs the ledger; the gate must not be running.
 
-    The old private key is overwritten. Nothing is accepted from this site until the coordinator has followed the
-    statement of `key_statement`.
+    The old private key is overwritten, so a copy of the ledger from before can be neither opened nor recovered. Nothing
+    is accepted from this site until the coordinator has followed the statement of `key_statement`.
 
     Returns:
         The new public key, 64 hexadecimal digits.

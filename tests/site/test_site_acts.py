@@ -312,3 +312,16 @@ def test_a_running_gate_must_be_stopped_first(ward, steps, call):
     finally:
         ledger.close()
     assert (current(here.state), here.traces[0]) == (before, 2)
+
+
+def test_a_copy_of_the_ledger_from_before_a_rotation_is_refused_and_the_newest_goes_on(ward):
+    here = ward()
+    before = here.state.ledger.read_bytes()
+    rotate_key(here.folder, here.state)
+    newest = here.state.ledger.read_bytes()
+    here.state.ledger.write_bytes(before)
+    with pytest.raises(IdentityInvalid, match="a copy from before its key was changed"):
+        here.state.open_ledger("ward-a")
+    here.state.ledger.write_bytes(newest)
+    with here.state.opened_ledger("ward-a") as ledger:
+        assert ledger.public_key == current(here.state)
