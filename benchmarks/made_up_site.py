@@ -15,10 +15,13 @@ from fedhealth.privacy.events import GaussianEvent
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
 from fedhealth.privacy.renyi import RenyiBudget
-from fedhealth.signing import public_key_hex
+from fedhealth.signing import load_public_key, public_key_hex
 
 SITE, DATA_SET = "north", "icu"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+NEXT_KEY = Ed25519PrivateKey.from_private_bytes(bytes([2]) * 32)
+"""The ledger key that follows `KEY`, where a benchmark rotates it."""
+
 WITNESS = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
 BUDGET = RenyiBudget(epsilon=8.0, delta=1e-5, order=8.0)
 COST = BUDGET.cost_of(GaussianEvent(noise_multiplier=100.0, sampling_rate=0.01, total_variation=2.0**-100))
@@ -73,7 +76,7 @@ def charge(study: Digest, number: int) -> Reserved:
 
 def receipt(ledger: Ledger, checkpointed: Iterable[Digest] = ()) -> SignedReceipt:
     """Return the coordinator's receipt for the ledger's head."""
-    head = open_checkpoint(ledger.head(), SITE, KEY.public_key())
+    head = open_checkpoint(ledger.head(), SITE, load_public_key(ledger.public_key))
     return sign_receipt(Receipt(site=SITE, size=head.size, root=head.root, checkpointed=tuple(checkpointed)), WITNESS)
 
 

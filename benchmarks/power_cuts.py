@@ -1,6 +1,6 @@
 """Cut the power at every file operation of a ledger, and count the acknowledged charges that are lost.
 
-A process lives a ledger's life (creation, approval, releases, a restart) on a disk that records
+A process lives a ledger's life (creation, approval, releases, a new key, a restart) on a disk that records
 (`simulated_disk`). From the record follow the images a power cut can leave at each operation. Each is opened by the
 ledger as it ships: every acknowledged state of every release must be there, the audit must verify it, and a further
 charge must work. Half the images come from a second life that starts from an image of the first, with a log to
@@ -27,9 +27,12 @@ from simulated_disk import CUTS, Disk, Image, Operation, RecordingDisk, say
 
 import fedhealth.privacy.ledger
 from fedhealth.errors import FedHealthError
+from fedhealth.privacy.acts import KeyRotated, Paused, Unpaused
 from fedhealth.privacy.entries import JournalNote
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.rotation import sign_rotation
 from fedhealth.privacy.verify import verify_ledger
+from fedhealth.signing import public_key_hex
 
 STUDY = site.study_named("cut")
 NAME = "ledger.sqlite"
@@ -44,7 +47,7 @@ FAULTS = ("lost", "refused", "stuck")
 SETTINGS = {"full": "as it ships", "normal": "NORMAL, log not moved into the file", "off": "OFF"}
 
 States = dict[int, str]
-"""How far each release was acknowledged to be, by its number; -1 is the approval."""
+"""How far each release was acknowledged to be, by its number; -1 is the approval, -2 the rotation of the key."""
 
 
 def record(folder: Path, setting: str) -> None:
@@ -57,7 +60,7 @@ def record(folder: Path, setting: str) -> None:
         ledger.append(site.approval(STUDY, 10 * RELEASES))
         say("acknowledge", state="approved", release=-1)
     else:
-        ledger = Ledger.open(path, site.SITE, site.KEY)
+        ledger = Ledger.open(path, site.SITE, site.KEY, site.NEXT_KEY)
     first = len(ledger.account.reserved)
     for number in range(first, first + RELEASES):
         entry = site.charge(STUDY, number)
@@ -65,16 +68,28 @@ def record(folder: Path, setting: str) -> None:
         say("acknowledge", state="reserved", release=number)
         ledger.witness(site.receipt(ledger))
         say("acknowledge", state="witnessed", release=number)
+        ledger.begin(entry.release)
         notes = [JournalNote(kind="alert", text="train: patients counted as zero", at=number)]
         ledger.store(entry.release, payload(number), notes * (number % 3))
         say("acknowledge", state="stored", release=number)
         ledger.witness(site.receipt(ledger, [entry.release] * (number % 2)))
         if number % 2:
             say("acknowledge", state="sent", release=number)
+        if number == RELEASES // 4:
+            rotate(ledger)
         if number == first + RELEASES // 2:
             ledger.close()
-            ledger = Ledger.open(path, site.SITE, site.KEY)
+            ledger = Ledger.open(path, site.SITE, site.KEY, site.NEXT_KEY)
     ledger.close()
+
+
+def rotate(ledger: Ledger) -> None:
+    """Pause the site, change the key that signs its ledger, and let it go on."""
+    ledger.append(Paused(by="ada", at=3))
+    rotation = sign_rotation(site.SITE, site.KEY, site.NEXT_KEY)
+    ledger.rotate(KeyRotated(rotation=rotation, by="ada", at=4), site.NEXT_KEY)
+    say("acknowledge", state="rotated", release=-2)
+    ledger.append(Unpaused(by="ada", at=5))
 
 
 def weaken(setting: str) -> None:
@@ -129,7 +144,7 @@ def examine(image: Image, acknowledged: States, folder: Path) -> str:
     try:
         if path.exists():
             verify_ledger(path)  # which also finds a release's row without a charge, and a charge without its row
-            ledger = Ledger.open(path, site.SITE, site.KEY)
+            ledger = Ledger.open(path, site.SITE, site.KEY, site.NEXT_KEY)
         elif acknowledged:
             return "lost"
         else:
@@ -153,6 +168,8 @@ def is_lost(ledger: Ledger, number: int, state: str) -> bool:
     """Say whether a release is not as far as was acknowledged, is not charged, or has another payload."""
     if state == "approved":
         return STUDY not in ledger.account.approved
+    if state == "rotated":
+        return ledger.public_key != public_key_hex(site.NEXT_KEY.public_key())
     release = site.charge(STUDY, number).release
     row = ledger.row(release)
     if release not in ledger.account.reserved or row is None or STATES.index(row.state) < STATES.index(state):
@@ -198,7 +215,7 @@ def cut_power(setting: str, count: int) -> tuple[Counter[str], int, int]:
             for image, acknowledged in images(life, start, before, part):
                 result = examine(image, acknowledged, Path(name))
                 found[result] += 1
-                releases += sum(state != "approved" for state in acknowledged.values())
+                releases += sum(number >= 0 for number in acknowledged)
                 if result == "whole" and len(acknowledged) > RELEASES // 2 and image.get(NAME + "-wal"):
                     middle = image, acknowledged
             start, before = middle
