@@ -92,9 +92,11 @@ def rounded_gaussian(count: int, stream: WordStream) -> NDArray[np.int64]:
     Draws `count` words of the stream, 63 bits for the magnitude and one for the sign, and one word more for each
     sample whose word meets the leading bits of a threshold (about one in 10**15).
     """
-    words = stream.words(count)
-    magnitude = coarse_thresholds().outcomes(words >> np.uint64(1), stream)
-    samples: NDArray[np.int64] = np.where(words & np.uint64(1), magnitude, -magnitude)
+    samples = np.empty(count, dtype=np.int64)
+    for start in range(0, count, _AT_ONCE):  # in parts that stay in the cache
+        words = stream.words(min(_AT_ONCE, count - start))
+        magnitude = coarse_thresholds().outcomes(words >> np.uint64(1), stream)
+        samples[start : start + len(words)] = np.where(words & np.uint64(1), magnitude, -magnitude)
     return samples
 
 
@@ -104,7 +106,7 @@ def floored_gaussian(count: int, stream: WordStream) -> NDArray[np.int64]:
     Draws a word and a quarter for each sample, and a few more for one in 600.
     """
     samples = np.empty(count, dtype=np.int64)
-    for start in range(0, count, _AT_ONCE):  # in parts that stay in the cache
+    for start in range(0, count, _AT_ONCE):
         words = stream.words(min(_AT_ONCE, count - start))
         cells = fine_thresholds().outcomes(words >> np.uint64(1), stream)
         places = stream.words(-(-len(words) // 4)).view("<u2")[: len(words)]
