@@ -19,7 +19,17 @@ from hypothesis import strategies as st
 
 from fedhealth.learning.diagnosis import STEPS
 from fedhealth.learning.plan import encode_weights, plan_study
-from fedhealth.link.frames import Answer, AskHead, NeedWitness, PutStudy, ReleaseReply, Witnessed, pack, unpack_reply
+from fedhealth.link.frames import (
+    Answer,
+    AskHead,
+    NeedWitness,
+    Outgoing,
+    PutStudy,
+    ReleaseReply,
+    Witnessed,
+    pack,
+    unpack_reply,
+)
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.entries import ConsentNote
@@ -235,7 +245,8 @@ class SendsTheJournalWithTheCopies(Gate):
         reply = super().handle(frame)
         header, body = unpack_reply(reply.frame)
         lines = len(list(self._ledger.journal()))
-        return replace(reply, frame=pack(header, body + bytes(256 * lines) if header.kind == "head" else body))
+        more = bytes(256 * lines) if header.kind == "head" else b""
+        return Outgoing(pack(header, bytes(body) + more), reply.leaves_at)
 
 
 class AlertsInTheLedger(Gate):
