@@ -20,13 +20,14 @@ _OVERFLOW_USER = 65534
 
 
 def user_ids(names: Iterable[str]) -> frozenset[int]:
-    """Return the ids of Unix users by name; this process's own user if no name is given.
+    """Return the ids of Unix users, given by name or number; this process's own user if none is given.
 
     Raises:
         ConfigInvalid: there is no such user.
     """
     try:
-        return frozenset(pwd.getpwnam(name).pw_uid for name in names) or frozenset({os.getuid()})
+        ids = (int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid for name in names)
+        return frozenset(ids) or frozenset({os.getuid()})
     except KeyError as error:
         raise ConfigInvalid("there is no such Unix user", got=str(error), next_step="Check --node-user.") from error
 

@@ -516,6 +516,7 @@ def test_users_are_named_as_unix_knows_them():
     own = pwd.getpwuid(os.getuid())
     assert user_ids([]) == {os.getuid()}
     assert user_ids([own.pw_name]) == {own.pw_uid}
+    assert user_ids([own.pw_name, "61002"]) == {own.pw_uid, 61002}  # in a container a user need not have a name
     with pytest.raises(ConfigInvalid, match="no such Unix user"):
         user_ids(["no-such-user-here"])
     assert callable(leave_network)
