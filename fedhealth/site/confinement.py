@@ -3,7 +3,7 @@
 | | reads | writes | TCP |
 |---|---|---|---|
 | gate | the site's folder, its own state, the program | its own state; the one socket | none |
-| node | its own state, the program | nothing | to the coordinator's port |
+| node | its own state, the program | its own state: certificates that it renews | to the coordinator's port |
 
 Neither can execute a program, gain rights, signal or trace another process, or leave memory behind in a core dump; no
 other process of the same user can read their memory. Both may connect to the one socket, which asks who is calling.
@@ -75,7 +75,7 @@ def confine_node(state: Path, port: int) -> Sandbox:
     Raises:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
-    return _confine(Rule(state / "node", Right.READ), tcp_port=port)
+    return _confine(Rule(state / "node", Right.CHANGE), tcp_port=port)
 
 
 def _confine(*own: Rule, tcp_port: int | None = None) -> Sandbox:

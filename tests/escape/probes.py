@@ -611,7 +611,6 @@ PROBES = {
     "mount in a namespace of its own": in_a_child(mount_over),
     "execute a shell": execute_a_shell,
     "signal another process of its own user": signal_another_of_its_user,
-    "write into its own state": can_create_in(STATE / "node"),
     "write to /tmp": can_create_in("/tmp"),
     "write to /dev/shm": can_create_in("/dev/shm"),
 }

@@ -65,7 +65,6 @@ ONLY_BY_CONFINEMENT = {
     "mount in a namespace of its own",
     "execute a shell",
     "signal another process of its own user",
-    "write into its own state",
     "write to /tmp",
     "write to /dev/shm",
 }

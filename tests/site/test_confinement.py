@@ -129,6 +129,7 @@ GATE = {
 }
 NODE = {
     "read node state",
+    "write node state",
     "connect to a socket that is a file",
     "read the program",
     "read random bytes",
@@ -180,7 +181,7 @@ def test_a_confined_gate_reads_its_data_changes_its_own_state_and_nothing_else(a
     assert attempt("gate") == GATE
 
 
-def test_a_confined_node_reads_its_own_state_reaches_the_coordinator_and_nothing_else(attempt):
+def test_a_confined_node_changes_its_own_state_reaches_the_coordinator_and_nothing_else(attempt):
     assert attempt("node") == NODE
 
 
