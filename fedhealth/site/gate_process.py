@@ -219,6 +219,7 @@ class _Line:
         self.pool = MemoryPool()
         self._connection, self._lifeline = connection, [] if lifeline is None else [lifeline]
         connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * CHUNK_BYTES)
 
     def read(self, part: memoryview, seconds: float = _FRAME_SECONDS) -> memoryview:
         """Fill a part and return it."""

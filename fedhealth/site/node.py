@@ -66,7 +66,7 @@ class GateChannel:
             connection = socket.socket(socket.AF_UNIX)
             self._socket = connection
             connection.setblocking(False)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK_BYTES)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * CHUNK_BYTES)
             await loop.sock_connect(connection, str(self._path))
         await loop.sock_sendall(self._socket, struct.pack("!I", question.size))
         async for chunk in question.chunks():
