@@ -19,6 +19,7 @@ from fedhealth.errors import ApprovalMissing, DataUnusable
 from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.policy.rules import check_policy, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
+from fedhealth.privacy.anchor import AnchorFile
 from fedhealth.privacy.entries import Approved, JournalNote, Withdrawn
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.pld import informative_epsilon
@@ -235,11 +236,13 @@ def _check_fit(study: Study, site: SiteFile) -> None:
 def _measure_replies(study: Study, declared_patients: int, compute: Compute, state: SiteState) -> dict[StepName, int]:
     """Return the public duration of each step's reply, in ms, from made-up records of the declared size.
 
-    Includes what it takes to make a payload durable on this disk.
+    Includes what it takes to make a payload durable on this disk, and to move the ledger's anchor after it.
     """
     records = made_up_records(study, declared_patients)
     streams = partial(SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream, "calibration")
-    scratch = state.gate / "calibration.tmp"
+    scratch, place = state.gate / "calibration.tmp", state.gate / "calibration.anchor"
+    anchor = AnchorFile(place)
+    anchor.create(1, "0" * 64, 0)
     durations: dict[StepName, int] = {}
     for name, step in plan_study(study).items():
         weights, rate = np.zeros(step.input_length), step.sampling_rate
@@ -250,8 +253,10 @@ def _measure_replies(study: Study, declared_patients: int, compute: Compute, sta
             start = time.perf_counter()
             payload, _ = compute[name](trial, weights, records, streams)
             replace_file(scratch, payload)
+            anchor.move(1, "0" * 64, 0)
             trials.append(time.perf_counter() - start)
         slowest = sorted(trials[1:])[-2] * 1000  # the first warms up; one outlier is the machine's
         durations[name] = max(_SHORTEST_REPLY_MS, math.ceil(REPLY_MARGIN * slowest / 5) * 5)
     scratch.unlink()
+    place.unlink()
     return durations

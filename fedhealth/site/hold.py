@@ -55,7 +55,8 @@ class LedgerHold:
             return Mark.model_validate_json(self._mark.read_bytes())
         except ValueError as error:
             raise LedgerDamaged(
-                f"the mark {self._mark} cannot be read", next_step="Start the gate: the coordinator will say it again."
+                f"the mark {self._mark} cannot be read",
+                next_step="Move it away and start the gate: the coordinator says it again before anything is charged.",
             ) from error
 
     def check(self, site: str) -> None:

@@ -143,3 +143,25 @@ def test_a_split_key_is_public_exactly_where_the_data_are(tmp_path, more):
     with pytest.raises(ConfigInvalid, match="split_key is given exactly where public_data is true"):
         site(tmp_path, more=more)
     assert site(tmp_path, more=f'public_data = true\nsplit_key = "{"0" * 64}"').public_data
+
+
+WITNESS = [
+    ({}, ("required", 30)),
+    ({"witness": "best-effort", "witness_wait_seconds": 1}, ("best-effort", 1)),
+    ({"witness_wait_seconds": 600}, ("required", 600)),
+    ({"witness": "never"}, None),
+    ({"witness": ""}, None),
+    ({"witness_wait_seconds": 0}, None),
+    ({"witness_wait_seconds": 601}, None),
+    ({"witness_wait_seconds": 1.5}, None),
+]
+
+
+@pytest.mark.parametrize(("rule", "wanted"), WITNESS, ids=[str(row[0]) for row in WITNESS])
+def test_the_witness_is_required_unless_the_policy_says_otherwise_and_never_waited_for_without_end(rule, wanted):
+    if wanted is None:
+        with pytest.raises(ValidationError):
+            Policy.model_validate(POLICY | rule)
+    else:
+        policy = Policy.model_validate(POLICY | rule)
+        assert (policy.witness, policy.witness_wait_seconds) == wanted
