@@ -11,8 +11,10 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from cryptography.x509 import Certificate
+
 from fedhealth.coordinator.enrolling import EnrolmentDesk
-from fedhealth.coordinator.home import CoordinatorHome
+from fedhealth.coordinator.home import CoordinatorHome, renew_site
 from fedhealth.coordinator.invitations import Invitations
 from fedhealth.errors import FedHealthError
 from fedhealth.link.enrolment_port import EnrolmentPort
@@ -23,6 +25,8 @@ from fedhealth.pki.profiles import Role
 _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
 """How often it looks whether somebody was invited."""
+_RENEW_SECONDS = 60.0
+"""How often it looks whether its own certificate is due."""
 
 
 class Border:
@@ -36,7 +40,7 @@ class Border:
     def __init__(self, home: CoordinatorHome, on_change: Callable[[str, bool], None] | None = None) -> None:
         self._home = home
         identity = home.identity(datetime.now(UTC))
-        self.link = LinkServer(identity, home.federation(), home.members().check, on_change)
+        self.link = LinkServer(identity, home.federation(), home.members().check, on_change, certify=self._certify)
         self._enrolment = EnrolmentPort(home.tls / IDENTITY_FILE[Role.COORDINATOR], EnrolmentDesk(home).answer)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -51,6 +55,7 @@ class Border:
             LinkUnavailable: the port is in use, or the address is not this machine's.
         """
         port = await self.link.start(address)
+        self._tasks.append(asyncio.create_task(self._renew_own()))
         if enrolment is not None:
             self._tasks.append(asyncio.create_task(self._open_while_invited(enrolment)))
         return port
@@ -63,6 +68,19 @@ class Border:
         self._tasks.clear()
         await self._enrolment.stop()
         await self.link.stop()
+
+    def _certify(self, site: str, role: Role, request_pem: bytes, shown: Certificate) -> bytes:
+        return renew_site(self._home, site, role, request_pem, shown, datetime.now(UTC))
+
+    async def _renew_own(self) -> None:
+        """Show a new certificate of the coordinator's own in time; a failure is tried again, and said."""
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            try:
+                self.link.show(self._home.identity(datetime.now(UTC)))
+                self._enrolment.show_again()
+            except (FedHealthError, OSError) as error:
+                _LOG.error("the coordinator's certificate is not renewed: %(error)s", {"error": error})
 
     async def _open_while_invited(self, address: str) -> None:
         invitations, said = Invitations(self._home.invitations), False

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,8 +20,9 @@ from fedhealth.coordinator.members import HeldCertificate, Members
 from fedhealth.coordinator.witness import PinnedSite
 from fedhealth.errors import ConfigInvalid, IdentityInvalid
 from fedhealth.pki.authority import Authority, install_authority, open_authority, request_authority
-from fedhealth.pki.certificates import make_key
+from fedhealth.pki.certificates import make_key, requested_key
 from fedhealth.pki.identity import ROOT_FILE, TlsIdentity, load_identity, store_identity
+from fedhealth.pki.leaf import Flaw, LeafRefused
 from fedhealth.pki.names import check_name
 from fedhealth.pki.profiles import Role, profiles
 from fedhealth.privacy.rotation import KeyStatement, follow_rotations
@@ -217,6 +219,34 @@ def admit_site(
     held = HeldCertificate.of(leaf, Role.SITE), HeldCertificate.of(renewal, Role.RENEWAL)
     home.members().admit(site, ledger_key, held)
     return leaf, renewal
+
+
+def renew_site(
+    home: CoordinatorHome, site: str, role: Role, request_pem: bytes, shown: x509.Certificate, now: datetime
+) -> bytes:
+    """Certify a site's new key, and put the certificate on its record.
+
+    Args:
+        home: the coordinator's state.
+        site: the site's id, as TLS proved it.
+        role: what the new certificate is to be good for.
+        request_pem: signing request of the new key.
+        shown: the certificate that the site showed.
+        now: the present, with time zone.
+
+    Returns:
+        The leaf and its issuer's certificate, PEM.
+
+    Raises:
+        IdentityInvalid: the request is malformed or for the old key, the authority is at its end, or the site was
+            revoked meanwhile.
+    """
+    key = requested_key(request_pem, profiles().of(role).key)
+    if key == shown.public_key():
+        raise LeafRefused(Flaw.SAME_KEY, "the key it has", "a new key")
+    chain = home.open_authority().issue(key, role, site, now)
+    home.members().add(site, HeldCertificate.of(chain, role), now)
+    return chain
 
 
 def follow_key(home: CoordinatorHome, statement: KeyStatement) -> tuple[str, str]:

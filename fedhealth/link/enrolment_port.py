@@ -52,6 +52,7 @@ class EnrolmentPort:
     def __init__(self, identity_file: Path, answer: Callable[[Ask], Answer]) -> None:
         self._identity_file, self._answer = identity_file, answer
         self._server: asyncio.Server | None = None
+        self._context: ssl.SSLContext | None = None
         self._open = 0
 
     @property
@@ -70,7 +71,8 @@ class EnrolmentPort:
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(self._identity_file)
+        self._context = context
+        self.show_again()
         host, _, port = address.rpartition(":")
         try:
             self._server = await asyncio.start_server(
@@ -90,6 +92,11 @@ class EnrolmentPort:
                 next_step="Stop the program that uses it (ss -ltnp shows which), or choose another port.",
             ) from error
         return int(self._server.sockets[0].getsockname()[1])
+
+    def show_again(self) -> None:
+        """Show what the identity's file holds now in every handshake from here on."""
+        if self._context is not None:
+            self._context.load_cert_chain(self._identity_file)
 
     async def stop(self) -> None:
         """Close the port; a connection that is being served ends by itself within `CONNECTION_SECONDS`."""

@@ -21,7 +21,9 @@ from cryptography.x509 import Certificate
 from fedhealth.errors import FedHealthError, LinkUnavailable
 from fedhealth.link.bodies import CHUNK_BYTES, Buffer
 from fedhealth.link.exchange import Exchange, PeerAway, Service, away
+from fedhealth.link.peer import Admission, proven_leaf, refusal_code
 from fedhealth.link.quota import QUOTA_OF_SITE
+from fedhealth.link.renewal import Certify, renewal_handler
 from fedhealth.link.session import (
     SESSION_BYTES,
     FrameKind,
@@ -34,17 +36,12 @@ from fedhealth.link.session import (
 )
 from fedhealth.link.stream import FrameStream
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, server_credentials, server_options
-from fedhealth.pki.certificates import parse_certificate
 from fedhealth.pki.identity import TlsIdentity
-from fedhealth.pki.leaf import Flaw, LeafRefused, check_leaf
+from fedhealth.pki.leaf import check_leaf
 from fedhealth.pki.profiles import Role
 
 logger = logging.getLogger(__name__)
 
-Admission = Callable[[str, Certificate, Role], None]
-"""Given a site, the leaf it proved in TLS and what the leaf is good for; raises `LeafRefused` if it is not let in."""
-
-_CODE_OF = dict.fromkeys((Flaw.NOT_A_MEMBER, Flaw.REVOKED, Flaw.NOT_ON_RECORD), grpc.StatusCode.PERMISSION_DENIED)
 STOP_GRACE_SECONDS = 0.5
 """How long a stopping server lets streams say goodbye; every ask has failed by then."""
 
@@ -62,6 +59,7 @@ class LinkServer:
         admits: asked at every new stream whether a site and its certificate are still in; raises if not.
         on_change: called with a site's id and whether it is connected now, after each change; must not block.
         services_for: what each site may ask; nothing, unless given.
+        certify: renews a site's certificate; without it nobody can.
     """
 
     def __init__(
@@ -71,9 +69,10 @@ class LinkServer:
         admits: Admission,
         on_change: Callable[[str, bool], None] | None = None,
         services_for: ServicesFor = lambda _site: {},
+        certify: Certify | None = None,
     ) -> None:
         self._identity, self._federation, self._admits = identity, federation, admits
-        self._on_change, self._services_for = on_change, services_for
+        self._on_change, self._services_for, self._certify = on_change, services_for, certify
         self._streams: dict[str, _SiteStream] = {}
         self._changed = asyncio.Event()
         self._server: aio.Server | None = None
@@ -90,8 +89,10 @@ class LinkServer:
         server = aio.server(options=server_options())
         handler = grpc.stream_stream_rpc_method_handler(self._serve)  # no serializers: messages are bytes
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        if self._certify is not None:
+            server.add_generic_rpc_handlers((renewal_handler(self._federation, self._admits, self._certify),))
         try:
-            port = int(server.add_secure_port(address, server_credentials(self._identity)))
+            port = int(server.add_secure_port(address, server_credentials(lambda: self._identity)))
         except RuntimeError:
             port = 0
         if port == 0:
@@ -105,6 +106,10 @@ class LinkServer:
         self._server = server
         await server.start()
         return port
+
+    def show(self, identity: TlsIdentity) -> None:
+        """Show this certificate in every handshake from now on; streams that are up stay."""
+        self._identity = identity
 
     async def stop(self) -> None:
         """Close every stream and the port; asks in flight fail with `PeerAway`."""
@@ -183,7 +188,7 @@ class LinkServer:
             site = check_leaf(leaf, self._federation, Role.SITE)
             self._admits(site, leaf, Role.SITE)
         except FedHealthError as error:
-            await context.abort(_refusal(context, error))
+            await context.abort(refusal_code(context, error))
         stream = _SiteStream(site, context, self._services_for(site), lambda stream: self._join(stream, leaf))
         try:
             await stream.run()
@@ -206,7 +211,7 @@ class LinkServer:
         try:
             self._admits(stream.site, leaf, Role.SITE)  # again: it may have been revoked since the stream began
         except FedHealthError as error:
-            stream.end_code = _refusal(stream.context, error)
+            stream.end_code = refusal_code(stream.context, error)
             stream.end()
             return
         older = self._streams.get(stream.site)
@@ -266,27 +271,3 @@ class _SiteStream:
             self._on_ready(self)
         else:
             self.exchange.on_frame(frame)
-
-
-def _refusal(context: aio.ServicerContext, error: FedHealthError) -> grpc.StatusCode:
-    """Log why a peer is not let in, in one word of ours, and return the code that is all it learns."""
-    if isinstance(error, LeafRefused):
-        logger.warning("refused %(address)s: %(code)s", {"address": context.peer(), "code": error.flaw})
-        return _CODE_OF.get(error.flaw, grpc.StatusCode.UNAUTHENTICATED)
-    logger.error("refused %(address)s: %(error)s", {"address": context.peer(), "error": error})
-    return grpc.StatusCode.UNAUTHENTICATED
-
-
-def proven_leaf(context: aio.ServicerContext) -> Certificate:
-    """Return the certificate that a peer proved in TLS 1.3.
-
-    Raises:
-        LeafRefused: an older TLS, or no certificate.
-    """
-    facts = context.auth_context()
-    version, certificates = facts.get("ssl_tls_version"), facts.get("x509_pem_cert", ())
-    if not version or list(version) != [b"TLSv1.3"]:
-        raise LeafRefused(Flaw.TLS_VERSION, str(version), "TLSv1.3")
-    if len(certificates) != 1:
-        raise LeafRefused(Flaw.NO_CERTIFICATE, "none", "a site's")
-    return parse_certificate(certificates[0])

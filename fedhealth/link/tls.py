@@ -13,6 +13,7 @@ Leaves to others: whose certificates are good (`fedhealth.pki.identity`).
 
 import logging
 import os
+from collections.abc import Callable
 
 os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES256-GCM-SHA384"  # before grpc is loaded; see above
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or each refused handshake is a line on stderr
@@ -61,13 +62,24 @@ def server_options() -> list[tuple[str, int | str]]:
     ]
 
 
-def server_credentials(identity: TlsIdentity) -> grpc.ServerCredentials:
-    """Return credentials that ask every peer for a certificate of the federation's root."""
-    return grpc.ssl_server_credentials(
-        [(identity.key_pem, identity.chain_pem)],
-        root_certificates=identity.root_pem,
-        require_client_auth=True,
-    )
+def server_credentials(current: Callable[[], TlsIdentity]) -> grpc.ServerCredentials:
+    """Return credentials that ask every peer for a certificate of the federation's root.
+
+    Args:
+        current: asked at every handshake what to show; streams that are up stay when it changes.
+    """
+    shown: list[TlsIdentity] = []
+
+    def configuration() -> grpc.ServerCertificateConfiguration | None:
+        identity = current()
+        if shown == [identity]:
+            return None  # nothing new
+        shown[:] = [identity]
+        return grpc.ssl_server_certificate_configuration(
+            [(identity.key_pem, identity.chain_pem)], root_certificates=identity.root_pem
+        )
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
 
 
 def open_channel(identity: TlsIdentity, address: str, federation: str) -> aio.Channel:

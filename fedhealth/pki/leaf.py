@@ -50,6 +50,7 @@ class Flaw(StrEnum):
     NOT_A_MEMBER = "not-a-member"
     NOT_ON_RECORD = "not-on-record"
     REVOKED = "revoked"
+    SAME_KEY = "same-key"
     HANDSHAKE = "handshake"
 
 

@@ -10,17 +10,14 @@ import logging
 import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link.bodies import CHUNK_BYTES, Body, Buffer, IncomingBody, chunk_count, chunk_length
-from fedhealth.link.client import run_link
 from fedhealth.link.exchange import Service
 from fedhealth.link.frames import MAX_FRAME_BYTES
-from fedhealth.pki.identity import load_identity
-from fedhealth.pki.profiles import Role
 from fedhealth.site.node_file import NodeFile
+from fedhealth.site.renewing import keep_linked
 from fedhealth.site.state import SiteState
 
 _LOG = logging.getLogger(__name__)
@@ -53,6 +50,11 @@ class GateChannel:
                 raise _no_gate() from error
             raise
         return Body(size, self._chunks(size))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a frame is at the gate, or its answer on the way."""
+        return self._lock.locked()
 
     def close(self) -> None:
         """Hang up."""
@@ -110,12 +112,11 @@ async def run_node(state: SiteState, file: NodeFile, on_state: Callable[[str], N
         on_state: told of every change of the link.
 
     Raises:
-        IdentityInvalid: the certificate is expired or wrong; a human must act.
+        IdentityInvalid: both certificates have ended, or a file is damaged; a person must act.
     """
-    identity = load_identity(state.node, file.federation, Role.SITE, datetime.now(UTC))
     gate = GateChannel(state.socket)
     services = {"gate": Service(gate.answer, longest_question=MAX_FRAME_BYTES)}
     try:
-        await run_link(identity, file.coordinator, file.federation, services, on_state)
+        await keep_linked(state.node, file, services, on_state, lambda: not gate.is_busy)
     finally:
         gate.close()

@@ -431,8 +431,8 @@ def made_node(folder, now):
     return folder / "state"
 
 
-def test_an_expired_certificate_stops_the_node_at_its_start(tmp_path):
-    state = made_node(tmp_path, datetime.now(UTC) - timedelta(days=3))
+def test_two_certificates_that_ended_stop_the_node_at_its_start(tmp_path):
+    state = made_node(tmp_path, datetime.now(UTC) - timedelta(days=100))
     ended, said = serve("site", "node", "--state", state)
     assert ended == 8
     check_one_message(said, ["certificate", "expired"])

@@ -1,0 +1,47 @@
+"""Who is at the other end of a call, by what TLS has proven, and the one place where a refusal is logged.
+
+Invariants: a log line about a peer that is turned away has its address and one word of a closed list, never anything
+that the peer sent; the peer learns a status code and nothing more.
+"""
+
+import logging
+from collections.abc import Callable
+
+from cryptography.x509 import Certificate
+
+from fedhealth.errors import FedHealthError
+from fedhealth.link.tls import aio, grpc
+from fedhealth.pki.certificates import parse_certificate
+from fedhealth.pki.leaf import Flaw, LeafRefused
+from fedhealth.pki.profiles import Role
+
+logger = logging.getLogger(__name__)
+
+Admission = Callable[[str, Certificate, Role], None]
+"""Given a site, the leaf it proved in TLS and what the leaf is good for; raises `LeafRefused` if it is not let in."""
+
+_CODE_OF = dict.fromkeys((Flaw.NOT_A_MEMBER, Flaw.REVOKED, Flaw.NOT_ON_RECORD), grpc.StatusCode.PERMISSION_DENIED)
+
+
+def refusal_code(context: aio.ServicerContext, error: FedHealthError) -> grpc.StatusCode:
+    """Log why a peer is not let in, in one word of ours, and return the code that is all it learns."""
+    if isinstance(error, LeafRefused):
+        logger.warning("refused %(address)s: %(code)s", {"address": context.peer(), "code": error.flaw})
+        return _CODE_OF.get(error.flaw, grpc.StatusCode.UNAUTHENTICATED)
+    logger.error("refused %(address)s: %(error)s", {"address": context.peer(), "error": error})
+    return grpc.StatusCode.UNAUTHENTICATED
+
+
+def proven_leaf(context: aio.ServicerContext) -> Certificate:
+    """Return the certificate that a peer proved in TLS 1.3.
+
+    Raises:
+        LeafRefused: an older TLS, or no certificate.
+    """
+    facts = context.auth_context()
+    version, certificates = facts.get("ssl_tls_version"), facts.get("x509_pem_cert", ())
+    if not version or list(version) != [b"TLSv1.3"]:
+        raise LeafRefused(Flaw.TLS_VERSION, str(version), "TLSv1.3")
+    if len(certificates) != 1:
+        raise LeafRefused(Flaw.NO_CERTIFICATE, "none", "a site's")
+    return parse_certificate(certificates[0])
