@@ -17,6 +17,7 @@ from fedhealth.privacy.events import GaussianEvent, GeometricEvent
 from fedhealth.privacy.gaussian import GridGaussian
 from fedhealth.privacy.geometric import GeometricHistogram
 from fedhealth.privacy.stream import KeyedStream, NoiseSecret
+from fedhealth.training.exact_sum import ExactSummer
 from fedhealth.training.sampling import PatientSampler
 
 Fault = AbstractContextManager[None]
@@ -25,7 +26,7 @@ Integers = NDArray[np.int64]
 ADD_GAUSSIAN, ADD_GEOMETRIC = GridGaussian.add_noise, GeometricHistogram.add_noise
 GAUSSIAN_SUM, GEOMETRIC_SUM = GridGaussian.fine_sum, GeometricHistogram.bound_and_count
 GAUSSIAN_EVENT, GEOMETRIC_EVENT = GridGaussian.event, GeometricHistogram.event.fget
-DRAW = PatientSampler.draw
+EXACT_SUM, DRAW = ExactSummer.fine_sum, PatientSampler.draw
 
 
 class RepeatedNoise:
@@ -77,7 +78,15 @@ def clip_times_two() -> Fault:
     def geometric(self: GeometricHistogram, falls_in: NDArray[np.bool_]) -> Integers:
         return GEOMETRIC_SUM(replace(self, cells_per_patient=2 * self.cells_per_patient), falls_in)
 
-    return patched((GridGaussian, "fine_sum", gaussian), (GeometricHistogram, "bound_and_count", geometric))
+    def one_backward_pass(self: ExactSummer, *arguments: object) -> tuple[Integers, int]:
+        total, zeroed = EXACT_SUM(self, *arguments)
+        return 2 * total, zeroed
+
+    return patched(
+        (GridGaussian, "fine_sum", gaussian),
+        (ExactSummer, "fine_sum", one_backward_pass),
+        (GeometricHistogram, "bound_and_count", geometric),
+    )
 
 
 def claims_of_more_noise() -> Fault:

@@ -154,18 +154,25 @@ def _charged(subject: Subject) -> tuple[float, float]:
 
 def _included(subject: Subject, seen: Observation, shift: float) -> NDArray[np.bool_]:
     """Return which canaries took part in which pair of releases, shape (pairs, canaries)."""
-    return np.asarray(seen.moved @ subject.directions.T > shift / 2)
+    return np.asarray(_along(subject, seen) > shift / 2)
+
+
+def _along(subject: Subject, seen: Observation) -> NDArray[np.float64]:
+    """Return how far each pair's release moved in each canary's direction, shape (pairs, canaries)."""
+    return np.asarray(np.einsum("pj,ij->pi", seen.moved, subject.directions))
 
 
 def _most_moved(subject: Subject, seen: Observation) -> float:
     """Return the most that one canary moved a release, in L2 norm: in its own direction, or on average in all."""
-    along = seen.moved @ subject.directions.T
+    along = _along(subject, seen)
     largest = float(np.max(np.abs(along)))
     taking_part = np.maximum(1, np.count_nonzero(np.abs(along) > largest / 2, axis=1))
     return max(largest, float(np.max(np.linalg.norm(seen.moved, axis=1) / np.sqrt(taking_part))))
 
 
 def _canary(seen: Observation, unit: float, most: float, what: str) -> Check:
+    if unit == 0:  # no noise at all
+        return Check("canary", math.inf, most, what, 0.0)
     inside, outside = seen.scores[seen.coins] / unit, seen.scores[~seen.coins] / unit
     moved = float(inside.mean() - outside.mean())
     # The unit is itself measured, from as many numbers as there is noise.

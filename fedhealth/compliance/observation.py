@@ -52,7 +52,8 @@ def observe(subject: Subject, secret: NoiseSecret, coins: np.random.Generator, m
     nobody, everybody = np.zeros(canaries, dtype=np.bool_), np.ones(canaries, dtype=np.bool_)
     noise = [subject.release(nobody, next(streams)) for _ in range(math.ceil(subject.noise_rounds * more))]
     tossed = [coins.random(canaries) < 0.5 for _ in range(math.ceil(subject.coin_rounds * more))]
-    scores = [subject.directions @ subject.release(present, next(streams)) for present in tossed]
+    # Without a library of matrix products, which would start threads for it.
+    scores = [np.einsum("ij,j->i", subject.directions, subject.release(each, next(streams))) for each in tossed]
     moved = []
     for _ in range(_PAIRS if subject.sampling_rate < 1 else 1):
         same = next(streams)

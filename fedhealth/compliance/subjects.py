@@ -15,15 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedhealth.learning.diagnosis import STEPS, Streams
 from fedhealth.learning.plan import Step, decode_release, plan_study
 from fedhealth.privacy.events import Event, GaussianEvent
+from fedhealth.privacy.gaussian import GridGaussian
 from fedhealth.privacy.geometric import GeometricHistogram
 from fedhealth.privacy.sums import BoundedSum, GaussianHistogram
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study
+from fedhealth.training.book_keeping import Batch, BookKeeper
+from fedhealth.training.exact_sum import ExactSummer
 
 CANARIES_OF_TRAINING = 128
 _REACH = 1e6
@@ -69,6 +73,7 @@ def subjects() -> tuple[Subject, ...]:
         _training("gate: train, full batch", plan["train"]),
         _training("gate: train, half sampled", replace(plan["train"], sampling_rate=0.5)),
         _evaluation("gate: evaluate", plan["evaluate"]),
+        _one_backward_pass("training in one backward pass"),
         _counts("geometric histogram"),
         _gaussian_counts("gaussian histogram"),
         _sums("bounded sum", 2.0, columns=64, noise_rounds=640, coin_rounds=80),
@@ -151,6 +156,41 @@ def _evaluation(name: str, step: Step) -> Subject:
         release=release,
         noise_rounds=3750,
         coin_rounds=400,
+    )
+
+
+def _one_backward_pass(name: str) -> Subject:
+    """Each canary pulls at one weight of a linear layer, by an input that is far too large.
+
+    The layer has so many weights that the noise is drawn in fine steps.
+    """
+    width, pulled = 130, 16
+    model = torch.nn.Linear(width, width, bias=False, dtype=torch.float64)
+    mechanism = GridGaussian(noise_multiplier=2.0, l2_clip_norm=1.0, dimension=width**2)
+    summer = ExactSummer(BookKeeper(model), mechanism, most_records=2, rows=16)
+    people = np.array([[1.0], [-1.0]]) * np.ones(width)
+
+    def losses(layer: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        inputs, outputs = batch
+        return torch.sum(layer(inputs) * outputs, dim=1)  # its gradient is the output times the input
+
+    def release(present: NDArray[np.bool_], streams: Streams) -> Vector:
+        canaries = np.repeat(np.eye(pulled, width)[present], 2, axis=0)
+        inputs = torch.from_numpy(np.concatenate([people, _REACH * canaries]))
+        outputs = torch.from_numpy(np.concatenate([np.ones((2, width)), canaries]))
+        count = int(np.count_nonzero(present))
+        patients = np.concatenate([np.arange(2), 2 + np.repeat(np.arange(count), 2)]).astype(np.int64)
+        total, _ = summer.sum(losses, (inputs, outputs), patients, 2 + count)
+        return np.asarray(mechanism.add_noise(total, streams("noise")) * mechanism.grid)
+
+    return Subject(
+        name=name,
+        event=mechanism.event(),
+        standard_deviation=mechanism.standard_deviation,
+        directions=np.stack([np.eye(1, width**2, each * (width + 1))[0] for each in range(pulled)]),
+        release=release,
+        noise_rounds=4,
+        coin_rounds=80,
     )
 
 

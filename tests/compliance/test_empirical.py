@@ -21,6 +21,7 @@ from broken_mechanisms import (
     half_the_noise_twice,
     noise_of_another_shape,
     noise_times,
+    patched,
     the_same_patients,
 )
 
@@ -30,12 +31,13 @@ from fedhealth.compliance.empirical import FALSE_ALARM, audit_mechanisms
 from fedhealth.compliance.observation import observe
 from fedhealth.compliance.subjects import subjects
 from fedhealth.privacy.gaussian import GridGaussian
+from fedhealth.privacy.geometric import GeometricHistogram
 from fedhealth.privacy.stream import SiteNoiseSecret
 from fedhealth.training.per_patient import make_deterministic
 
 TRAIN, SAMPLED, EVALUATE = "gate: train, full batch", "gate: train, half sampled", "gate: evaluate"
 COUNTS, HISTOGRAM, SUM = "geometric histogram", "gaussian histogram", "bounded sum"
-FINE_SUM = "bounded sum, fine noise"
+FINE_SUM, ENGINE = "bounded sum, fine noise", "training in one backward pass"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,22 +64,15 @@ def one_runs(audit):
 
 def test_what_ships_passes_and_shows_less_epsilon_than_it_is_charged(audit):
     assert audit.passed
-    assert [finding.failed for finding in audit.findings] == [()] * 7
+    assert [finding.failed for finding in audit.findings] == [()] * 8
     for epsilon in one_runs(audit).values():
         assert 0 < epsilon.measured < epsilon.claimed
     assert audit.threshold == pytest.approx(FALSE_ALARM / sum(len(finding.checks) for finding in audit.findings))
 
 
 def test_every_mechanism_that_ships_is_audited(audit):
-    assert [finding.mechanism for finding in audit.findings] == [
-        TRAIN,
-        SAMPLED,
-        EVALUATE,
-        COUNTS,
-        HISTOGRAM,
-        SUM,
-        FINE_SUM,
-    ]
+    audited = [finding.mechanism for finding in audit.findings]
+    assert audited == [TRAIN, SAMPLED, EVALUATE, ENGINE, COUNTS, HISTOGRAM, SUM, FINE_SUM]
 
 
 def test_the_epsilon_that_is_charged_is_the_protocols(audit):
@@ -95,6 +90,7 @@ FAULTS = [
     (lambda: noise_times(0.95), TRAIN, {"noise scale", "sensitivity"}),
     (lambda: noise_times(0.95), SAMPLED, {"noise scale", "sensitivity"}),
     (lambda: noise_times(0.95), EVALUATE, {"noise scale", "sensitivity"}),
+    (lambda: noise_times(0.95), ENGINE, {"noise scale", "sensitivity"}),
     (lambda: noise_times(0.95), COUNTS, {"noise scale"}),
     (lambda: noise_times(0.95), HISTOGRAM, {"noise scale", "sensitivity"}),
     (lambda: noise_times(0.95), SUM, {"noise scale", "sensitivity"}),
@@ -108,6 +104,7 @@ FAULTS = [
     (clip_times_two, TRAIN, {"sensitivity", "canary"}),
     (clip_times_two, SAMPLED, {"sensitivity", "canary"}),
     (clip_times_two, EVALUATE, {"sensitivity", "canary"}),
+    (clip_times_two, ENGINE, {"sensitivity", "canary"}),
     (clip_times_two, COUNTS, {"sensitivity"}),
     (clip_times_two, HISTOGRAM, {"sensitivity", "canary"}),
     (clip_times_two, SUM, {"sensitivity", "canary"}),
@@ -138,10 +135,19 @@ def test_the_planting_itself_is_not_what_is_found(audit, mechanism):
         assert failed(mechanism, 2, audit.threshold) == set()
 
 
-@pytest.mark.parametrize("mechanism", [TRAIN, SAMPLED, COUNTS, HISTOGRAM, SUM, FINE_SUM])
+@pytest.mark.parametrize("mechanism", [TRAIN, SAMPLED, ENGINE, COUNTS, HISTOGRAM, SUM, FINE_SUM])
 def test_noise_that_comes_twice_is_found(audit, mechanism):
     secret = RepeatedNoise(SiteNoiseSecret(bytes(32)))
     assert {"repeated noise", "autocorrelation"} <= failed(mechanism, 3, audit.threshold, secret, more=0.5)
+
+
+def test_no_noise_at_all_is_found_and_breaks_nothing(audit):
+    def no_noise(self, total, stream):
+        return total
+
+    with patched((GridGaussian, "add_noise", no_noise), (GeometricHistogram, "add_noise", no_noise)):
+        assert {"noise scale", "sensitivity", "canary", "one run"} <= failed(SUM, 8, audit.threshold)
+        assert {"noise scale", "neighbouring counts", "one run"} <= failed(COUNTS, 8, audit.threshold)
 
 
 def test_noise_that_comes_again_once_much_later_is_found(audit):
