@@ -1,5 +1,6 @@
 """The demonstration as a person starts it: real processes, from the first key to the report, and no process left."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -13,15 +14,21 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
+from fedhealth.coordinator.asking import Asker
+from fedhealth.coordinator.witness import Witness
 from fedhealth.demo.federation import Federation, set_up
 from fedhealth.demo.run import run_processes
 from fedhealth.errors import FederationFailed
-from fedhealth.learning.plan import CONFUSION_CELLS
+from fedhealth.learning.diagnosis import STEPS
+from fedhealth.learning.plan import CONFUSION_CELLS, encode_weights, plan_study
 from fedhealth.policy.site_file import load_site_file
+from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.records.table import prepare_records, read_table
 from fedhealth.simulation import in_process
 from fedhealth.simulation.in_process import InProcessFederation, SimulatedSite
+from fedhealth.site.gate_process import open_gate
+from fedhealth.site.recovery import examine_recovery, recover_ledger
 from fedhealth.site.state import SiteState
 from fedhealth.study.protocol import load_study
 
@@ -239,7 +246,7 @@ def test_one_wrong_byte_in_a_ledger_of_the_run_is_found(run, tmp_path):
     assert re.search(r"first bad entry is number \d+", audit.stderr)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def two_test_sites(tmp_path_factory) -> Federation:
     """A federation of two test sites, set up and not running."""
     folder = tmp_path_factory.mktemp("two")
@@ -256,4 +263,38 @@ def test_a_coordinator_refuses_test_sites_unless_it_is_told_and_charges_nothing(
         run_processes(two_test_sites, Console(quiet=True), allow_unsafe_test_sites=False)
     assert [verify_ledger(site.state.ledger).releases for site in two_test_sites.sites] == before == [0, 0]
     assert list(two_test_sites.results.iterdir()) == []
+    assert processes_of(two_test_sites.folder) == []
+
+
+def countersign_one_release(federation, site):
+    """Ask one site for its first release, as the coordinator does, with gate and coordinator in this process."""
+    home, study = federation.home, federation.study
+    gate, ledger = open_gate(site.folder, site.state, STEPS)
+
+    async def carry(_, frame):
+        return gate.handle(frame).frame
+
+    witness = Witness(home.witnessed, home.pinned_sites(), home.witness_key())
+    data = encode_weights(np.zeros(plan_study(study)["train"].input_length))
+    identity = ReleaseIdentity(
+        site=site.file.id, study=study.digest, step="train", round=1, input_digest=input_digest(data)
+    )
+    asyncio.run(Asker(carry, witness).ask(identity, data))
+    ledger.close()
+
+
+def test_a_coordinator_names_the_site_whose_ledger_is_an_older_copy_and_gives_its_entries_back(two_test_sites):
+    site, other = two_test_sites.sites
+    kept = {path: path.read_bytes() for path in site.state.gate.glob("ledger.*")}
+    countersign_one_release(two_test_sites, site)
+    for path, data in kept.items():  # the whole of it, its anchor too, as from a backup
+        path.write_bytes(data)
+    with pytest.raises(FederationFailed, match=rf"'{site.file.id}' cannot be countersigned.*ledger-behind"):
+        run_processes(two_test_sites, Console(quiet=True), allow_unsafe_test_sites=True)
+    assert verify_ledger(other.state.ledger).releases == 0
+    assert verify_ledger(site.state.ledger).releases == 0
+    found = examine_recovery(site.folder, site.state)
+    assert found is not None
+    recover_ledger(site.folder, site.state, found)
+    assert verify_ledger(site.state.ledger).releases == 1
     assert processes_of(two_test_sites.folder) == []
