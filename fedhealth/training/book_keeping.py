@@ -38,7 +38,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhealth.training.fallback import fallback_parts, output_tensors, separate
-from fedhealth.training.feed_forward import FeedForward, LinearCall, feed_forward, have_rank_one, rank_one_sum
+from fedhealth.training.feed_forward import (
+    FeedForward,
+    LinearCall,
+    feed_forward,
+    gradients_of,
+    have_rank_one,
+    rank_one_sum,
+)
 from fedhealth.training.layer_calls import LayerCall, Rooted, TrainableLayer, detached, refuse_changed_inputs
 from fedhealth.training.layers import LAYERS
 from fedhealth.training.micro_batches import Bucket, micro_batches
@@ -230,7 +237,7 @@ class BookKeeper:
                 self._refuse_layers_that_were_not_called()
             if not each_loss.requires_grad:
                 return []
-            return chain.calls(torch.autograd.grad(each_loss, outputs, weights.to(each_loss.dtype), allow_unused=True))
+            return chain.calls(gradients_of(each_loss, outputs, weights.to(each_loss.dtype)))
         finally:
             del self.model.__dict__["forward"]
             chain.forget()

@@ -154,10 +154,14 @@ def product_of_lengths(a: torch.Tensor, g: torch.Tensor, with_bias: bool) -> tor
 
 def lengths_of(rows: torch.Tensor) -> torch.Tensor:
     """Return the norm of each row, raised by what squares below the number range may have lost."""
-    limits = torch.finfo(rows.dtype)
-    lost = math.sqrt(rows.shape[-1] * limits.tiny / limits.eps)
     length: torch.Tensor = torch.linalg.vector_norm(rows, dim=-1)
-    return length.add_(scalar(lost, rows.dtype, rows.device))
+    return length.add_(_lost(rows.shape[-1], rows.dtype, rows.device))
+
+
+@lru_cache
+def _lost(width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    limits = torch.finfo(dtype)
+    return scalar(math.sqrt(width * limits.tiny / limits.eps), dtype, device)
 
 
 @lru_cache
@@ -228,7 +232,7 @@ def clip_factors(norms: torch.Tensor, l2_clip_norm: float) -> tuple[torch.Tensor
     """
     clip = scalar(l2_clip_norm, norms.dtype, norms.device)
     factors = clip.div(norms.clamp(min=clip))
-    if math.isfinite(norms.max().item() if len(norms) else 0.0):
+    if math.isfinite(norms.max().item() if norms.numel() else 0.0):
         return factors, None
     finite = torch.isfinite(norms)
     return factors.masked_fill_(~finite, 0.0), finite
