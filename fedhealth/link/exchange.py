@@ -302,8 +302,9 @@ class Exchange:
         def give_room(chunks: int) -> None:
             self._frames.send(FrameKind.ROOM, request_id, "", _ROOM.pack(chunks))
 
-        body = self._incoming[request_id] = IncomingBody(size, give_room, self._pool)
+        body = IncomingBody(size, give_room, self._pool)
         body.feed(chunk)
+        self._incoming[request_id] = body
         return body
 
     def _give(self, frame: SessionFrame) -> None:

@@ -73,6 +73,7 @@ class FrameKind(IntEnum):
     MORE = 5
     ROOM = 6
     CANCEL = 7
+    BEAT = 8
 
 
 _KINDS = {int(kind): kind for kind in FrameKind}

@@ -41,11 +41,7 @@ HELLO_SECONDS = 30.0
 _SHARED_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_send_message_length", MAX_FRAME_BYTES + MAX_HEADER_BYTES),
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES + MAX_HEADER_BYTES),
-    ("grpc.keepalive_time_ms", 5_000),  # a peer that vanished is noticed within 20 s
-    ("grpc.keepalive_timeout_ms", 15_000),
-    ("grpc.http2.ping_timeout_ms", 15_000),  # 60 s unless said, and whatever the line before says, this is what counts
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),  # no limit: an idle link is normal between rounds
+    ("grpc.http2.ping_timeout_ms", 600_000),  # or a slow line counts as dead; `stream` looks for signs of life
 ]
 
 
@@ -54,8 +50,8 @@ def server_options() -> list[tuple[str, int | str]]:
     return [
         *_SHARED_OPTIONS,
         ("grpc.so_reuseport", 0),  # or a second coordinator would silently share the port
-        ("grpc.http2.min_ping_interval_without_data_ms", 2_500),  # accept the clients' keep-alive
         ("grpc.server_handshake_timeout_ms", 10_000),  # a stranger who does not finish is hung up on
+        ("grpc.max_connection_idle_ms", 60_000),  # so is who opens no stream
         ("grpc.max_concurrent_streams", 8),  # of one connection
         ("grpc.max_metadata_size", 8 * 2**10),  # ours is some hundred bytes
         ("grpc.absolute_max_metadata_size", 8 * 2**10),

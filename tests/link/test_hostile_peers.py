@@ -226,11 +226,8 @@ class Proxy:
 
 
 def test_a_link_that_goes_silent_is_noticed_at_both_ends_and_heals_by_itself(federation, monkeypatch, until):
-    quick = dict.fromkeys(("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"), 300)
-    options = [(name, quick.get(name, value)) for name, value in tls._SHARED_OPTIONS]
-    monkeypatch.setattr(tls, "_SHARED_OPTIONS", options)
-    often = [*tls.server_options(), ("grpc.http2.min_ping_interval_without_data_ms", 100)]
-    monkeypatch.setattr("fedhealth.link.server.server_options", lambda: often)
+    monkeypatch.setattr(stream, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "SILENCE_SECONDS", 0.5)
 
     async def scene():
         states = []
@@ -240,6 +237,8 @@ def test_a_link_that_goes_silent_is_noticed_at_both_ends_and_heals_by_itself(fed
             federation.node("va", by_proxy, SERVICES, states),
         ):
             await server.wait_connected({"va"}, 10)
+            await asyncio.sleep(1.0)  # an idle link is not a silent one
+            assert states == ["connecting", "connected"]
             proxy.open.clear()
             with pytest.raises(PeerAway, match="a link that ended"):
                 await server.ask("va", "echo", b"", 60)
