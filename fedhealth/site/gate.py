@@ -378,7 +378,7 @@ class Gate:
             raise _Refusal(RefusalCode.BAD_REQUEST) from error
         if receipt.site != self._inputs.site.id:
             raise _Refusal(RefusalCode.BAD_REQUEST)
-        mark = mark_for(self._ledger, request, receipt)
+        mark = mark_for(self._ledger, request.receipt, self._clock.unix_ms())
         if mark is not None:
             return Outgoing(self._hold(mark, request, bytes(body)), arrived)
         last = self._ledger.receipt()
@@ -409,8 +409,10 @@ class Gate:
         """Stop serving: the coordinator's signature shows that this ledger is behind, or of another history."""
         if mark.receipt.receipt.challenge != self._heads.challenge:
             raise _Refusal(RefusalCode.BAD_REQUEST)  # somebody between shows an old one; the coordinator says it anew
-        inputs = self._inputs
-        self._held = HeldGate(self._heads, self._ledger, inputs.hold, inputs.witness_key, self._clock.monotonic)
+        inputs, clock = self._inputs, self._clock
+        self._held = HeldGate(
+            self._heads, self._ledger, inputs.hold, inputs.witness_key, clock.monotonic, clock.unix_ms
+        )
         error = forked(inputs.site.id) if mark.kind == "forked" else behind(inputs.site.id)
         _LOG.error("the ledger cannot be used: %(error)s", {"error": error})
         inputs.hold.set(mark)

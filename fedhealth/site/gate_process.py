@@ -94,7 +94,8 @@ def _open_held_gate(state: SiteState, site: str, clock: Clock) -> tuple[HeldGate
     ledger = state.open_untied_ledger(site)
     try:
         heads = LedgerHeads(ledger, EntrySeal(state.copies_secret(), site))
-        return HeldGate(heads, ledger, state.hold, load_public_key(ledger.created.witness_key), clock.monotonic), ledger
+        key = load_public_key(ledger.created.witness_key)
+        return HeldGate(heads, ledger, state.hold, key, clock.monotonic, clock.unix_ms), ledger
     except BaseException:
         ledger.close()
         raise

@@ -25,7 +25,7 @@ from fedhealth.link.frames import (
     pack,
     unpack_request,
 )
-from fedhealth.privacy.checkpoint import Receipt, open_receipt
+from fedhealth.privacy.checkpoint import SignedReceipt, open_receipt
 from fedhealth.privacy.copies import EntrySeal, page_of, read_page
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
@@ -77,12 +77,13 @@ class LedgerHeads:
         return pack(shown.model_copy(update={"signature": signature}), body)
 
 
-def mark_for(ledger: Ledger, signed: Witnessed, receipt: Receipt) -> Mark | None:
-    """Return why a receipt of the coordinator shows that a ledger must be held; None if it does not."""
+def mark_for(ledger: Ledger, signed: SignedReceipt, at: int) -> Mark | None:
+    """Return why a receipt that came at this time shows that a ledger must be held; None if it does not."""
+    receipt = signed.receipt
     if receipt.size > ledger.size:
-        return Mark(kind="behind", receipt=signed.receipt)
+        return Mark(kind="behind", receipt=signed, at=at)
     if ledger.root(receipt.size) != receipt.root:
-        return Mark(kind="forked", receipt=signed.receipt)
+        return Mark(kind="forked", receipt=signed, at=at)
     return None
 
 
@@ -95,6 +96,7 @@ class HeldGate:
         hold: where the mark and what comes back are kept.
         witness_key: the coordinator's.
         monotonic: seconds, never backwards.
+        unix_ms: milliseconds since 1970; written into the mark.
     """
 
     def __init__(
@@ -104,9 +106,10 @@ class HeldGate:
         hold: LedgerHold,
         witness_key: Ed25519PublicKey,
         monotonic: Callable[[], float],
+        unix_ms: Callable[[], int],
     ) -> None:
         self._heads, self._ledger, self._hold = heads, ledger, hold
-        self._witness_key, self._monotonic = witness_key, monotonic
+        self._witness_key, self._monotonic, self._unix_ms = witness_key, monotonic, unix_ms
 
     def longest_body(self, start: bytes) -> int:
         """Return how long the body of a large frame may be: a page of copies fits in a small one."""
@@ -141,8 +144,9 @@ class HeldGate:
         receipt, size = open_receipt(request.receipt, self._witness_key), self._ledger.size
         if receipt.site != self._ledger.created.site or receipt.challenge != self._heads.challenge:
             return pack(Refused(code=RefusalCode.BAD_REQUEST))
-        mark = mark_for(self._ledger, request, receipt) or Mark(kind="behind", receipt=request.receipt)
-        self._hold.set(mark)
+        at = self._unix_ms()
+        mark = mark_for(self._ledger, request.receipt, at)
+        self._hold.set(mark or Mark(kind="behind", receipt=request.receipt, at=at))
         if receipt.size > size:
             self._hold.take(size, [copy for copy in read_page(body) if copy[0] < receipt.size])
         return self._heads.head(AskHead(since=size), self._hold.reaches(size))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import LedgerBehind, LedgerDamaged
+from fedhealth.privacy.acts import Milliseconds
 from fedhealth.privacy.anchor import forked
 from fedhealth.privacy.checkpoint import SignedReceipt
 from fedhealth.privacy.copies import Copy, page_of, records_of
@@ -25,11 +26,13 @@ class Mark(BaseModel):
     Attributes:
         kind: "behind" when the coordinator has signed for entries that it lacks; "forked" when it has others.
         receipt: the coordinator's signature that shows it.
+        at: when it came, Unix time in milliseconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["behind", "forked"]
     receipt: SignedReceipt
+    at: Milliseconds
 
 
 class LedgerHold:

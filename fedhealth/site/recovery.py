@@ -16,7 +16,7 @@ from pathlib import Path
 from fedhealth.errors import IdentityInvalid, LedgerBehind, LedgerDamaged, LedgerForked
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.anchor import Anchor, AnchorMissing, forked, superseded, tie_anchor
-from fedhealth.privacy.checkpoint import SignedReceipt, open_receipt
+from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.entries import ENTRY, Account, Approved, Entry, GivenUp, Recovered, Reserved, Stored, Withdrawn
 from fedhealth.privacy.ledger import Ledger
@@ -36,7 +36,7 @@ class Recovery:
         size: entries that it has.
         given_back: bodies of those that follow, as the coordinator gave them back.
         entries: the same, read.
-        receipt: the coordinator's signature on the head that they lead to; None where only the anchor is missing.
+        mark: the coordinator's signature on the head that they lead to; None where only the anchor is missing.
         given_up: the later head that the anchor remembers, where nobody has its last entries.
         account: of the ledger as it would be.
         journal_ends: Unix time in milliseconds of the journal's last line; later ones are lost. None if it has none.
@@ -46,7 +46,7 @@ class Recovery:
     size: int
     given_back: tuple[bytes, ...]
     entries: tuple[Entry, ...]
-    receipt: SignedReceipt | None
+    mark: Mark | None
     given_up: GivenUp | None
     account: Account
     journal_ends: int | None
@@ -97,7 +97,7 @@ def recover_ledger(folder: Path, state: SiteState, recovery: Recovery) -> None:
             entry = Recovered(
                 first=recovery.size, given_up=recovery.given_up, by=local_user(), at=time.time_ns() // 10**6
             )
-            ledger.recover(recovery.given_back, entry, recovery.receipt)
+            ledger.recover(recovery.given_back, entry, recovery.mark.receipt if recovery.mark else None)
         state.anchor.create(ledger.size, ledger.root(ledger.size), ledger.relied_on)
         state.hold.clear()
         tie_anchor(ledger, state.anchor)
@@ -106,8 +106,11 @@ def recover_ledger(folder: Path, state: SiteState, recovery: Recovery) -> None:
 def describe_recovery(recovery: Recovery) -> list[str]:
     """Return, in plain words, what is wrong, what would be written, and what stays lost."""
     lines = [recovery.why.what, f"  it has {recovery.size} entries"]
-    if recovery.receipt is not None:
-        lines.append(f"  the coordinator has signed for {recovery.receipt.receipt.size}")
+    if recovery.mark is not None:
+        lines.append(f"  the coordinator has signed for {recovery.mark.receipt.receipt.size}: so it said on")
+        lines.append(
+            f"  {_date(recovery.mark.at)}. If you put a copy back since, start the gate first and let it say so again."
+        )
         lines.append(f"  {len(recovery.entries)} entries came back, sealed by this site; they fit what was signed:")
         lines += [f"    {_in_words(entry)}" for entry in recovery.entries]
     else:
@@ -161,7 +164,7 @@ def _examine(ledger: Ledger, state: SiteState, why: LedgerDamaged) -> Recovery:
     tree, entries = _extended(ledger, bodies, mark)
     given_up = _given_up(ledger, anchor, tree)
     account = _account_of(ledger, entries)
-    return Recovery(why, ledger.size, tuple(bodies), tuple(entries), mark.receipt, given_up, account, ends)
+    return Recovery(why, ledger.size, tuple(bodies), tuple(entries), mark, given_up, account, ends)
 
 
 def _check_receipt(ledger: Ledger, mark: Mark) -> None:

@@ -286,7 +286,7 @@ def test_the_commands_pause_rotate_and_follow(ward, home, command, tmp_path):
     assert command("coordinator", "follow-key", statement, "--home", coordinator.root, "--yes")[0] == 0
     assert pinned(coordinator) == current(here.state)
     told = command("audit", "verify", here.state.gate)[1]
-    assert "rotated since the site joined" in told and current(here.state) in told and "policy      SHA-256" in told
+    assert "rotated since the site joined" in told and current(here.state) in told and "sha256sum policy.toml" in told
     statement.write_text("{}")
     ended, said = command("coordinator", "follow-key", statement, "--home", coordinator.root, "--yes")
     assert ended == ConfigInvalid.exit_code and "is no key statement" in said
