@@ -28,6 +28,8 @@ benchmarks: $(VENV)/.dev
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/accounting.py
 	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/revocation.py
+	$(BIN)/python benchmarks/rotation.py
 	$(BIN)/python benchmarks/egress.py
 
 long: $(VENV)/.dev

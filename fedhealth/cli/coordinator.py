@@ -93,6 +93,36 @@ def invite(
 
 
 @app.command()
+def revoke(site: Annotated[str, typer.Argument(help="The site's id.")], home: Home) -> None:
+    """Take a site out at once: its link ends, its certificates and its invitation count no more.
+
+    It comes back by a new invitation, with the ledger it had.
+
+    Example: fedhealth coordinator revoke hungary --home state
+    """
+    from fedhealth.coordinator.home import CoordinatorHome, revoke_site
+
+    revoke_site(CoordinatorHome(home), site, datetime.now(UTC))
+    typer.echo(f"site '{site}' is out: a coordinator that runs ends its link now, and none lets it in again")
+
+
+@app.command()
+def members(home: Home) -> None:
+    """List the sites that joined: which are in, until when their certificates last, which were revoked.
+
+    Example: fedhealth coordinator members --home state
+    """
+    from fedhealth.coordinator.home import CoordinatorHome
+
+    for site, member in CoordinatorHome(home).members().all().items():
+        ends = {held.role.value: held.ends for held in sorted(member.certificates, key=lambda held: held.ends)}
+        said = [f"{role} certificate until {_time(end)}" for role, end in sorted(ends.items(), reverse=True)]
+        if member.revoked is not None:
+            said = [f"revoked {_time(member.revoked)}"]
+        typer.echo(f"{site}: {'; '.join(said)}")
+
+
+@app.command()
 def serve(
     home: Home,
     address: Annotated[str, typer.Option(help="Where the link listens, HOST:PORT.")] = "127.0.0.1:7443",
@@ -212,6 +242,10 @@ def follow_key(
     before, now = follow(CoordinatorHome(home), read)
     typer.echo(f"the ledger of site '{read.site}' is signed by {now}")
     typer.echo("(it was before)" if now == before else f"(before: {before})")
+
+
+def _time(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _print(event: Mapping[str, Any]) -> None:

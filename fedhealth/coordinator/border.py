@@ -1,6 +1,7 @@
 """What a coordinator shows to the world: the link, and while somebody is invited the port at which sites join.
 
-Invariants: the enrolment port is open only while an invitation is; whatever goes wrong there leaves the link alone.
+Invariants: the enrolment port is open only while an invitation is; whatever goes wrong there leaves the link alone. A
+site that was revoked, by whatever process, loses its stream within `_RECHECK_SECONDS` and gets no other.
 
 Leaves to others: what is asked over the link (`service`), and who may join (`enrolling`).
 """
@@ -25,6 +26,8 @@ from fedhealth.pki.profiles import Role
 _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
 """How often it looks whether somebody was invited."""
+_RECHECK_SECONDS = 0.02
+"""How often it looks whether a site that is connected was revoked: a `stat` of one file each."""
 _RENEW_SECONDS = 60.0
 """How often it looks whether its own certificate is due."""
 
@@ -55,7 +58,7 @@ class Border:
             LinkUnavailable: the port is in use, or the address is not this machine's.
         """
         port = await self.link.start(address)
-        self._tasks.append(asyncio.create_task(self._renew_own()))
+        self._tasks += [asyncio.create_task(self._renew_own()), asyncio.create_task(self._recheck())]
         if enrolment is not None:
             self._tasks.append(asyncio.create_task(self._open_while_invited(enrolment)))
         return port
@@ -71,6 +74,11 @@ class Border:
 
     def _certify(self, site: str, role: Role, request_pem: bytes, shown: Certificate) -> bytes:
         return renew_site(self._home, site, role, request_pem, shown, datetime.now(UTC))
+
+    async def _recheck(self) -> None:
+        while True:
+            self.link.recheck()
+            await asyncio.sleep(_RECHECK_SECONDS)
 
     async def _renew_own(self) -> None:
         """Show a new certificate of the coordinator's own in time; a failure is tried again, and said."""

@@ -249,6 +249,23 @@ def renew_site(
     return chain
 
 
+def revoke_site(home: CoordinatorHome, site: str, now: datetime) -> None:
+    """Take a site out at once: no certificate of it counts any more, and no invitation.
+
+    A coordinator that is running ends the site's link by itself; one that is not refuses it from its start.
+
+    Args:
+        home: the coordinator's state.
+        site: the site's id.
+        now: the present, with time zone.
+
+    Raises:
+        ConfigInvalid: no such site joined.
+    """
+    (home.invitations / f"{check_name(site)}.json").unlink(missing_ok=True)
+    home.members().revoke(site, now)
+
+
 def follow_key(home: CoordinatorHome, statement: KeyStatement) -> tuple[str, str]:
     """Trust the ledger key that a site's key statement leads to from the one that is trusted now.
 

@@ -95,10 +95,6 @@ class Invitations:
         records = (self._find(path.stem) for path in self._folder.glob("*.json"))
         return any(record is not None and now.timestamp() < record.ends for record in records)
 
-    def cancel(self, site: str) -> None:
-        """End a site's invitation, if it has one."""
-        self._path(site).unlink(missing_ok=True)
-
     def redeem(self, join: Join, request_sha256: str, now: datetime, admit: Callable[[], Joined]) -> Joined:
         """Return the answer to a request whose token is good, letting the site in the first time.
 

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 
 from cryptography.x509 import Certificate
 
@@ -37,7 +38,7 @@ from fedhealth.link.session import (
 from fedhealth.link.stream import FrameStream
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, server_credentials, server_options
 from fedhealth.pki.identity import TlsIdentity
-from fedhealth.pki.leaf import check_leaf
+from fedhealth.pki.leaf import Flaw, LeafRefused, check_leaf
 from fedhealth.pki.profiles import Role
 
 logger = logging.getLogger(__name__)
@@ -172,14 +173,16 @@ class LinkServer:
             raise away(f"site '{site}'", "no connection")
         return await stream.exchange.ask(service, body, timeout_seconds, longest_answer)
 
-    def end_site(self, site: str) -> bool:
-        """End the stream of a site that is no longer let in, with every ask on it; say whether there was one."""
-        stream = self._streams.get(site)
-        if stream is None:
-            return False
-        stream.end_code = grpc.StatusCode.PERMISSION_DENIED
-        self._leave(stream)
-        return True
+    def recheck(self) -> None:
+        """End every stream whose site or certificate is no longer let in, with all that is asked on it."""
+        for stream in list(self._streams.values()):
+            try:
+                self._admits(stream.site, stream.leaf, Role.SITE)
+                if datetime.now(UTC) >= stream.leaf.not_valid_after_utc:
+                    raise LeafRefused(Flaw.EXPIRED, "a leaf that ended under way", "one that was renewed")
+            except FedHealthError as error:
+                stream.end_code = refusal_code(stream.context, error)
+                self._leave(stream)
 
     async def _serve(self, _requests: object, context: aio.ServicerContext) -> None:
         # context.abort never returns: it raises what ends the call.
@@ -189,7 +192,7 @@ class LinkServer:
             self._admits(site, leaf, Role.SITE)
         except FedHealthError as error:
             await context.abort(refusal_code(context, error))
-        stream = _SiteStream(site, context, self._services_for(site), lambda stream: self._join(stream, leaf))
+        stream = _SiteStream(site, leaf, context, self._services_for(site), self._join)
         try:
             await stream.run()
         except ProtocolMismatch as error:
@@ -204,12 +207,12 @@ class LinkServer:
         # Closed from this side: replaced by a newer stream of the same site, or the server stops.
         await context.abort(stream.end_code)
 
-    def _join(self, stream: "_SiteStream", leaf: Certificate) -> None:
+    def _join(self, stream: "_SiteStream") -> None:
         if self._server is None:
             stream.frames.close()
             return
         try:
-            self._admits(stream.site, leaf, Role.SITE)  # again: it may have been revoked since the stream began
+            self._admits(stream.site, stream.leaf, Role.SITE)  # again: it may have been revoked since the stream began
         except FedHealthError as error:
             stream.end_code = refusal_code(stream.context, error)
             stream.end()
@@ -246,11 +249,12 @@ class _SiteStream:
     def __init__(
         self,
         site: str,
+        leaf: Certificate,
         context: aio.ServicerContext,
         services: Mapping[str, Service],
         on_ready: Callable[["_SiteStream"], None],
     ) -> None:
-        self.site, self.context = site, context
+        self.site, self.leaf, self.context = site, leaf, context
         self.end_code = grpc.StatusCode.UNAVAILABLE
         session = SessionEnd(Role.COORDINATOR, secrets.token_bytes(SESSION_BYTES))
         self.frames = FrameStream(session, context.read, context.write)

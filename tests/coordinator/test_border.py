@@ -1,0 +1,195 @@
+"""Revocation over real sockets: live streams end, nothing opens again, and a new invitation is the only way back."""
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fedhealth.coordinator.border import Border
+from fedhealth.coordinator.enrolling import invite_site
+from fedhealth.coordinator.home import (
+    CoordinatorHome,
+    admit_site,
+    init_coordinator,
+    install_chain,
+    revoke_site,
+)
+from fedhealth.errors import ConfigInvalid
+from fedhealth.link.client import run_link
+from fedhealth.link.exchange import PeerAway, service_of
+from fedhealth.link.renewal import RenewalRefused, ask_renewal
+from fedhealth.pki.certificates import key_pem, make_key, make_request
+from fedhealth.pki.identity import TlsIdentity
+from fedhealth.pki.profiles import Role
+from fedhealth.pki.root import create_root
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def home(tmp_path):
+    made = CoordinatorHome(tmp_path / "home")
+    root = create_root(tmp_path / "root", "heart", None, NOW)
+    _, request = init_coordinator(made, "heart", "c.example:7443", "c.example:7444")
+    install_chain(made, root.certify_issuer(request.read_bytes(), NOW), root.pem, NOW)
+    return made
+
+
+def joined(home, site, now=NOW):
+    keys = [make_key("P-256") for _ in range(2)]
+    chains = admit_site(home, site, *(key.public_key() for key in keys), "ab" * 32, now)
+    root = home.open_authority().root_pem
+    return [TlsIdentity(chain, key_pem(key), root) for key, chain in zip(keys, chains, strict=True)]
+
+
+@contextlib.asynccontextmanager
+async def border(home, enrolment=None):
+    made = Border(home)
+    port = await made.start("127.0.0.1:0", enrolment)
+    try:
+        yield made.link, f"127.0.0.1:{port}"
+    finally:
+        await made.stop()
+
+
+@contextlib.asynccontextmanager
+async def connected(identity, address, states=None, services=None):
+    states = [] if states is None else states
+    task = asyncio.create_task(run_link(identity, address, "heart", services or {}, states.append))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition, seconds=10.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_a_revoked_site_loses_its_live_stream_and_what_is_asked_on_it_and_others_keep_theirs(home):
+    hungary, va = joined(home, "hungary")[0], joined(home, "va")[0]
+    ended = []
+
+    async def never(_body):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    async def main():
+        states = []
+        async with (
+            border(home) as (link, address),
+            connected(hungary, address, states, {"never": service_of(never)}),
+            connected(va, address),
+        ):
+            await link.wait_connected({"hungary", "va"}, 10)
+            asked = asyncio.create_task(link.ask("hungary", "never", b"", 60))
+            await asyncio.sleep(0.05)
+            revoke_site(home, "hungary", datetime.now(UTC))
+            with pytest.raises(PeerAway):
+                await asked
+            await until(lambda: "refused" in states)
+            assert link.connected() == {"va"}
+            assert ended == [True]
+
+    asyncio.run(main())
+
+
+def test_a_revoked_site_opens_no_stream_and_renews_nothing_also_after_a_restart(home):
+    leaf, renewal = joined(home, "hungary")
+    revoke_site(home, "hungary", datetime.now(UTC))
+
+    async def main():
+        for _ in range(2):
+            states = []
+            async with border(home) as (link, address):
+                async with connected(leaf, address, states):
+                    await until(lambda states=states: "refused" in states)
+                for shown in (leaf, renewal):
+                    wish = make_request(make_key("P-256"), "heart", "hungary")
+                    with pytest.raises(RenewalRefused):
+                        await ask_renewal(shown, address, "heart", Role.SITE, wish)
+                assert link.connected() == frozenset()
+
+    asyncio.run(main())
+
+
+def test_a_stream_ends_with_its_certificate(home):
+    leaf = joined(home, "hungary", NOW - timedelta(hours=24) + timedelta(seconds=4))[0]
+
+    async def main():
+        states = []
+        async with border(home) as (link, address), connected(leaf, address, states):
+            await link.wait_connected({"hungary"}, 3.5)
+            await until(lambda: "refused" in states)
+            assert link.connected() == frozenset()
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_a_new_invitation_replaced_ends_too(home):
+    old = joined(home, "hungary")[0]
+
+    async def main():
+        states = []
+        async with border(home) as (link, address), connected(old, address, states):
+            await link.wait_connected({"hungary"}, 10)
+            new = joined(home, "hungary")[0]
+            await until(lambda: "refused" in states)
+            async with connected(new, address):
+                await link.wait_connected({"hungary"}, 10)
+
+    asyncio.run(main())
+
+
+def test_revoking_ends_an_open_invitation_too_and_names_a_site_that_never_joined(home):
+    joined(home, "hungary")
+    invite_site(home, "hungary", datetime.now(UTC))
+    revoke_site(home, "hungary", datetime.now(UTC))
+    assert list(home.invitations.iterdir()) == []
+    with pytest.raises(ConfigInvalid, match="'atlantis' never joined; wanted one of hungary"):
+        revoke_site(home, "atlantis", datetime.now(UTC))
+    with pytest.raises(ConfigInvalid, match="no site has joined"):
+        home.pinned_sites()
+
+
+def test_the_enrolment_port_is_open_only_while_an_invitation_is(home, monkeypatch, unused_port):
+    monkeypatch.setattr("fedhealth.coordinator.border._LOOK_SECONDS", 0.02)
+    address = f"127.0.0.1:{unused_port}"
+
+    async def is_open():
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", unused_port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def main():
+        async with border(home, enrolment=address):
+            await asyncio.sleep(0.2)
+            assert not await is_open()
+            invite_site(home, "hungary", datetime.now(UTC))
+            async with asyncio.timeout(10):
+                while not await is_open():
+                    await asyncio.sleep(0.02)
+            invite_site(home, "hungary", datetime.now(UTC) - timedelta(hours=2))
+            async with asyncio.timeout(10):
+                while await is_open():
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def unused_port():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
