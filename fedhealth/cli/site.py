@@ -80,7 +80,7 @@ def approve(
     from fedhealth.training.per_patient import make_deterministic
 
     make_deterministic()
-    site_state = SiteState(_made(state))
+    site_state = SiteState(made_state(state))
     proposal = examine_study(folder, site_state, _read(study), STEPS)
     asked, seen = proposal.study, proposal.seen
     typer.echo(f"{asked.title} ({asked.name}, {asked.digest[:12]})")
@@ -114,7 +114,7 @@ def withdraw(
     from fedhealth.site.approval import withdraw_study
     from fedhealth.site.state import SiteState
 
-    withdraw_study(folder, SiteState(_made(state)), study)
+    withdraw_study(folder, SiteState(made_state(state)), study)
     typer.echo("withdrawn; what the study had not spent is free again")
 
 
@@ -131,7 +131,7 @@ def resume(
     from fedhealth.site.approval import resume_study
     from fedhealth.site.state import SiteState
 
-    resume_study(folder, SiteState(_made(state)), study)
+    resume_study(folder, SiteState(made_state(state)), study)
     typer.echo("resumed; start the gate again")
 
 
@@ -159,7 +159,7 @@ def forget(folder: Folder, state: State, patient: Patient = None) -> None:
     from fedhealth.site.consent import forget_patient
     from fedhealth.site.state import SiteState
 
-    records = forget_patient(folder, SiteState(_made(state)), _patient(patient))
+    records = forget_patient(folder, SiteState(made_state(state)), _patient(patient))
     found = "the data cannot be read now" if records is None else f"{records} records of this patient are in the data"
     typer.echo(f"forgotten; {found}")
     if not records:
@@ -175,7 +175,7 @@ def unforget(folder: Folder, state: State, patient: Patient = None) -> None:
     from fedhealth.site.consent import renew_consent
     from fedhealth.site.state import SiteState
 
-    renew_consent(folder, SiteState(_made(state)), _patient(patient))
+    renew_consent(folder, SiteState(made_state(state)), _patient(patient))
     typer.echo("the patient is in again from the gate's next start on")
 
 
@@ -200,7 +200,7 @@ def studies_of(
     from fedhealth.site.consent import studies_of as find
     from fedhealth.site.state import SiteState
 
-    uses = find(folder, SiteState(_made(state)), _patient(patient))
+    uses = find(folder, SiteState(made_state(state)), _patient(patient))
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(use) for use in uses], indent=2))
         return
@@ -224,7 +224,7 @@ def pause(folder: Folder, state: State) -> None:
     from fedhealth.site.acts import pause_site
     from fedhealth.site.state import SiteState
 
-    pause_site(folder, SiteState(_made(state)))
+    pause_site(folder, SiteState(made_state(state)))
     typer.echo("paused; the gate answers busy to every study when it is started again")
 
 
@@ -237,7 +237,7 @@ def unpause(folder: Folder, state: State) -> None:
     from fedhealth.site.acts import unpause_site
     from fedhealth.site.state import SiteState
 
-    unpause_site(folder, SiteState(_made(state)))
+    unpause_site(folder, SiteState(made_state(state)))
     typer.echo("the site goes on; start the gate again")
 
 
@@ -254,7 +254,7 @@ def rotate_key(folder: Folder, state: State) -> None:
     from fedhealth.site.acts import rotate_key as rotate
     from fedhealth.site.state import SiteState
 
-    typer.echo(rotate(folder, SiteState(_made(state))))
+    typer.echo(rotate(folder, SiteState(made_state(state))))
 
 
 @app.command()
@@ -275,7 +275,7 @@ def key_statement(
     from fedhealth.site.acts import key_statement as statement
     from fedhealth.site.state import SiteState
 
-    said = statement(folder, SiteState(_made(state)))
+    said = statement(folder, SiteState(made_state(state)))
     create_file(output, canonical_bytes(said), PUBLIC_MODE)
     typer.echo(f"wrote {output}; rotations of the ledger key so far: {len(said.rotations)}")
 
@@ -296,7 +296,7 @@ def recover_ledger(
     from fedhealth.site.recovery import recover_ledger as recover
     from fedhealth.site.state import SiteState
 
-    site_state = SiteState(_made(state))
+    site_state = SiteState(made_state(state))
     recovery = examine_recovery(folder, site_state)
     if recovery is None:
         typer.echo("the ledger needs no recovery; nothing was written")
@@ -337,7 +337,7 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
         from fedhealth.training.per_patient import make_deterministic
 
         make_deterministic()
-    site_state = SiteState(_made(state))
+    site_state = SiteState(made_state(state))
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: sys.exit(0))
     opened, ledger = open_gate(folder, site_state, STEPS)
@@ -389,7 +389,7 @@ def egress(
 
     from fedhealth.site.egress import read_egress
 
-    found = read_egress(_made(state) / "gate")
+    found = read_egress(made_state(state) / "gate")
     lines = [line for line in found.lines if study is None or line.study == study]
     if as_json:
         shown = [line.model_dump() for line in lines]
@@ -449,7 +449,7 @@ def test_site_seed(unsafe_test_site: int | None) -> int | None:
     return unsafe_test_site
 
 
-def _made(state: Path) -> Path:
+def made_state(state: Path) -> Path:
     """Return a site's state folder that exists."""
     if not (state / "gate").is_dir():
         raise ConfigInvalid(

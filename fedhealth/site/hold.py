@@ -1,8 +1,8 @@
 """The mark that a site's ledger is behind or of another history, and what the coordinator gave back for it.
 
 Two files in the gate's folder: the mark, with the coordinator's receipt that shows it, and the pages of sealed entries
-as they came. While the mark stands, no ledger can be opened here but for showing its head and for the administrator
-who recovers it. A restart forgets neither.
+as they came. A third, empty, says that the ledger came from a backup. While one of these marks stands, no ledger can be
+opened here but for showing its head and for the administrator who recovers it. A restart forgets neither.
 """
 
 import os
@@ -45,6 +45,16 @@ class LedgerHold:
 
     def __init__(self, folder: Path, name: str = "ledger") -> None:
         self._mark, self._pages = folder / f"{name}.hold", folder / f"{name}.given-back"
+        self._restored = folder / f"{name}.restored"
+
+    @property
+    def restored(self) -> bool:
+        """Whether the ledger came from a backup, and nobody has said since that it is the newest."""
+        return self._restored.exists()
+
+    def set_restored(self) -> None:
+        """Hold a ledger that came from a backup; durable on return."""
+        replace_file(self._restored, b"")
 
     def mark(self) -> Mark | None:
         """Return the mark, if the ledger is held.
@@ -69,8 +79,12 @@ class LedgerHold:
             LedgerBehind, LedgerForked: it is.
         """
         mark = self.mark()
+        if mark is not None and mark.kind == "forked":
+            raise forked(site)
+        if self.restored:
+            raise restored(site)
         if mark is not None:
-            raise forked(site) if mark.kind == "forked" else behind(site)
+            raise behind(site)
 
     def set(self, mark: Mark) -> None:
         """Hold the ledger; durable on return. What shows a fork is never replaced."""
@@ -116,9 +130,9 @@ class LedgerHold:
         sync_folder(self._pages.parent)
 
     def clear(self) -> None:
-        """Let the ledger go: first what came back, then the mark."""
-        self._pages.unlink(missing_ok=True)
-        self._mark.unlink(missing_ok=True)
+        """Let the ledger go: first what came back, then the marks."""
+        for path in (self._pages, self._mark, self._restored):
+            path.unlink(missing_ok=True)
         sync_folder(self._mark.parent)
 
 
@@ -128,4 +142,13 @@ def behind(site: str) -> LedgerBehind:
         f"the ledger of '{site}' lacks entries that the coordinator has signed for: it is an older copy",
         next_step="Nothing leaves until an administrator has put them back. Start the gate and let the coordinator "
         "connect: it gives them back; then stop the gate and run: fedhealth site recover-ledger.",
+    )
+
+
+def restored(site: str) -> LedgerBehind:
+    """Return the error for a ledger from a backup, of which only the coordinator can say whether it is the newest."""
+    return LedgerBehind(
+        f"the ledger of '{site}' came from a backup",
+        next_step="Nothing leaves yet. Join again (fedhealth site enrol), start gate and node and let the coordinator "
+        "connect: it says how far the ledger had come. Then stop the gate and run: fedhealth site recover-ledger.",
     )

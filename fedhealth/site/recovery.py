@@ -39,6 +39,7 @@ class Recovery:
         mark: the coordinator's signature on the head that they lead to; None where only the anchor is missing.
         given_up: the later head that the anchor remembers, where nobody has its last entries.
         account: of the ledger as it would be.
+        restored: the ledger came from a backup, and the noise secret is a new one.
         journal_ends: Unix time in milliseconds of the journal's last line; later ones are lost. None if it has none.
     """
 
@@ -49,12 +50,16 @@ class Recovery:
     mark: Mark | None
     given_up: GivenUp | None
     account: Account
+    restored: bool
     journal_ends: int | None
 
     @property
     def grows(self) -> bool:
-        """Whether anything is written into the ledger, rather than beside it."""
-        return bool(self.given_back) or self.given_up is not None
+        """Whether anything is written into the ledger, rather than beside it.
+
+        For a ledger from a backup always: what is open in it may have left with other noise.
+        """
+        return bool(self.given_back) or self.given_up is not None or self.restored
 
 
 def examine_recovery(folder: Path, state: SiteState) -> Recovery | None:
@@ -155,16 +160,17 @@ def _date(milliseconds: int) -> str:
 def _examine(ledger: Ledger, state: SiteState, why: LedgerDamaged) -> Recovery:
     site, anchor, mark = ledger.created.site, state.anchor.read(), state.hold.mark()
     ends = max((note.at for note in ledger.journal()), default=None)
-    if mark is None and anchor is None:
-        return Recovery(why, ledger.size, (), (), None, None, ledger.account, ends)
+    restored = state.hold.restored
+    if mark is None and anchor is None and not restored:
+        return Recovery(why, ledger.size, (), (), None, None, ledger.account, restored, ends)
     if mark is None:
-        raise why  # by its anchor alone; the coordinator has not been asked yet
+        raise why  # by its anchor alone, or from a backup; the coordinator has not been asked yet
     _check_receipt(ledger, mark)
     bodies = _given_back(ledger, state.hold, EntrySeal(state.copies_secret(), site), mark)
     tree, entries = _extended(ledger, bodies, mark)
     given_up = _given_up(ledger, anchor, tree)
     account = _account_of(ledger, entries)
-    return Recovery(why, ledger.size, tuple(bodies), tuple(entries), mark, given_up, account, ends)
+    return Recovery(why, ledger.size, tuple(bodies), tuple(entries), mark, given_up, account, restored, ends)
 
 
 def _check_receipt(ledger: Ledger, mark: Mark) -> None:
