@@ -1,11 +1,17 @@
 """A release waits for the coordinator's signature: how long, what happens then, and what the ledger says of it."""
 
+import asyncio
+
 import pytest
 
+from fedhealth.coordinator.asking import UNWITNESSED, Asker, NoRelease
+from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import LedgerDamaged, RefusalCode
 from fedhealth.link.frames import AskHead, NeedWitness, ReleaseReply, Witnessed, pack
 from fedhealth.privacy.entries import Unwitnessed
+from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import verify_ledger
+from fedhealth.signing import public_key_hex
 
 WAIT = 30  # seconds; the policy's default
 
@@ -215,3 +221,50 @@ def test_after_a_crash_a_release_let_go_without_signature_has_the_same_bytes(hos
     assert crashed.ledger.row(wanted[0].release).state == "unwitnessed"
     assert crashed.ask() == wanted
     assert crashed.charges() == 1
+
+
+# With a real coordinator whose disk is full
+
+
+def coordinator_of(site, folder):
+    async def carry(_, frame):
+        return site.gate.handle(frame).frame
+
+    folder.mkdir(exist_ok=True)
+    pinned = {site.site: PinnedSite(ledger_key=public_key_hex(site.key.public_key()))}
+    asker, data = Asker(carry, Witness(folder, pinned, site.witness)), site.weights(0.0)
+    identity = ReleaseIdentity(
+        site=site.site, study=site.study.digest, step="train", round=1, input_digest=input_digest(data)
+    )
+    asyncio.run(asker.head(site.site))  # while there is room
+    return lambda: asyncio.run(asker.ask(identity, data))
+
+
+@pytest.mark.parametrize("witness", ["required", "best-effort"])
+def test_a_coordinator_that_cannot_write_signs_nothing_and_gets_a_release_only_where_the_policy_allows_it(
+    hospital, tmp_path, monkeypatch, witness
+):
+    site = hospital()
+    site.rules = {"witness": witness}
+    site.reopen(confirm=False)
+    ask = coordinator_of(site, tmp_path / "witnessed")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.ftruncate", full)
+        for _ in range(2):
+            with pytest.raises(NoRelease) as caught:
+                ask()
+            assert caught.value.code == UNWITNESSED
+        site.time.now += WAIT + 1
+        if witness == "best-effort":
+            assert len(ask()) == 24
+        else:
+            with pytest.raises(NoRelease, match=UNWITNESSED):
+                ask()
+    assert len(ask()) == 24
+    assert site.charges() == 1
+    site.close()
+    assert verify_ledger(site.path).unwitnessed == (witness == "best-effort")

@@ -32,6 +32,7 @@ from fedhealth.link.frames import (
 )
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
+from fedhealth.privacy.copies import page_of
 from fedhealth.privacy.entries import ConsentNote
 from fedhealth.records.marks import PatientMarks
 from fedhealth.records.split import is_held_out
@@ -143,7 +144,14 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgott
                 header = say(pack(Witnessed(study=study.digest, receipt=receipt)))
             if isinstance(header, ReleaseReply):  # asked again, the answer must be no different either
                 say(pack(Answer(study=study.digest, step=step, round=number), data))
-            say(pack(AskHead(since=1, copies_from=0)))
+            header = say(pack(AskHead(since=1, copies_from=0)))
+        # Last, the coordinator says that this ledger is an older copy: the gate is held from here on.
+        said = Receipt(site=SITE.id, size=10**6, root="0" * 64, challenge=header.challenge)
+        page = page_of([(ledger.size, bytes(272)), (ledger.size + 1, bytes(272))])
+        say(pack(Witnessed(study=None, receipt=sign_receipt(said, WITNESS)), page))
+        for frame in (pack(PutStudy(), signed), pack(Answer(study=study.digest, step="train", round=1), data)):
+            say(frame)
+        say(pack(AskHead(since=1, copies_from=0)))
     finally:
         torch.set_flush_denormal(False)  # hypothesis needs subnormals to make them
         ledger.close()
@@ -197,6 +205,7 @@ def test_the_transcripts_compared_hold_releases_of_both_steps_and_refusals():
         *("need-witness", "need-witness", "release", "release", "head"),  # the gate has just started
         *("need-witness", "need-witness", "release", "release", "head"),  # once more
         *("refused", "head"),
+        *("head", "refused", "refused", "head"),  # held
     ]
     # A release leaves 20 ms after it was asked for, never earlier; what needs no patient leaves at once.
     assert [round(entry[4], 2) for entry in seen if entry[0] == "release"] == [0.02] * 4
