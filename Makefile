@@ -31,10 +31,14 @@ benchmarks: $(VENV)/.dev
 	$(BIN)/python benchmarks/revocation.py
 	$(BIN)/python benchmarks/rotation.py
 	$(BIN)/python benchmarks/egress.py
+	$(BIN)/python benchmarks/tampering.py --bundle
+	$(BIN)/python benchmarks/audit.py 10
 
 long: $(VENV)/.dev
 	$(BIN)/python benchmarks/power_cuts.py
 	$(BIN)/python benchmarks/claims.py
+	$(BIN)/python benchmarks/tampering.py
+	$(BIN)/python benchmarks/audit.py
 
 # The lock holds everything except torch, with hashes. torch comes second, pinned by version only: its build
 # differs from machine to machine (CPU or CUDA), and its own requirements are in the lock already.

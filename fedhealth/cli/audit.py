@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from fedhealth.errors import AUDIT_FAILED_EXIT_CODE, UNSAFE_TEST_SITE_EXIT_CODE,
 if TYPE_CHECKING:
     from fedhealth.compliance.bundle import Manifest
     from fedhealth.compliance.history import History
+    from fedhealth.compliance.subjects import Subject
     from fedhealth.privacy.verify import VerifiedLedger
 
 app = typer.Typer(
@@ -177,7 +179,13 @@ def empirical(
     from fedhealth.training.per_patient import make_deterministic
 
     make_deterministic()
-    found = audit_mechanisms(secrets.randbits(48) if seed is None else seed, seconds)
+
+    def watched(mechanisms: "tuple[Subject, ...]") -> "Iterator[Subject]":
+        hidden = as_json or not sys.stderr.isatty()
+        with typer.progressbar(mechanisms, label="mechanisms", file=sys.stderr, hidden=hidden) as one_by_one:
+            yield from one_by_one
+
+    found = audit_mechanisms(secrets.randbits(48) if seed is None else seed, seconds, watched=watched)
     if as_json:
         typer.echo(json_text(dataclasses.asdict(found)))
     else:

@@ -8,13 +8,14 @@ An audit finds mistakes; it proves nothing about what it did not try. The guaran
 """
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedhealth.compliance.checks import Check, check_subject
 from fedhealth.compliance.observation import observe
-from fedhealth.compliance.subjects import subjects
+from fedhealth.compliance.subjects import Subject, subjects
 from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret
 
 FALSE_ALARM = 0.01
@@ -56,17 +57,23 @@ class EmpiricalAudit:
     passed: bool
 
 
-def audit_mechanisms(seed: int, seconds: float = SHORT_SECONDS, secret: NoiseSecret | None = None) -> EmpiricalAudit:
+def audit_mechanisms(
+    seed: int,
+    seconds: float = SHORT_SECONDS,
+    secret: NoiseSecret | None = None,
+    watched: Callable[[tuple[Subject, ...]], Iterable[Subject]] = iter,
+) -> EmpiricalAudit:
     """Run every mechanism that ships and compare what it does with what it claims.
 
     Args:
         seed: decides the noise and the coins; take a new one for each run.
         seconds: about how long to look, a short run at least; more finds smaller mistakes.
         secret: opens the noise streams; one made from the seed by default.
+        watched: passes the mechanisms on, one by one, for whoever shows how far it is.
     """
     secret = secret or SiteNoiseSecret(hashlib.sha256(f"fedhealth/empirical-audit/{seed}".encode()).digest())
     coins, more = np.random.default_rng(seed), max(1.0, seconds / SHORT_SECONDS)
-    seen = [(subject, observe(subject, secret, coins, more)) for subject in subjects()]
+    seen = [(subject, observe(subject, secret, coins, more)) for subject in watched(subjects())]
     checked = [check_subject(*each) for each in seen]
     threshold = FALSE_ALARM / sum(map(len, checked))
     findings = tuple(
