@@ -161,7 +161,7 @@ async def _one_stream(
         try:
             await frames.run(stream.on_frame)
         except LinkUnavailable as error:
-            logger.warning("closed the link: %s", error)
+            logger.warning("closed the link: %(error)s", {"error": error})
         except aio.AioRpcError:
             pass  # the code below tells
         finally:
@@ -169,13 +169,13 @@ async def _one_stream(
             stream.exchange.end(away("the coordinator", "a link that ended"))
             await stream.exchange.stopped()
             call.cancel()
-        code, details = await call.code(), await call.details()
+        code = await call.code()
     if stream.mismatch is not None:
         if stream.mismatch.upgrade is Role.SITE:
             raise stream.mismatch
-        logger.warning("%s", stream.mismatch)
+        logger.warning("no link: %(error)s", {"error": stream.mismatch})
         return LinkState.COORDINATOR_OLDER
-    logger.warning("the link to %s ended: %s %r", address, code.name, details)
+    logger.warning("the link to %(address)s ended: %(code)s", {"address": address, "code": code.name})
     return _STATE_OF_CODE.get(code, LinkState.DISCONNECTED)
 
 

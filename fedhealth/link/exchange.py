@@ -270,7 +270,9 @@ class Exchange:
             self._answering[frame.request_id] = task
 
     def _refuse(self, frame: SessionFrame, failure: Failure) -> None:
-        logger.warning("refused a question of %s to '%s': %s", self._peer, frame.service, failure.name)
+        logger.warning(
+            "refused a question to '%(service)s': %(code)s", {"service": frame.service, "code": failure.name}
+        )
         self._frames.send(FrameKind.FAIL, frame.request_id, frame.service, bytes([failure]))
 
     async def _answer(self, request_id: int, name: str, service: Service, question: IncomingBody) -> None:
@@ -279,7 +281,9 @@ class Exchange:
             self._incoming.pop(request_id, None)
             await self._send(FrameKind.ANSWER, request_id, name, body)
         except Exception as error:  # any failure is the same to the other side
-            logger.warning("service %r failed: %s", name, type(error).__name__)
+            logger.warning(
+                "service '%(service)s' failed: %(defect)s", {"service": name, "defect": type(error).__name__}
+            )
             self._frames.send(FrameKind.FAIL, request_id, name, bytes([Failure.FAILED]))
         finally:
             self._incoming.pop(request_id, None)

@@ -196,10 +196,10 @@ class LinkServer:
         try:
             await stream.run()
         except ProtocolMismatch as error:
-            logger.error("site '%s': %s", site, error)
+            logger.error("site '%(site)s': %(error)s", {"site": site, "error": error})
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION)
         except LinkUnavailable as error:
-            logger.warning("closed the link of site '%s': %s", site, error)
+            logger.warning("closed the link of site '%(site)s': %(error)s", {"site": site, "error": error})
             await context.abort(grpc.StatusCode.DATA_LOSS)
         finally:
             self._leave(stream)
@@ -222,7 +222,7 @@ class LinkServer:
         if older is None:
             self._tell(stream.site, connected=True)
         else:
-            logger.info("site '%s' opened a newer link; the older one is closed", stream.site)
+            logger.info("site '%(site)s' opened a newer link; the older one is closed", {"site": stream.site})
             older.end_code = grpc.StatusCode.ABORTED
             older.end()
 
@@ -233,14 +233,15 @@ class LinkServer:
             self._tell(stream.site, connected=False)
 
     def _tell(self, site: str, *, connected: bool) -> None:
-        logger.info("site '%s' %s", site, "connected" if connected else "disconnected")
+        state = "connected" if connected else "disconnected"
+        logger.info("site '%(site)s' %(state)s", {"site": site, "state": state})
         self._changed.set()
         self._changed = asyncio.Event()
         if self._on_change is not None:
             try:
                 self._on_change(site, connected)
-            except Exception:  # an observer must not take the link down
-                logger.exception("the observer of connections failed")
+            except Exception as error:  # an observer must not take the link down
+                logger.error("the observer of connections failed: %(defect)s", {"defect": type(error).__name__})
 
 
 class _SiteStream:
