@@ -102,6 +102,43 @@ def approve(
 
 
 @app.command()
+def offers(
+    state: State,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the studies that the coordinator offers, with the file of each to approve. The node may be running.
+
+    Only studies with a researcher's signature that holds are listed; whether to trust the researcher is asked by
+    `approve`.
+
+    Example: fedhealth site offers --state state/hungary
+    """
+    import json
+
+    from fedhealth.site.offers import read_offers
+
+    found = read_offers(made_state(state) / "node")
+    if as_json:
+        shown = [
+            {
+                "file": str(path),
+                "study": signed.study.digest,
+                "name": signed.study.name,
+                "researcher": signed.researcher,
+            }
+            for path, signed in found.items()
+        ]
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    for path, signed in found.items():
+        typer.echo(f"{signed.study.title} ({signed.study.name}, {signed.study.digest[:12]})")
+        typer.echo(f"  asked by: key {signed.researcher[:12]}")
+        typer.echo(f"  file:     {path}")
+    if not found:
+        typer.echo("no study is offered; the node asks whenever it connects")
+
+
+@app.command()
 def withdraw(
     folder: Folder,
     study: Annotated[str, typer.Argument(metavar="STUDY_DIGEST", help="64 hexadecimal digits.")],

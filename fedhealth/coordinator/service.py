@@ -48,6 +48,7 @@ from fedhealth.coordinator.witness import Witness
 from fedhealth.errors import ApprovalMissing, FederationFailed, RefusalCode
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.bodies import Buffer
+from fedhealth.link.catalogue import CATALOGUE, catalogue_service
 from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Accepted, Head, pack
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.privacy.pld import informative_epsilon
@@ -125,7 +126,8 @@ class StudyRun:
         self._pinned = home.pinned_sites()
         witness_key = home.witness_key()
         self._held = home.hold()
-        self._border = Border(home, self._on_link)
+        waiting = {CATALOGUE: catalogue_service([signed_study])}  # of one study, which waits at every pinned site
+        self._border = Border(home, self._on_link, lambda site: waiting if site in self._pinned else {})
         self._link = self._border.link
         self._asker = Asker(self._carry, Witness(home.witnessed, self._pinned, witness_key))
         self._accepted: dict[str, Accepted] = {}

@@ -85,9 +85,14 @@ class SiteLink:
             raise away("the coordinator", "no connection")
         return await self._exchange.ask(service, body, timeout_seconds, longest_answer)
 
-    def opened(self, exchange: Exchange | None) -> None:
-        """Take note of the stream that is up now, or that none is."""
+    def opened(self, exchange: Exchange) -> None:
+        """Take note of the stream that is up now; while certificates change there are two for a moment."""
         self._exchange = exchange
+
+    def closed(self, exchange: Exchange) -> None:
+        """Take note that a stream is over."""
+        if self._exchange is exchange:
+            self._exchange = None
 
 
 _STATE_OF_CODE = {
@@ -165,7 +170,7 @@ async def _one_stream(
         except aio.AioRpcError:
             pass  # the code below tells
         finally:
-            link.opened(None)
+            link.closed(stream.exchange)
             stream.exchange.end(away("the coordinator", "a link that ended"))
             await stream.exchange.stopped()
             call.cancel()

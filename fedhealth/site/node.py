@@ -14,9 +14,11 @@ from pathlib import Path
 
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link.bodies import CHUNK_BYTES, Body, Buffer, IncomingBody, chunk_count, chunk_length
+from fedhealth.link.client import LinkState, SiteLink
 from fedhealth.link.exchange import Service
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.site.node_file import NodeFile
+from fedhealth.site.offers import OfferedStudies
 from fedhealth.site.renewing import keep_linked
 from fedhealth.site.state import SiteState
 
@@ -116,7 +118,16 @@ async def run_node(state: SiteState, file: NodeFile, on_state: Callable[[str], N
     """
     gate = GateChannel(state.socket)
     services = {"gate": Service(gate.answer, longest_question=MAX_FRAME_BYTES)}
+    link = SiteLink()
+    offers = OfferedStudies(link, state.node)
+
+    def told(change: str) -> None:
+        if change == LinkState.CONNECTED:
+            offers.connected()
+        on_state(change)
+
     try:
-        await keep_linked(state.node, file, services, on_state, lambda: not gate.is_busy)
+        await keep_linked(state.node, file, services, told, lambda: not gate.is_busy, link=link)
     finally:
+        offers.stop()
         gate.close()

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedhealth.errors import IdentityInvalid, LinkUnavailable
-from fedhealth.link.client import LinkState, run_link
+from fedhealth.link.client import LinkState, SiteLink, run_link
 from fedhealth.link.exchange import Service
 from fedhealth.link.renewal import ask_renewal
 from fedhealth.pki.certificates import key_pem, make_key, make_request
@@ -96,6 +96,7 @@ async def keep_linked(
     *,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     look_seconds: float = LOOK_SECONDS,
+    link: SiteLink | None = None,
 ) -> None:
     """Keep a site's link up, and its certificates fresh, until cancelled.
 
@@ -107,12 +108,14 @@ async def keep_linked(
         is_idle: whether nothing is being answered now.
         clock: gives the present, with time zone.
         look_seconds: how often it looks whether a certificate is due.
+        link: lets the site itself ask, whichever stream is up.
 
     Raises:
         IdentityInvalid: both certificates have ended, or a file is damaged; a person must act.
         ProtocolMismatch: this site is older than the coordinator and must be upgraded first.
     """
-    renewal, link, said = Renewal(folder, file, clock), _Link(file, services, on_state, clock), ""
+    renewal, said = Renewal(folder, file, clock), ""
+    link_now = _Link(file, services, on_state, clock, link or SiteLink())
     try:
         while True:
             wait = look_seconds
@@ -124,11 +127,15 @@ async def keep_linked(
                     _LOG.warning("%(error)s", {"error": error})
                 said, wait = str(error), min(wait, RETRY_SECONDS * secrets.SystemRandom().uniform(1.0, 2.0))
             identity = renewal.leaf()
-            if identity is not None and identity != link.identity and not await link.change_over(identity, is_idle):
+            if (
+                identity is not None
+                and identity != link_now.identity
+                and not await link_now.change_over(identity, is_idle)
+            ):
                 wait = min(wait, RETRY_SECONDS)
-            await link.wait(wait)
+            await link_now.wait(wait)
     finally:
-        await link.stop()
+        await link_now.stop()
 
 
 class _Link:
@@ -140,8 +147,10 @@ class _Link:
         services: Mapping[str, Service],
         on_state: Callable[[str], None],
         clock: Callable[[], datetime],
+        link: SiteLink,
     ) -> None:
         self.identity: TlsIdentity | None = None
+        self._link = link
         self._file, self._services, self._on_state, self._clock = file, services, on_state, clock
         self._task: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -211,7 +220,9 @@ class _Link:
 
         file = self._file
         task: asyncio.Task[None] = asyncio.create_task(
-            run_link(identity, file.coordinator, file.federation, self._services, told, clock=self._clock)
+            run_link(
+                identity, file.coordinator, file.federation, self._services, told, clock=self._clock, link=self._link
+            )
         )
         return task
 

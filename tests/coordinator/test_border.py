@@ -120,7 +120,7 @@ def test_a_revoked_site_opens_no_stream_and_renews_nothing_also_after_a_restart(
 
 
 def test_a_stream_ends_with_its_certificate(home):
-    leaf = joined(home, "hungary", NOW - timedelta(hours=24) + timedelta(seconds=4))[0]
+    leaf = joined(home, "hungary", datetime.now(UTC) - timedelta(hours=24) + timedelta(seconds=4))[0]
 
     async def main():
         states = []

@@ -1,0 +1,87 @@
+"""Studies that wait for this site: the node keeps what the coordinator offers, the administrator reads it.
+
+The node writes files named by the SHA-256 of their bytes into its own folder and looks at nothing in them. Who reads
+them believes nothing but a researcher's signature; whether a study is approved is the gate's business and the
+ledger's.
+"""
+
+import asyncio
+import hashlib
+import logging
+from pathlib import Path
+
+from fedhealth.errors import IdentityInvalid, LinkUnavailable
+from fedhealth.link.catalogue import CATALOGUE, MAX_CATALOGUE_BYTES, studies_in
+from fedhealth.link.client import SiteLink
+from fedhealth.secret_file import replace_file
+from fedhealth.study.signature import SignedStudy, open_signed_study
+
+_LOG = logging.getLogger(__name__)
+_ASK_SECONDS = 30.0
+
+
+class OfferedStudies:
+    """The node's copy of the coordinator's catalogue, fetched anew with every connection.
+
+    Args:
+        link: asks the coordinator.
+        node: the node's folder.
+    """
+
+    def __init__(self, link: SiteLink, node: Path) -> None:
+        self._link, self._folder = link, folder_of(node)
+        self._fetching: asyncio.Task[None] | None = None
+
+    def connected(self) -> None:
+        """Fetch the catalogue; what an earlier connection began is left."""
+        self.stop()
+        self._fetching = asyncio.create_task(self._fetch())
+
+    def stop(self) -> None:
+        """Stop fetching."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+
+    async def _fetch(self) -> None:
+        try:
+            catalogue = await self._link.ask(CATALOGUE, b"", _ASK_SECONDS, MAX_CATALOGUE_BYTES)
+            keep_offers(self._folder, studies_in(catalogue))
+        except (LinkUnavailable, OSError) as error:
+            _LOG.warning("which studies wait is not known: %(error)s", {"error": error})
+
+
+def folder_of(node: Path) -> Path:
+    """Return where a node keeps the offers."""
+    return node / "offers"
+
+
+def keep_offers(folder: Path, signed_studies: tuple[bytes, ...]) -> None:
+    """Make the folder hold exactly these studies.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(mode=0o750, exist_ok=True)
+    wanted = {f"{hashlib.sha256(study).hexdigest()}.json": study for study in signed_studies}
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    for name, study in wanted.items():
+        if not (folder / name).exists():
+            replace_file(folder / name, study)
+
+
+def read_offers(node: Path) -> dict[Path, SignedStudy]:
+    """Return the offered studies whose signature holds, by file.
+
+    Args:
+        node: the node's folder; nothing in it is trusted.
+    """
+    offers: dict[Path, SignedStudy] = {}
+    folder = folder_of(node)
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        try:
+            offers[path] = open_signed_study(path.read_bytes())
+        except (IdentityInvalid, OSError) as error:
+            _LOG.warning("an offered study is left out: %(error)s", {"error": error})
+    return offers
