@@ -12,7 +12,13 @@ app = typer.Typer(
 )
 app.command("demo", help=demo.run.__doc__)(demo.run)
 site.app.command("enrol", help=joining.enrol.__doc__)(joining.enrol)
-for name, verb in (("recovery-key", upkeep.recovery_key), ("backup", upkeep.backup), ("recover", upkeep.recover)):
+for name, verb in (
+    ("preflight", upkeep.preflight),
+    ("status", upkeep.status),
+    ("recovery-key", upkeep.recovery_key),
+    ("backup", upkeep.backup),
+    ("recover", upkeep.recover),
+):
     site.app.command(name, help=verb.__doc__)(verb)
 app.add_typer(site.app, name="site")
 app.add_typer(coordinator.app, name="coordinator")

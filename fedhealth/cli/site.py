@@ -4,7 +4,8 @@ import logging
 import re
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -232,7 +233,6 @@ def studies_of(
     """
     import dataclasses
     import json
-    from datetime import UTC, datetime
 
     from fedhealth.site.consent import studies_of as find
     from fedhealth.site.state import SiteState
@@ -402,9 +402,12 @@ def node(state: State, lifeline: Lifeline = False) -> None:
     with loading(lifeline):
         from fedhealth.site.node import run_node
         from fedhealth.site.state import SiteState
+        from fedhealth.site.status import record_link
 
     def on_state(change: str) -> None:
-        _LOG.info("link: %(state)s", {"state": change})
+        _LOG.info("link: %(state)s", {"state": str(change)})
+        with suppress(OSError):  # a full disk is no reason to lose the link
+            record_link(state / "node", change, datetime.now(UTC))
 
     run_until_stopped(run_node(SiteState(state), file, on_state), lifeline)
 
@@ -422,7 +425,6 @@ def egress(
     Example: fedhealth site egress --state state/hungary
     """
     import json
-    from datetime import UTC, datetime
 
     from fedhealth.site.egress import read_egress
 

@@ -1,11 +1,76 @@
-"""`fedhealth site recovery-key | backup | recover`: for the day on which a site's machine is lost."""
+"""`fedhealth site preflight | status`: how a site stands; `recovery-key | backup | recover`: its machine is lost."""
 
+import dataclasses
+import json
+import textwrap
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedhealth.cli.site import Folder, State, made_state
+from fedhealth.errors import ConfigInvalid
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def preflight(
+    folder: Folder,
+    state: State,
+    node_user: Annotated[str | None, typer.Option(help="The node's Unix user, by name or number.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that this machine has what gate and node need and keeps them apart; each fault comes with its remedy.
+
+    Clock, disk, GPU, confinement, data, users, permissions, the coordinator's port, TLS. As the gate's user, or as root
+    to see all of it. Ends with exit code 3 if something is wrong.
+
+    Example: fedhealth site preflight sites/hungary --state state/hungary --node-user fedhealth-node
+    """
+    from fedhealth.site.preflight import groups_of, inspect_site
+    from fedhealth.site.state import SiteState
+
+    node = groups_of(node_user) if node_user else None
+    found = list(inspect_site(folder, SiteState(made_state(state)), node, datetime.now(UTC)))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2))
+    else:
+        for finding in found:
+            typer.echo(f"{finding.verdict:<8} {finding.check:<12} {finding.found}")
+            if finding.remedy:
+                typer.echo(f"{'':<21} -> {finding.remedy}")
+    if any(finding.verdict == "wrong" for finding in found):
+        raise typer.Exit(ConfigInvalid.exit_code)
+
+
+def status(state: State, as_json: AsJson = False) -> None:
+    """Say how a site stands: certificate, link, budget, and what waits for whom. The gate may be running.
+
+    Example: fedhealth site status --state state/hungary
+    """
+    from fedhealth.site.state import SiteState
+    from fedhealth.site.status import status_of
+
+    found = status_of(SiteState(made_state(state)), datetime.now(UTC))
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=2, default=str))
+        return
+    typer.echo(f"site '{found.site}', {found.studies} approved studies")
+    for name, said in (
+        ("certificate", found.certificate),
+        ("renewal", found.renewal),
+        ("link", found.link),
+        ("gate", found.gate),
+    ):
+        typer.echo(f"  {name + ':':<13} {said}")
+    for spent in found.spending:
+        typer.echo(f"  {spent.data_set}, {spent.cohort} patients:")
+        typer.echo(f"    {spent.share_spent:.1%} of the budget spent, {spent.share_set_aside:.1%} set aside")
+    for wait in found.waits:
+        typer.echo(textwrap.fill(f"waits: {wait}", 80, initial_indent="  ", subsequent_indent="    "))
+    if not found.waits:
+        typer.echo("  nothing waits")
 
 
 def recovery_key(

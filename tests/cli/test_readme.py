@@ -112,8 +112,8 @@ def test_what_a_message_tells_a_person_to_run_exists(words, where):
 
 
 def test_a_wrong_command_in_a_document_would_be_found():
-    text = "Run `fedhealth site status` or\n\n```sh\nmake demmo\n.venv/bin/fedhealth demo --fast\n```\n"
+    text = "Run `fedhealth site stats` or\n\n```sh\nmake demmo\n.venv/bin/fedhealth demo --fast\n```\n"
     lines = code_in(text)
     assert targets_in(lines) == {"demmo"}
-    assert {words for words, _ in commands_in(lines)} == {("site", "status"), ("demo",)}
-    assert ("site", "status") not in VERBS
+    assert {words for words, _ in commands_in(lines)} == {("site", "stats"), ("demo",)}
+    assert ("site", "stats") not in VERBS

@@ -1,0 +1,330 @@
+"""Before a site starts: does this machine have what gate and node need, and keep apart what must stay apart?
+
+Each check says what it found and, where that will not do, the one thing to do about it. A check changes nothing and
+sends nothing but the beginning of a TLS connection.
+
+Leaves to others: the link itself, which finds out more (`fedhealth.link.client`), and what a study needs of the data
+(approval).
+"""
+
+import contextlib
+import ctypes
+import os
+import pwd
+import shutil
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import urlsplit
+
+from cryptography import x509
+
+from fedhealth.errors import FedHealthError
+from fedhealth.pki.identity import ROOT_FILE, read_identity
+from fedhealth.pki.names import coordinator_dns_name
+from fedhealth.pki.profiles import Role
+from fedhealth.policy.rules import load_policy
+from fedhealth.policy.site_file import load_site_file
+from fedhealth.records.table import read_table
+from fedhealth.site.isolation import user_ids
+from fedhealth.site.landlock import Sandbox, landlock_abi
+from fedhealth.site.node_file import NodeFile, load_node_file
+from fedhealth.site.state import SiteState
+
+ENOUGH_BYTES, LEAST_BYTES = 5 * 1024**3, 200 * 1024**2
+"""Free disk space below which a site is warned, and below which it should not start."""
+
+_CONNECT_SECONDS = 5.0
+_TIME_ERROR = 5
+"""What adjtimex(2) returns while no time service keeps the clock."""
+
+_Value = TypeVar("_Value")
+Verdict = Literal["ok", "warning", "wrong", "unknown"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: its name.
+        verdict: "wrong" if the site cannot or must not run so; "unknown" if this user cannot see it.
+        found: what is so.
+        remedy: what to do; empty where nothing is.
+    """
+
+    check: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def inspect_site(
+    folder: Path, state: SiteState, node_user: tuple[int, frozenset[int]] | None, now: datetime
+) -> Iterator[Finding]:
+    """Yield what every check found, the quick ones first.
+
+    Args:
+        folder: the site's folder.
+        state: its state.
+        node_user: user id and groups of the node's user; None if it is this user.
+        now: the present, with time zone.
+    """
+    yield _clock(state, now)
+    yield _disk(state)
+    yield _gpu()
+    yield _kernel()
+    yield _data(folder)
+    yield from _apart(folder, state, node_user)
+    yield _permissions(state)
+    file = _known(lambda: load_node_file(state.node))
+    if not isinstance(file, NodeFile):
+        yield Finding("port", "unknown", file, _JOIN)
+        return
+    yield from _line(file, state)
+
+
+_JOIN = "Run this as root or as the node's user; if the site has not joined yet: fedhealth site enrol --help"
+
+
+def _clock(state: SiteState, now: datetime) -> Finding:
+    certificate = _known(lambda: read_identity(state.node, Role.SITE).leaf)
+    if isinstance(certificate, x509.Certificate) and now < certificate.not_valid_before_utc:
+        return Finding(
+            "clock",
+            "wrong",
+            f"{now:%Y-%m-%d %H:%M} UTC, before the site's own certificate was made",
+            "Set the clock; then: timedatectl set-ntp true",
+        )
+    if not _is_kept():
+        return Finding(
+            "clock",
+            "warning",
+            f"{now:%Y-%m-%d %H:%M} UTC, and no time service keeps it",
+            "timedatectl set-ntp true; more than 5 minutes off, and the coordinator does not know this site",
+        )
+    return Finding("clock", "ok", f"{now:%Y-%m-%d %H:%M} UTC, kept by a time service")
+
+
+def _is_kept() -> bool:
+    adjtimex = getattr(ctypes.CDLL(None, use_errno=True), "adjtimex", None)
+    return adjtimex is None or adjtimex(ctypes.create_string_buffer(512)) != _TIME_ERROR
+
+
+def _disk(state: SiteState) -> Finding:
+    free = shutil.disk_usage(state.gate).free
+    found = f"{free / 1024**3:.1f} GiB free where the ledger is"
+    if free < LEAST_BYTES:
+        return Finding("disk", "wrong", found, f"Free some, at {state.gate}: a gate that cannot write stops.")
+    if free < ENOUGH_BYTES:
+        return Finding("disk", "warning", found, f"Free some, at {state.gate}: models are kept until they have left.")
+    return Finding("disk", "ok", found)
+
+
+def _gpu() -> Finding:
+    cards = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    if not cards:
+        return Finding("GPU", "ok", "none; the gate computes on the processor")
+    if not all(os.access(card, os.R_OK | os.W_OK) for card in cards):
+        return Finding("GPU", "warning", f"{len(cards)}, not all of which this user may use", "Check who may use them.")
+    return Finding("GPU", "ok", f"{len(cards)} that this user may use; the models of today need none")
+
+
+def _kernel() -> Finding:
+    abi = landlock_abi()
+    if Sandbox(abi).complete:
+        return Finding("confinement", "ok", f"Landlock, interface {abi}")
+    return Finding(
+        "confinement",
+        "warning",
+        f"Landlock, interface {abi}: gate and node cannot confine themselves in full",
+        "Use two users and the units in deploy/systemd; Linux 6.12 or newer has all of it.",
+    )
+
+
+def _data(folder: Path) -> Finding:
+    remedy = f"Correct {folder}, or who may read it, then run this again."
+
+    def read() -> Finding:
+        load_policy(folder)
+        data_set = load_site_file(folder).data_set
+        if data_set.patient_column not in read_table(data_set.file, strict=False).columns:
+            return Finding("data", "wrong", f"there is no column '{data_set.patient_column}'", remedy)
+        return Finding("data", "ok", f"data set '{data_set.name}' can be read by this user")
+
+    found = _known(read)
+    return found if isinstance(found, Finding) else Finding("data", "wrong", found, remedy)
+
+
+def _apart(folder: Path, state: SiteState, node_user: tuple[int, frozenset[int]] | None) -> Iterator[Finding]:
+    if node_user is None:
+        yield Finding(
+            "two users",
+            "warning",
+            "gate and node are one user",
+            "Use two, as deploy/README.md says, and name the node's with --node-user.",
+        )
+        return
+    user, groups = node_user
+    data = _known(lambda: load_site_file(folder).data_set.file)
+    hidden = {"the data": data if isinstance(data, Path) else folder, "the gate's state": state.gate}
+    seen = [what for what, path in hidden.items() if may(path, user, groups, stat.S_IROTH)]
+    if seen:
+        yield Finding(
+            "two users",
+            "wrong",
+            f"the node's user may read {' and '.join(seen)}",
+            "chmod o-rwx, and chgrp to a group without the node: " + ", ".join(str(hidden[what]) for what in seen),
+        )
+    elif may(state.root, user, groups, stat.S_IWOTH):
+        yield Finding(
+            "two users",
+            "wrong",
+            "the node's user may write where the socket is, and could put another in its place",
+            f"chmod go-w {state.root}",
+        )
+    else:
+        yield Finding("two users", "ok", "the node's user may read neither the data nor the gate's state")
+
+
+def groups_of(user: str) -> tuple[int, frozenset[int]]:
+    """Return the id and the groups of a user, given by name or number.
+
+    Raises:
+        ConfigInvalid: there is no such user.
+    """
+    (number,) = user_ids([user])
+    try:
+        entry = pwd.getpwuid(number)
+    except KeyError:  # in a container, a user need not have a name
+        return number, frozenset({number})
+    return number, frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid))
+
+
+def may(path: Path, user: int, groups: frozenset[int], what: int) -> bool:
+    """Return whether a user may do something with a file or folder, by owners and modes of all that leads to it.
+
+    Args:
+        path: what.
+        user: the user's id.
+        groups: ids of the groups that the user is in.
+        what: `stat.S_IROTH` to read, `stat.S_IWOTH` to write.
+    """
+    if user == 0:
+        return True
+
+    def allows(place: Path, wanted: int) -> bool:
+        status = place.stat()
+        shift = 6 if status.st_uid == user else 3 if status.st_gid in groups else 0
+        return bool(status.st_mode & (wanted << shift))
+
+    with contextlib.suppress(OSError):
+        whole = path.resolve()
+        return all(allows(parent, stat.S_IXOTH) for parent in whole.parents) and allows(whole, what)
+    return False
+
+
+def _permissions(state: SiteState) -> Finding:
+    open_to_others = [
+        path.name
+        for path in (state.gate, *sorted(state.gate.glob("*.secret")), *sorted(state.gate.glob("*.key")))
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    if open_to_others:
+        return Finding(
+            "permissions",
+            "wrong",
+            f"others may use {', '.join(open_to_others)} in {state.root}",
+            f"Find out who read them; then: chmod -R go-rwx {state.gate}",
+        )
+    if len(os.fsencode(state.socket)) > 106:
+        return Finding("permissions", "wrong", "the socket's path is too long", "Choose a shorter path for the state.")
+    return Finding("permissions", "ok", "the gate's state is its user's alone")
+
+
+def _line(file: NodeFile, state: SiteState) -> Iterator[Finding]:
+    host, port = file.coordinator.rpartition(":")[0], file.port
+    try:
+        connection = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+    except OSError as error:
+        yield _no_way(host, port, error)
+        return
+    yield Finding("port", "ok", f"{file.coordinator} can be reached")
+    with connection:
+        yield _tls(connection, file, state)
+
+
+def _no_way(host: str, port: int, error: OSError) -> Finding:
+    if isinstance(error, socket.gaierror):
+        return Finding("port", "wrong", f"there is no address for '{host}'", "Check the name in node.toml, and DNS.")
+    proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
+    if proxy and _connects_by(proxy, host, port):
+        return Finding(
+            "port",
+            "wrong",
+            f"{host}:{port} can be reached through the proxy of this network only (CONNECT works)",
+            f"Ask for a direct way out to {host}:{port}. Or run a forwarder through the proxy on this machine and name "
+            "its address in node.toml: the link makes sure for itself whom it speaks with.",
+        )
+    refused = isinstance(error, ConnectionRefusedError)
+    why = "nothing listens there" if refused else error.strerror or "no answer in 5 seconds"
+    return Finding(
+        "port",
+        "wrong",
+        f"{host}:{port} cannot be reached: {why}",
+        "Ask the coordinator's operator whether it is running."
+        if refused
+        else f"Ask for a firewall rule outwards to {host}, TCP port {port}.",
+    )
+
+
+def _connects_by(proxy: str, host: str, port: int) -> bool:
+    """Return whether an HTTP proxy opens a way with CONNECT (RFC 9110, 9.3.6)."""
+    parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=_CONNECT_SECONDS) as connection:
+            connection.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+            return connection.recv(64).split(b" ")[1:2] == [b"200"]
+    except (OSError, ValueError):
+        return False
+
+
+def _tls(connection: socket.socket, file: NodeFile, state: SiteState) -> Finding:
+    """Look whether the other end is the federation's coordinator, or something between that opens TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["h2"])
+    context.load_verify_locations(state.node / ROOT_FILE)
+    try:
+        with context.wrap_socket(connection, server_hostname=coordinator_dns_name(file.federation)):
+            return Finding("TLS", "ok", f"the coordinator of federation '{file.federation}' answers")
+    except ssl.SSLCertVerificationError as error:
+        return Finding(
+            "TLS",
+            "wrong",
+            f"another certificate than the federation's answers ({error.verify_message})",
+            f"Something between here and the coordinator opens TLS. Have {file.coordinator} exempted from inspection; "
+            "if there is none, check the address in node.toml.",
+        )
+    except (OSError, ValueError) as error:
+        return Finding(
+            "TLS",
+            "wrong",
+            f"no TLS 1.3 at {file.coordinator} ({type(error).__name__})",
+            "Check the address in node.toml; a firewall may cut what it does not know.",
+        )
+
+
+def _known(read: Callable[[], _Value]) -> _Value | str:
+    """Return what can be read, or why it cannot, for the person at the terminal."""
+    try:
+        return read()
+    except OSError as error:
+        return error.strerror or "an error"
+    except FedHealthError as error:
+        return f"{error.what} ({error.got})" if error.got else error.what

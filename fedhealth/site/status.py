@@ -1,0 +1,117 @@
+"""How a site stands, for its administrator: certificate, link, budget, and what waits for whom. Writes nothing.
+
+The gate may be running. What this user may not read is said to be unknown, not left out: certificate and link are the
+node's, everything else the gate's.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from fedhealth.errors import FedHealthError
+from fedhealth.pki.identity import read_identity
+from fedhealth.pki.profiles import Role
+from fedhealth.privacy.verify import LedgerContents, Spending, read_ledger
+from fedhealth.site.state import SiteState
+
+UNKNOWN = "unknown: this user may not look, or the site has not joined"
+
+
+@dataclass(frozen=True)
+class SiteStatus:
+    """How a site stands.
+
+    Attributes:
+        site: its id.
+        certificate: how long the link's certificate lasts.
+        renewal: how long the certificate lasts with which it is renewed.
+        link: the last that the node said of it, and when.
+        gate: whether its socket is there.
+        spending: per data set and side.
+        studies: approved and not withdrawn.
+        waits: what waits for somebody, in words; empty if nothing does.
+    """
+
+    site: str
+    certificate: str
+    renewal: str
+    link: str
+    gate: str
+    spending: tuple[Spending, ...]
+    studies: int
+    waits: tuple[str, ...]
+
+
+def record_link(node: Path, change: str, now: datetime) -> None:
+    """Keep the last state of the link where `site status` finds it; the node's folder."""
+    said = {"state": str(change), "since": now.isoformat(timespec="seconds")}
+    new = node / "link.json.new"
+    new.write_text(json.dumps(said), encoding="utf-8")  # nothing that must survive a power cut
+    new.replace(node / "link.json")
+
+
+def status_of(state: SiteState, now: datetime) -> SiteStatus:
+    """Return how a site stands.
+
+    Args:
+        state: its state.
+        now: the present, with time zone.
+
+    Raises:
+        LedgerDamaged: the ledger cannot be read or does not verify.
+    """
+    contents = read_ledger(state.gate)
+    account = contents.account
+    return SiteStatus(
+        site=contents.verified.head.site,
+        certificate=_or_unknown(lambda: _life(state, Role.SITE, now)),
+        renewal=_or_unknown(lambda: _life(state, Role.RENEWAL, now)),
+        link=_or_unknown(lambda: _link(state.node, now)),
+        gate="its socket is there" if state.socket.exists() else "not running",
+        spending=contents.verified.spending,
+        studies=len(account.approved.keys() - account.withdrawn),
+        waits=tuple(_waiting(state, contents)),
+    )
+
+
+def _waiting(state: SiteState, contents: LedgerContents) -> list[str]:
+    account, waits = contents.account, []
+    mark = state.hold.mark()
+    if state.hold.restored:
+        waits.append("the ledger came from a backup: start gate and node, then fedhealth site recover-ledger")
+    elif mark is not None:
+        waits.append(f"the ledger is held ({mark.kind}): fedhealth site recover-ledger --help")
+    if contents.verified.paused:
+        waits.append("the site is paused: fedhealth site unpause")
+    charged = len(account.reserved.keys() - account.stored.keys() - account.closed)
+    if charged:
+        waits.append(f"{charged} charged releases wait for the coordinator's signature or for the gate")
+    behind = contents.verified.head.size - contents.verified.witnessed
+    if behind > 0:
+        waits.append(f"{behind} entries of the ledger wait for the coordinator's signature")
+    return waits
+
+
+def _life(state: SiteState, role: Role, now: datetime) -> str:
+    leaf = read_identity(state.node, role).leaf
+    left = leaf.not_valid_after_utc - now
+    if left <= timedelta(0):
+        return f"expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    days = f"{left.days} d " if left.days else ""
+    return f"{days}{left.seconds // 3600} h {left.seconds % 3600 // 60} min left"
+
+
+def _link(node: Path, now: datetime) -> str:
+    said = json.loads((node / "link.json").read_bytes())
+    since = datetime.fromisoformat(said["since"])
+    minutes = max(0, int((now - since).total_seconds() // 60))
+    return f"{said['state']} for {minutes // 60} h {minutes % 60} min"
+
+
+def _or_unknown(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except (FedHealthError, OSError, ValueError, KeyError):
+        return UNKNOWN
