@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -137,23 +136,25 @@ def serve(
     """
     for each in (address, enrolment):
         check_address(each)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    with loading(lifeline):
-        from fedhealth.coordinator.border import Border
-        from fedhealth.coordinator.home import CoordinatorHome
+    from fedhealth.link.handshake_log import logged_handshakes
 
-    there = CoordinatorHome(home)
-    with there.hold():
-        border = Border(there, lambda site, connected: _print({"event": "site", "site": site, "connected": connected}))
+    with logged_handshakes():  # before anything loads grpc
+        with loading(lifeline):
+            from fedhealth.coordinator.border import Border
+            from fedhealth.coordinator.home import CoordinatorHome
 
-        async def work() -> None:
-            try:
-                _print({"event": "listening", "port": await border.start(address, enrolment)})
-                await asyncio.Event().wait()
-            finally:
-                await border.stop()
+        there = CoordinatorHome(home)
+        with there.hold():
+            border = Border(there, _on_link)
 
-        run_until_stopped(work(), lifeline)
+            async def work() -> None:
+                try:
+                    _print({"event": "listening", "port": await border.start(address, enrolment)})
+                    await asyncio.Event().wait()
+                finally:
+                    await border.stop()
+
+            run_until_stopped(work(), lifeline)
 
 
 @app.command()
@@ -177,30 +178,33 @@ def run(
     """
     for each in (address, enrolment) if enrolment else (address,):
         check_address(each)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or a port in use is said twice, once by grpc in its own words
-    with loading(lifeline):
-        from fedhealth.coordinator.home import CoordinatorHome
-        from fedhealth.coordinator.report import render_report
-        from fedhealth.coordinator.service import RunOptions, StudyRun
-        from fedhealth.study.signature import open_signed_study
+    from fedhealth.link.handshake_log import logged_handshakes
 
-    try:
-        signed = study.read_bytes()
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigInvalid(
-            f"cannot use {error.filename}", got=error.strerror or "an error", next_step="Check the path."
-        ) from error
+    with logged_handshakes():  # before anything loads grpc
+        with loading(lifeline):
+            from fedhealth.coordinator.home import CoordinatorHome
+            from fedhealth.coordinator.report import render_report
+            from fedhealth.coordinator.service import RunOptions, StudyRun
+            from fedhealth.study.signature import open_signed_study
 
-    options = RunOptions(address, out, patience, allow_unsafe_test_sites, enrolment)
+        try:
+            signed = study.read_bytes()
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigInvalid(
+                f"cannot use {error.filename}", got=error.strerror or "an error", next_step="Check the path."
+            ) from error
 
-    async def work() -> None:
-        evidence = await StudyRun(CoordinatorHome(home), signed, options, _print).run()
-        titles = {site.site: site.site for site in evidence.sites}
-        (out / "report.html").write_text(render_report(evidence, open_signed_study(signed).study, titles), "utf-8")
+        options = RunOptions(address, out, patience, allow_unsafe_test_sites, enrolment)
 
-    if not run_until_stopped(work(), lifeline):
-        raise typer.Exit(INTERRUPTED_EXIT_CODE)
+        async def work() -> None:
+            evidence = await StudyRun(CoordinatorHome(home), signed, options, _print).run()
+            titles = {site.site: site.site for site in evidence.sites}
+            page = render_report(evidence, open_signed_study(signed).study, titles)
+            (out / "report.html").write_text(page, "utf-8")
+
+        if not run_until_stopped(work(), lifeline):
+            raise typer.Exit(INTERRUPTED_EXIT_CODE)
 
 
 @app.command()
@@ -246,6 +250,10 @@ def follow_key(
 
 def _time(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _on_link(site: str, connected: bool) -> None:
+    _print({"event": "site", "site": site, "connected": connected})
 
 
 def _print(event: Mapping[str, Any]) -> None:

@@ -109,10 +109,11 @@ def check_leaf(certificate: x509.Certificate, federation: str, role: Role) -> st
         got = ", ".join(sorted(oid.dotted_string for oid in unknown))
         raise LeafRefused(Flaw.UNKNOWN_EXTENSION, got, "those of the profile")
     _check_usages(extensions, role)
-    if certificate.not_valid_after_utc - certificate.not_valid_before_utc > profile.lifetime + profiles().back_date:
-        life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    holder = _check_names(extensions, federation, role)
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    if life > profile.lifetime + profiles().back_date:
         raise LeafRefused(Flaw.LIVES_TOO_LONG, str(life), f"at most {profile.lifetime}")
-    return _check_names(extensions, federation, role)
+    return holder
 
 
 def _check_usages(extensions: x509.Extensions, role: Role) -> None:
