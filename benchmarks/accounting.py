@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dp_accounting.pld import privacy_loss_distribution
 
 from fedhealth.privacy.cohorts import Cohorts, Spending
-from fedhealth.privacy.entries import Created, JournalNote
+from fedhealth.privacy.entries import Created
 from fedhealth.privacy.events import GaussianEvent, plan_of
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.noise_table import TOTAL_VARIATION_PER_COORDINATE

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import made_up_site as site
 
-from fedhealth.privacy.entries import Account, JournalNote
+from fedhealth.privacy.entries import Account
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.verify import verify_ledger
 

@@ -28,7 +28,7 @@ from simulated_disk import CUTS, Disk, Image, Operation, RecordingDisk, say
 import fedhealth.privacy.ledger
 from fedhealth.errors import FedHealthError
 from fedhealth.privacy.acts import KeyRotated, Paused, Unpaused
-from fedhealth.privacy.entries import JournalNote
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.rotation import sign_rotation
 from fedhealth.privacy.verify import verify_ledger

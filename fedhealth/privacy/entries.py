@@ -163,67 +163,6 @@ Entry = Created | Approved | Withdrawn | Reserved | Stored | WitnessRule | Unwit
 ENTRY = TypeAdapter[Entry](Annotated[Entry, Field(discriminator="kind")])
 
 
-class _Note(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class JournalNote(_Note):
-    """One line of the local journal, which never crosses the border.
-
-    Attributes:
-        kind: "alert" when a release went on in spite of something; "failure" when a study was stopped here and
-            "resumed" when it was not any more.
-        text: the study for the last two; else for the administrator. Never a patient's id or value.
-        at: Unix time in milliseconds.
-    """
-
-    kind: Literal["alert", "failure", "resumed"]
-    text: str
-    at: Milliseconds
-
-
-class DataNote(_Note):
-    """The content of the data set changed; what is computed from here on is computed on this version.
-
-    Attributes:
-        version: 1, 2, ...
-        content: keyed fingerprint of all that decides a sum beside study and input.
-        members: digest of the patients' short marks, without those who withdrew their consent.
-        at: Unix time in milliseconds.
-    """
-
-    kind: Literal["data"] = "data"
-    version: Annotated[int, Field(ge=1, le=2**31)]
-    content: Digest
-    members: Digest
-    at: Milliseconds
-
-
-class ConsentNote(_Note):
-    """A patient withdrew the consent to every use of the records for studies, or gave it again.
-
-    It stands in the journal and is no entry, because a patient caused it.
-
-    Attributes:
-        data_set: whose patient.
-        scheme: what all marks made alike have in common; another scheme cannot recognise this mark.
-        mark: the patient's keyed mark.
-        by: the local user who recorded it.
-        at: Unix time in milliseconds.
-    """
-
-    kind: Literal["consent-withdrawn", "consent-renewed"]
-    data_set: Name
-    scheme: Digest
-    mark: Digest
-    by: str
-    at: Milliseconds
-
-
-Note = JournalNote | DataNote | ConsentNote
-NOTE = TypeAdapter[Note](Annotated[Note, Field(discriminator="kind")])
-
-
 class Account:
     """The state that a ledger's entries add up to; `apply` checks everything, then changes state."""
 

@@ -37,19 +37,8 @@ from fedhealth.privacy.checkpoint import (
     open_checkpoint,
     sign_checkpoint,
 )
-from fedhealth.privacy.entries import (
-    ENTRY,
-    NOTE,
-    Account,
-    Created,
-    Entry,
-    Note,
-    Recovered,
-    Reserved,
-    Stored,
-    Unwitnessed,
-)
-from fedhealth.privacy.journal import check_journal, journal_commitment, sign_journal
+from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, Recovered, Reserved, Stored, Unwitnessed
+from fedhealth.privacy.journal import NOTE, Note, check_journal, journal_commitment, sign_journal
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.secret_file import sync_folder

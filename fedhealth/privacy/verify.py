@@ -21,8 +21,8 @@ from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.anchor import Anchor, AnchorFile, superseded
 from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
 from fedhealth.privacy.currency import total_of
-from fedhealth.privacy.entries import ENTRY, NOTE, Account, Created, Entry, Recovered, Reserved, Stored, WitnessPolicy
-from fedhealth.privacy.journal import check_journal, journal_commitment
+from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, Recovered, Reserved, Stored, WitnessPolicy
+from fedhealth.privacy.journal import NOTE, check_journal, journal_commitment
 from fedhealth.privacy.ledger import MOST_ATTEMPTS, SCHEMA, connect
 from fedhealth.privacy.ledger_file import copy_ledger, first_damaged_page
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash

@@ -20,7 +20,8 @@ from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.policy.rules import check_policy, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.privacy.anchor import AnchorFile
-from fedhealth.privacy.entries import Approved, JournalNote, Withdrawn
+from fedhealth.privacy.entries import Approved, Withdrawn
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort, Digest, StepName

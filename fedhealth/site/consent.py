@@ -18,7 +18,8 @@ import numpy as np
 
 from fedhealth.errors import ConfigInvalid, DataUnusable, FedHealthError
 from fedhealth.policy.site_file import SiteFile, load_site_file
-from fedhealth.privacy.entries import Approved, ConsentNote, DataNote, Stored
+from fedhealth.privacy.entries import Approved, Stored
+from fedhealth.privacy.journal import ConsentNote, DataNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest
 from fedhealth.records.marks import PatientMarks, short_mark

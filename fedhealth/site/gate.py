@@ -63,7 +63,8 @@ from fedhealth.privacy.acts import PolicyChanged
 from fedhealth.privacy.anchor import forked
 from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.copies import EntrySeal
-from fedhealth.privacy.entries import Approved, DataNote, JournalNote, Reserved, Unwitnessed, WitnessRule
+from fedhealth.privacy.entries import Approved, Reserved, Unwitnessed, WitnessRule
+from fedhealth.privacy.journal import DataNote, JournalNote
 from fedhealth.privacy.ledger import Ledger, ReleaseRow
 from fedhealth.privacy.release import Cohort, Digest, ReleaseIdentity, StepName, input_digest, noise_key
 from fedhealth.privacy.stream import SECRET_BYTES, NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret

@@ -4,7 +4,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
-from fedhealth.privacy.entries import Approved, Created, JournalNote, Reserved, Withdrawn
+from fedhealth.privacy.entries import Approved, Created, Reserved, Withdrawn
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex

@@ -9,7 +9,8 @@ from hospital_ledger import Hospital
 from fedhealth.errors import IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.acts import KeyRotated, Paused, PolicyChanged, Unpaused
 from fedhealth.privacy.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from fedhealth.privacy.entries import Account, JournalNote
+from fedhealth.privacy.entries import Account
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.rotation import follow_rotations, sign_rotation
 from fedhealth.privacy.verify import verify_ledger

@@ -9,7 +9,8 @@ from hospital_ledger import Hospital
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, sign_checkpoint, sign_receipt
-from fedhealth.privacy.entries import ENTRY, DataNote, JournalNote
+from fedhealth.privacy.entries import ENTRY
+from fedhealth.privacy.journal import DataNote, JournalNote
 from fedhealth.privacy.ledger import connect
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.mu_squared import MU_SQUARED_UNITS, MuSquaredBudget, delta_of

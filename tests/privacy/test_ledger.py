@@ -8,7 +8,8 @@ from hospital_ledger import Hospital, payload_of
 
 from fedhealth.errors import BudgetExhausted, FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import open_checkpoint
-from fedhealth.privacy.entries import JournalNote, Stored, Withdrawn
+from fedhealth.privacy.entries import Stored, Withdrawn
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.merkle import is_consistent
 from fedhealth.privacy.mu_squared import MuSquaredBudget

@@ -9,7 +9,7 @@ import pytest
 from hospital_ledger import payload_of
 
 from fedhealth.errors import LedgerDamaged
-from fedhealth.privacy.entries import JournalNote
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.verify import verify_ledger
 
 RELEASES = 6

@@ -20,7 +20,8 @@ from fedhealth.link.frames import (
 from fedhealth.policy.rules import Policy
 from fedhealth.policy.site_file import SiteFile
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
-from fedhealth.privacy.entries import Approved, Created, JournalNote
+from fedhealth.privacy.entries import Approved, Created
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret

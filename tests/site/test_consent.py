@@ -9,7 +9,7 @@ import pytest
 from fedhealth.cli.main import main
 from fedhealth.errors import ConfigInvalid, DataUnusable, LedgerDamaged
 from fedhealth.link.frames import ReleaseReply
-from fedhealth.privacy.entries import ConsentNote, DataNote
+from fedhealth.privacy.journal import ConsentNote, DataNote
 from fedhealth.records.split import is_held_out
 from fedhealth.site.approval import resume_study
 from fedhealth.site.consent import forget_patient, renew_consent, studies_of

@@ -33,7 +33,7 @@ from fedhealth.link.frames import (
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.copies import page_of
-from fedhealth.privacy.entries import ConsentNote
+from fedhealth.privacy.journal import ConsentNote
 from fedhealth.records.marks import PatientMarks
 from fedhealth.records.split import is_held_out
 from fedhealth.records.table import Table, read_table
