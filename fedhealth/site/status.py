@@ -5,6 +5,7 @@ node's, everything else the gate's.
 """
 
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,7 +29,7 @@ class SiteStatus:
         certificate: how long the link's certificate lasts.
         renewal: how long the certificate lasts with which it is renewed.
         link: the last that the node said of it, and when.
-        gate: whether its socket is there.
+        gate: whether something listens at its socket.
         spending: per data set and side.
         studies: approved and not withdrawn.
         waits: what waits for somebody, in words; empty if nothing does.
@@ -69,7 +70,7 @@ def status_of(state: SiteState, now: datetime) -> SiteStatus:
         certificate=_or_unknown(lambda: _life(state, Role.SITE, now)),
         renewal=_or_unknown(lambda: _life(state, Role.RENEWAL, now)),
         link=_or_unknown(lambda: _link(state.node, now)),
-        gate="its socket is there" if state.socket.exists() else "not running",
+        gate=_gate(state.socket),
         spending=contents.verified.spending,
         studies=len(account.approved.keys() - account.withdrawn),
         waits=tuple(_waiting(state, contents)),
@@ -108,6 +109,17 @@ def _link(node: Path, now: datetime) -> str:
     since = datetime.fromisoformat(said["since"])
     minutes = max(0, int((now - since).total_seconds() // 60))
     return f"{said['state']} for {minutes // 60} h {minutes % 60} min"
+
+
+def _gate(path: Path) -> str:
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+    except PermissionError:
+        return UNKNOWN
+    except OSError:
+        return "not running"
+    return "running"
 
 
 def _or_unknown(read: Callable[[], str]) -> str:

@@ -283,6 +283,15 @@ def test_status_says_certificate_link_budget_and_what_waits(site, command):
     assert json.loads(command("status", "--state", site.state.root, "--json")[1])["link"] == "connected for 3 h 5 min"
 
 
+def test_status_tells_a_gate_that_runs_from_a_socket_that_was_left(site):
+    with socket.socket(socket.AF_UNIX) as gate:
+        gate.bind(str(site.state.socket))
+        gate.listen()
+        assert status_of(site.state, datetime.now(UTC)).gate == "running"
+    assert site.state.socket.exists()
+    assert status_of(site.state, datetime.now(UTC)).gate == "not running"
+
+
 def test_status_of_an_expired_certificate_and_of_a_site_that_never_joined(site):
     assert status_of(site.state, datetime.now(UTC) + timedelta(days=2)).certificate.startswith("expired at ")
     shutil.rmtree(site.state.node)
