@@ -10,6 +10,7 @@ Run: .venv/bin/python benchmarks/link.py [--mebibytes 100] [--times 7]
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -20,13 +21,13 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from made_up_site import SITE, approval, charge, create, receipt, study_named
 from unauthenticated import bytes_sent_by_strangers
 
 from fedhealth.learning.plan import holds_weights
-from fedhealth.link.bodies import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.link.client import run_link
 from fedhealth.link.exchange import Service
 from fedhealth.link.frames import (
@@ -36,12 +37,14 @@ from fedhealth.link.frames import (
     AskHead,
     Head,
     ReleaseReply,
+    head_statement,
     pack,
     pack_start,
     release_statement,
     unpack_reply,
     unpack_request,
 )
+from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.link.server import LinkServer
 from fedhealth.link.session import SESSION_BYTES, FrameKind, FrameRejected, SessionEnd, hello_body
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, open_channel, server_credentials, server_options
@@ -75,7 +78,9 @@ class StoredGate:
         """Answer a question for the stored release, or for the head."""
         request, body = unpack_request(frame)
         if not isinstance(request, Answer):
-            return Outgoing(pack(Head(note=self._ledger.head(), proof=(), challenge="0" * 64)), time.monotonic())
+            shown = Head(note=self._ledger.head(), proof=(), challenge="0" * 64, entries=1, signature="0" * 128)
+            signature = self._ledger.sign("head", head_statement(shown, b""))
+            return Outgoing(pack(shown.model_copy(update={"signature": signature})), time.monotonic())
         if not holds_weights(body, self._input_bytes // 8):
             raise ValueError("not the input that was sent")
         name = name_of(digest or input_digest(body))
@@ -131,44 +136,33 @@ def run_bare_peer(identity: TlsIdentity, address: str, chunks: int) -> None:
                 for _ in range(chunks):
                     await call.write(chunk)
 
-    asyncio.run(main())
+    with contextlib.suppress(aio.AioRpcError):
+        asyncio.run(main())
 
 
-class BareServer:
-    """A bare stream: chunks out, chunks in, and nothing else."""
+def run_bare_server(identity: TlsIdentity, chunks: int, orders: Connection) -> None:
+    """Say the port, and at each order the seconds of `chunks` chunks there and as many back: nothing else is done."""
 
-    def __init__(self, chunks: int) -> None:
-        self._chunks, self._turn = chunks, asyncio.Semaphore(0)
-        self._done: asyncio.Queue[float] = asyncio.Queue()
-
-    async def start(self, identity: TlsIdentity) -> int:
-        """Listen, and return the port."""
-        self._server = aio.server(options=server_options())
-        handler = grpc.stream_stream_rpc_method_handler(self._serve)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
-        port = int(self._server.add_secure_port("127.0.0.1:0", server_credentials(identity)))
-        await self._server.start()
-        return port
-
-    async def stop(self) -> None:
-        """Close the stream."""
-        await self._server.stop(0)
-
-    async def once(self) -> float:
-        """Return the seconds of one way there and one back."""
-        self._turn.release()
-        return await self._done.get()
-
-    async def _serve(self, _requests: object, context: aio.ServicerContext) -> None:
-        chunk = os.urandom(CHUNK_BYTES)
+    async def serve(_requests: object, context: aio.ServicerContext) -> None:
+        chunk, loop = os.urandom(CHUNK_BYTES), asyncio.get_running_loop()
         while True:
-            await self._turn.acquire()
+            await loop.run_in_executor(None, orders.recv)
             start = time.perf_counter()
-            for _ in range(self._chunks):
+            for _ in range(chunks):
                 await context.write(chunk)
-            for _ in range(self._chunks):
+            for _ in range(chunks):
                 await context.read()
-            self._done.put_nowait(time.perf_counter() - start)
+            orders.send(time.perf_counter() - start)
+
+    async def main() -> None:
+        server = aio.server(options=server_options())
+        handler = grpc.stream_stream_rpc_method_handler(serve)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        orders.send(server.add_secure_port("127.0.0.1:0", server_credentials(lambda: identity)))
+        await server.start()
+        await server.wait_for_termination()
+
+    asyncio.run(main())
 
 
 def make_identities(folder: Path) -> tuple[TlsIdentity, TlsIdentity]:
@@ -203,29 +197,37 @@ def say(what: str, figure: str, target: str = "", ok: bool | None = None) -> Non
     print(f"{what:<46} {figure:>22}   {f'target: {target}' if target else '':<34} {verdict}", flush=True)
 
 
-async def throughput(link: LinkServer, bare: BareServer, model: bytes, pids: list[int], times: int) -> None:
-    """Print how fast a model goes each way, beside a bare stream in turns."""
+async def throughput(link: LinkServer, bare: Connection, model: bytes, pids: list[int], times: int) -> None:
+    """Print how fast a model goes each way, beside a bare stream in turns.
+
+    Args:
+        link: the coordinator's end.
+        bare: the bare server.
+        model: the input.
+        pids: of node and gate, then of the bare server and its peer.
+        times: how often.
+    """
     question = pack(Answer(study=STUDY, step="train", round=1), model)
     longest = len(model) + MAX_HEADER_BYTES + 4
+    own, others = [os.getpid(), *pids[:2]], pids[2:]
     ours, theirs, cpu_ours, cpu_bare = [], [], 0.0, 0.0
     for turn in range(times + 1):
-        before = cpu_seconds(pids[0]) + cpu_seconds(pids[3])
-        seconds = await bare.once()
-        cpu = cpu_seconds(pids[0]) + cpu_seconds(pids[3]) - before
+        before = sum(map(cpu_seconds, others))
+        bare.send("go")
+        seconds = await asyncio.to_thread(bare.recv)
         if turn:  # the first warms up both
             theirs.append(seconds)
-            cpu_bare += cpu
-        before = sum(map(cpu_seconds, pids[:3]))
+            cpu_bare += sum(map(cpu_seconds, others)) - before
+        before = sum(map(cpu_seconds, own))
         start = time.perf_counter()
         answer = await link.ask(SITE, "gate", question, 120, longest)
         seconds = time.perf_counter() - start
-        cpu = sum(map(cpu_seconds, pids[:3])) - before
         header, payload = unpack_reply(answer)
         assert isinstance(header, ReleaseReply) and len(payload) == len(model)
         del answer, payload
         if turn:
             ours.append(seconds)
-            cpu_ours += cpu
+            cpu_ours += sum(map(cpu_seconds, own)) - before
     both = 2 * len(model) / MIB
     ratio = statistics.median(bare_seconds / own for bare_seconds, own in zip(theirs, ours, strict=True))
     say("bare grpcio stream, mutual TLS", f"{both / statistics.median(theirs):.0f} MiB/s")
@@ -335,23 +337,24 @@ async def main() -> None:
         model = bytes(size)  # zeros are finite weights
         (folder / "model").write_bytes(model)
         stored: multiprocessing.Queue[float] = multiprocessing.Queue()
-        link, bare = LinkServer(coordinator, FEDERATION, lambda *_: None), BareServer(options.mebibytes)
+        link = LinkServer(coordinator, FEDERATION, lambda *_: None)
+        bare, bare_end = multiprocessing.Pipe()
         try:
             gate = start(run_gate, folder, size, stored)
             seconds = stored.get(timeout=120)
-            port, bare_port = await link.start("127.0.0.1:0"), await bare.start(coordinator)
+            server = start(run_bare_server, coordinator, options.mebibytes, bare_end)
+            port, bare_port = await link.start("127.0.0.1:0"), await asyncio.to_thread(bare.recv)
             node = start(run_node, folder, site, f"127.0.0.1:{port}")
             peer = start(run_bare_peer, site, f"127.0.0.1:{bare_port}", options.mebibytes)
             await link.wait_connected({SITE}, 60)
-            await throughput(link, bare, model, [os.getpid(), node, gate, peer], options.times)
+            await throughput(link, bare, model, [node, gate, server, peer], options.times)
             say("storing the payload durably, at the gate", f"{seconds:.2f} s", "once per release, not in the above")
             await small_requests(link, 2000)
         finally:
-            for process in started:
+            for process in reversed(started):
                 process.kill()
                 process.join()
             await link.stop()
-            await bare.stop()
         strangers(coordinator, 400)
     bad_frames(10_000)
 

@@ -97,7 +97,7 @@ def test_the_gate_knows_no_network():
     for name in ("gate", "gate_process", "approval", "state"):
         imported = set(imported_by(PACKAGE / "site" / f"{name}.py"))
         assert not {each for each in imported if each.startswith(("grpc", "fedhealth.link."))} - {
-            each for each in imported if each.startswith(("fedhealth.link.frames", "fedhealth.link.bodies"))
+            each for each in imported if each.startswith(("fedhealth.link.frames", "fedhealth.link.memory"))
         }
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from fedhealth.errors import FederationFailed
-from fedhealth.link.bodies import Buffer
 from fedhealth.link.frames import MAX_FRAME_BYTES, pack, split_frame
+from fedhealth.link.memory import Buffer
 from fedhealth.privacy.release import StepName
 
 

@@ -13,7 +13,6 @@ from contextlib import suppress
 from fedhealth.coordinator.head_log import WitnessUnavailable
 from fedhealth.coordinator.witness import Witness
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerBehind, LedgerDamaged, RefusalCode
-from fedhealth.link.bodies import Buffer
 from fedhealth.link.frames import (
     Accepted,
     Answer,
@@ -31,6 +30,7 @@ from fedhealth.link.frames import (
     release_statement,
     unpack_reply,
 )
+from fedhealth.link.memory import Buffer
 from fedhealth.privacy.checkpoint import SignedReceipt
 from fedhealth.privacy.copies import Copy, read_page
 from fedhealth.privacy.release import Digest, ReleaseIdentity, input_digest

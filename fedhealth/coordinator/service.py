@@ -47,9 +47,9 @@ from fedhealth.coordinator.home import CoordinatorHome
 from fedhealth.coordinator.witness import Witness
 from fedhealth.errors import ApprovalMissing, FederationFailed, RefusalCode
 from fedhealth.learning.plan import plan_study
-from fedhealth.link.bodies import Buffer
 from fedhealth.link.catalogue import CATALOGUE, catalogue_service
 from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Accepted, Head, pack
+from fedhealth.link.memory import Buffer
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import ReleaseIdentity, input_digest

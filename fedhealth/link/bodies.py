@@ -11,21 +11,17 @@ Leaves to others: sending and receiving frames (`fedhealth.link.exchange`). No i
 """
 
 import asyncio
-import mmap
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Self
 
 from fedhealth.errors import LinkUnavailable
+from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
 
-Buffer = bytes | memoryview
-
-CHUNK_BYTES = 2**20
 WINDOW_CHUNKS = 8
 """Chunks on their way for which the receiver gives room: 8 MiB, enough for 80 MiB/s at a round trip of 100 ms."""
 STALL_SECONDS = 20.0
 """How long the next chunk of a body may be awaited once the body began."""
-_POOLED = 4
 
 
 class BodyInvalid(LinkUnavailable):
@@ -63,34 +59,6 @@ class Body:
 async def _slices(data: memoryview) -> AsyncGenerator[Buffer, None]:
     for number in range(chunk_count(len(data))):
         yield data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-
-
-class MemoryPool:
-    """Memory for large bodies, used again once nobody looks at it any more.
-
-    The first touch of fresh memory takes longer than all that the link does with a body (65 ms per 100 MiB, measured),
-    and a study asks for bodies of one size over and over.
-    """
-
-    def __init__(self) -> None:
-        self._maps: list[mmap.mmap] = []
-
-    def take(self, size: int) -> memoryview:
-        """Return `size` writable bytes of any content; they are free again when the last view on them is gone."""
-        if size <= CHUNK_BYTES:
-            return memoryview(bytearray(size))
-        for free in list(self._maps):
-            try:
-                free.resize(len(free))  # a mapping with a view on it refuses
-            except BufferError:
-                continue
-            if len(free) >= size:
-                return memoryview(free)[:size]
-            self._maps.remove(free)
-        fresh = mmap.mmap(-1, size)
-        if len(self._maps) < _POOLED:
-            self._maps.append(fresh)
-        return memoryview(fresh)[:size]
 
 
 class IncomingBody:

@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.link.bodies import CHUNK_BYTES, Buffer
 from fedhealth.link.exchange import Exchange, Service, away
+from fedhealth.link.memory import CHUNK_BYTES, Buffer, keep_freed_memory
 from fedhealth.link.quota import QUOTA_OF_COORDINATOR
 from fedhealth.link.session import (
     FrameKind,
@@ -129,6 +129,7 @@ async def run_link(
             coordinator is waited for.)
         asyncio.CancelledError: after the channel was closed.
     """
+    keep_freed_memory()
     delay = FIRST_DELAY_SECONDS
     loop = asyncio.get_running_loop()
     while True:

@@ -32,7 +32,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.link.bodies import CHUNK_BYTES, Body, BodyInvalid, Buffer, IncomingBody, MemoryPool, chunk_count
+from fedhealth.link.bodies import Body, BodyInvalid, IncomingBody, chunk_count
+from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.link.quota import Bucket, Quota
 from fedhealth.link.session import FrameKind, FrameRejected, SessionFrame, check_service_name
 from fedhealth.link.stream import FrameStream

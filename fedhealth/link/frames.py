@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, RefusalCode
-from fedhealth.link.bodies import Buffer
+from fedhealth.link.memory import Buffer
 from fedhealth.privacy.checkpoint import Signature, SignedReceipt
 from fedhealth.privacy.release import Digest, StepName
 

@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from cryptography.x509 import Certificate
 
 from fedhealth.errors import FedHealthError, LinkUnavailable
-from fedhealth.link.bodies import CHUNK_BYTES, Buffer
 from fedhealth.link.exchange import Exchange, PeerAway, Service, away
+from fedhealth.link.memory import CHUNK_BYTES, Buffer, keep_freed_memory
 from fedhealth.link.peer import Admission, proven_leaf, refusal_code
 from fedhealth.link.quota import QUOTA_OF_SITE
 from fedhealth.link.renewal import Certify, renewal_handler
@@ -87,6 +87,7 @@ class LinkServer:
         Raises:
             LinkUnavailable: the port is in use, or the address is not this machine's.
         """
+        keep_freed_memory()
         server = aio.server(options=server_options())
         handler = grpc.stream_stream_rpc_method_handler(self._serve)  # no serializers: messages are bytes
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))

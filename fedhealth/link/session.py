@@ -29,7 +29,7 @@ from enum import IntEnum
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.link.bodies import CHUNK_BYTES, Buffer
+from fedhealth.link.memory import CHUNK_BYTES, Buffer
 from fedhealth.pki.profiles import Role
 
 LINK_PROTOCOL_VERSION = 2

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.link.bodies import Buffer
+from fedhealth.link.memory import Buffer
 from fedhealth.link.quota import Bucket
 from fedhealth.link.session import FrameKind, SessionEnd, SessionFrame
 from fedhealth.link.tls import HELLO_SECONDS, aio

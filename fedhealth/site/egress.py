@@ -25,8 +25,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedhealth.errors import LedgerDamaged
-from fedhealth.link.bodies import Buffer
 from fedhealth.link.frames import MAX_HEADER_BYTES
+from fedhealth.link.memory import Buffer
 from fedhealth.privacy.release import Digest
 
 FILE_BYTES = 8 * 1024 * 1024

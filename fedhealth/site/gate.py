@@ -41,7 +41,6 @@ from fedhealth.errors import (
     RefusalCode,
 )
 from fedhealth.learning.plan import Step, decode_weights, holds_weights, plan_study
-from fedhealth.link.bodies import Buffer, MemoryPool
 from fedhealth.link.frames import (
     Accepted,
     Answer,
@@ -57,6 +56,7 @@ from fedhealth.link.frames import (
     release_statement,
     unpack_request,
 )
+from fedhealth.link.memory import Buffer, MemoryPool
 from fedhealth.policy.rules import Policy, check_policy
 from fedhealth.policy.site_file import SiteFile
 from fedhealth.privacy.acts import PolicyChanged

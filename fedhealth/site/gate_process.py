@@ -19,8 +19,8 @@ from pathlib import Path
 
 from fedhealth.canonical import digest_state
 from fedhealth.errors import FedHealthError, LedgerBehind, LedgerForked, LinkUnavailable
-from fedhealth.link.bodies import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES
+from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.acts import PolicyChanged

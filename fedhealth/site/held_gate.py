@@ -12,7 +12,6 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedhealth.errors import IdentityInvalid, LedgerDamaged, RefusalCode
-from fedhealth.link.bodies import Buffer
 from fedhealth.link.frames import (
     AskHead,
     FrameInvalid,
@@ -25,6 +24,7 @@ from fedhealth.link.frames import (
     pack,
     unpack_request,
 )
+from fedhealth.link.memory import Buffer
 from fedhealth.privacy.checkpoint import SignedReceipt, open_receipt
 from fedhealth.privacy.copies import EntrySeal, page_of, read_page
 from fedhealth.privacy.ledger import Ledger

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.link import bodies, exchange
-from fedhealth.link.bodies import Body, BodyInvalid, IncomingBody, MemoryPool, chunk_count
+from fedhealth.link import bodies, exchange, memory
+from fedhealth.link.bodies import Body, BodyInvalid, IncomingBody, chunk_count
 from fedhealth.link.exchange import AskFailed, Exchange, Failure, PeerAway, Service, away, service_of
+from fedhealth.link.memory import MemoryPool
 from fedhealth.link.quota import QUOTA_OF_COORDINATOR, Bucket, Quota
 from fedhealth.link.session import SESSION_BYTES, FrameKind, SessionEnd, hello_body
 from fedhealth.link.stream import FrameStream
@@ -24,7 +25,8 @@ PATIENT = "patient 4711 has HIV"
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(bodies, "CHUNK_BYTES", CHUNK)
+    for module in (bodies, memory):
+        monkeypatch.setattr(module, "CHUNK_BYTES", CHUNK)
 
 
 class Wire:

@@ -10,9 +10,9 @@ import pytest
 from fedhealth.errors import IdentityInvalid, LinkUnavailable
 from fedhealth.link import client as client_module
 from fedhealth.link import session as session_module
-from fedhealth.link.bodies import CHUNK_BYTES
 from fedhealth.link.client import LinkState, run_link
 from fedhealth.link.exchange import AskFailed, Failure, PeerAway, service_of
+from fedhealth.link.memory import CHUNK_BYTES
 from fedhealth.link.server import LinkServer
 from fedhealth.link.session import ProtocolMismatch, hello_body
 

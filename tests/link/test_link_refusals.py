@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from fedhealth.link.bodies import CHUNK_BYTES
+from fedhealth.link.memory import CHUNK_BYTES
 from fedhealth.link.session import SESSION_BYTES, FrameKind, SessionEnd, hello_body
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc
 from fedhealth.pki.identity import TlsIdentity

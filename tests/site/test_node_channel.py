@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.link.bodies import CHUNK_BYTES, IncomingBody, MemoryPool, chunk_count
+from fedhealth.link.bodies import IncomingBody, chunk_count
 from fedhealth.link.frames import MAX_FRAME_BYTES
+from fedhealth.link.memory import CHUNK_BYTES, MemoryPool
 from fedhealth.site.node import GateChannel
 
 LIGHT = [
