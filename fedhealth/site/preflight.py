@@ -79,7 +79,7 @@ def inspect_site(
     yield _disk(state)
     yield _gpu()
     yield _kernel()
-    yield _data(folder)
+    yield _data(folder, state)
     yield from _apart(folder, state, node_user)
     yield _permissions(state)
     file = _known(lambda: load_node_file(state.node))
@@ -147,7 +147,7 @@ def _kernel() -> Finding:
     )
 
 
-def _data(folder: Path) -> Finding:
+def _data(folder: Path, state: SiteState) -> Finding:
     remedy = f"Correct {folder}, or who may read it, then run this again."
 
     def read() -> Finding:
@@ -155,7 +155,15 @@ def _data(folder: Path) -> Finding:
         data_set = load_site_file(folder).data_set
         if data_set.patient_column not in read_table(data_set.file, strict=False).columns:
             return Finding("data", "wrong", f"there is no column '{data_set.patient_column}'", remedy)
-        return Finding("data", "ok", f"data set '{data_set.name}' can be read by this user")
+        gate_user = state.gate.stat().st_uid
+        if gate_user != os.geteuid() and not may(data_set.file, *groups_of(str(gate_user)), stat.S_IROTH):
+            return Finding(
+                "data",
+                "wrong",
+                f"the gate's user (number {gate_user}) may not read data set '{data_set.name}'",
+                f"chgrp to the gate's own group, and chmod g+rX: {folder}",
+            )
+        return Finding("data", "ok", f"data set '{data_set.name}' can be read by the gate's user")
 
     found = _known(read)
     return found if isinstance(found, Finding) else Finding("data", "wrong", found, remedy)

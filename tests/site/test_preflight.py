@@ -135,6 +135,17 @@ def test_data_that_the_gate_cannot_use(site):
     check(inspect(site)["data"], "wrong", "No such file")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_data_that_root_can_read_and_the_gates_user_cannot(site):
+    for path in (site.folder, *list(site.folder.parents)[:3]):
+        path.chmod(0o755)
+    os.chown(site.state.gate, 61001, 61001)
+    site.csv.chmod(0o640)
+    check(inspect(site)["data"], "wrong", "number 61001", "chgrp")
+    os.chown(site.csv, 0, 61001)
+    check(inspect(site)["data"], "ok")
+
+
 def test_a_node_that_could_read_the_data_or_replace_the_socket(site):
     check(inspect(site)["two users"], "warning", "one user", "--node-user")
     for path in (site.folder, *list(site.folder.parents)[:3]):  # up to where pytest's own folders begin
