@@ -18,7 +18,7 @@ import numpy as np
 
 from fedhealth.errors import ConfigInvalid, DataUnusable, FedHealthError
 from fedhealth.policy.site_file import SiteFile, load_site_file
-from fedhealth.privacy.entries import Approved, Stored
+from fedhealth.privacy.entries import Approved, Reserved, Stored
 from fedhealth.privacy.journal import ConsentNote, DataNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest
@@ -109,7 +109,7 @@ class StudyUse:
         approved_at: when, Unix time in milliseconds.
         used: releases that left, or are ready to, and were computed on a cohort with the patient in it.
         unknown: releases of which that cannot be said, because the record of who was in the data, or which side the
-            patient was on, is missing.
+            patient was on, or whether the release left at all, is missing.
         last_charged_at: when the last of both was charged, Unix time in milliseconds.
     """
 
@@ -127,7 +127,8 @@ def studies_of(folder: Path, state: SiteState, patient: str) -> tuple[StudyUse, 
 
     A release counts where the patient had a record in the data when it was computed and stands on the side it was
     computed on. That is the most that can be: a patient whose endpoint is missing added nothing, and in a round that
-    samples patients each is drawn by chance. A release that was charged and never stored used nobody.
+    samples patients each is drawn by chance. A release that was charged and never stored used nobody, unless an older
+    copy of the ledger was recovered since: then it may have left, and on which data nobody knows.
 
     Raises:
         ConfigInvalid: no patient was named.
@@ -141,8 +142,12 @@ def studies_of(folder: Path, state: SiteState, patient: str) -> tuple[StudyUse, 
         versions = [(line, note) for line, note in enumerate(ledger.journal()) if isinstance(note, DataNote)]
     was_in = {note.version: _was_in(state.members(), note, mark) for _, note in versions}
     uses: dict[Digest, StudyUse] = {}
-    for entry, journal_size in history:
-        if not isinstance(entry, Stored):
+    for entry, written_after in history:
+        if isinstance(entry, Stored):
+            journal_size = written_after
+        elif isinstance(entry, Reserved) and entry.release in account.closed:
+            journal_size = None
+        else:
             continue
         charge = account.reserved[entry.release]
         approval = account.approved[charge.study]

@@ -26,7 +26,9 @@ from fedhealth.privacy.entries import Recovered, Reserved, Stored, WitnessRule
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import verify_ledger
+from fedhealth.records.split import is_held_out
 from fedhealth.site.approval import withdraw_study
+from fedhealth.site.consent import studies_of
 from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate
 from fedhealth.site.held_gate import HeldGate
 from fedhealth.site.hold import LedgerHold
@@ -280,6 +282,9 @@ def test_a_charge_that_may_have_left_under_an_entry_that_nobody_has_is_never_com
     assert [type(entry) for entry in found.entries] == [Reserved]
     _, states = pair.entries()
     assert sorted(states.values()) == ["closed", "stored"]
+    trained = next(f"p{n}" for n in range(24) if not is_held_out(bytes(32), f"p{n}", 0.25))
+    (use,) = studies_of(pair.here.folder, pair.here.state, trained)
+    assert (use.used, use.unknown) == (1, 1)  # the first round, and perhaps the second
     pair.start_gate()
     pair.meet()
     size = pair.ledger.size
