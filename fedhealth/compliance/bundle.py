@@ -36,10 +36,10 @@ from fedhealth.compliance.history import History, approved_study
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.acts import KeyRotated, Milliseconds
 from fedhealth.privacy.checkpoint import SignedReceipt
-from fedhealth.privacy.entries import ENTRY, Account, Created, Name
+from fedhealth.privacy.entries import ENTRY, Account, Created, Name, Reserved
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort, Digest, SiteId
-from fedhealth.privacy.verify import LedgerContents, Spending, check_head, check_receipt, describe
+from fedhealth.privacy.verify import LedgerContents, Spending, check_head, check_receipt, check_witness, describe
 from fedhealth.signing import load_public_key, public_key_hex, sign, verify
 from fedhealth.study.signature import SignedStudy
 
@@ -213,7 +213,7 @@ def _first_entry(line: bytes) -> Created:
 
 
 def _ledger_of(entries: tuple[bytes, ...], manifest: Manifest, created: Created, seen: str | None) -> LedgerContents:
-    account, tree = Account(), MerkleTree()
+    account, tree, charged = Account(), MerkleTree(), dict[str, int]()
     for position, line in enumerate(entries):
         try:
             entry = ENTRY.validate_json(line)
@@ -223,8 +223,11 @@ def _ledger_of(entries: tuple[bytes, ...], manifest: Manifest, created: Created,
         if canonical_bytes(entry) != line:
             raise _changed(f"entry {position} is not in canonical form")
         tree.append(leaf_hash(line))
+        if isinstance(entry, Reserved):
+            charged[entry.release] = position
     receipt = None if manifest.receipt is None else canonical_bytes(manifest.receipt)
     head, witnessed = check_head(manifest.head, account, tree, seen), check_receipt(receipt, created, tree)
+    check_witness(account, charged, witnessed)
     return LedgerContents(describe(account, head, witnessed), account, entries, manifest.head, receipt)
 
 

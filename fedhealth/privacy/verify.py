@@ -9,7 +9,7 @@ the one certified when the site joined, and the head with the coordinator's rece
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,6 +185,7 @@ def _verify(
     if database.execute("SELECT count(*) FROM opening").get != opened:
         raise _bad(tree.size, "a commitment to the journal belongs to no entry")
     witnessed = check_receipt(receipt, account.created, tree)
+    check_witness(account, charged, witnessed)
     _check_rows(database, account, charged, witnessed)
     return LedgerContents(
         verified=describe(account, head, witnessed, anchor is not None),
@@ -353,8 +354,6 @@ def _check_rows(database: apsw.Connection, account: Account, charged: dict[str, 
             raise _bad(at, f"release {release[:12]} is '{state}' against the coordinator's receipt")
         if attempts not in range(1 if state == "reserved" else MOST_ATTEMPTS + 1):
             raise _bad(at, f"release {release[:12]} is '{state}' and was begun {attempts} times")
-        if stored is not None and at >= witnessed and release not in account.unwitnessed:
-            raise _bad(at, f"release {release[:12]} left without the witness that the policy required")
         if (payload is not None) != (state == "stored"):
             raise _bad(at, f"the payload of release {release[:12]} is missing or was kept")
         if payload is not None and not _is_payload(payload, stored):
@@ -371,6 +370,22 @@ def _waiting(release: str, at: int, account: Account, witnessed: int) -> str:
     if at < witnessed:
         return "witnessed"
     return "unwitnessed" if release in account.unwitnessed else "reserved"
+
+
+def check_witness(account: Account, charged: Mapping[str, int], witnessed: int) -> None:
+    """Return if each charge under which something could leave was countersigned, or did not have to be.
+
+    Args:
+        account: of the ledger.
+        charged: the position of each release's charge.
+        witnessed: as `check_receipt` returned.
+
+    Raises:
+        LedgerDamaged: a payload was stored without the signature that the policy required.
+    """
+    for release in account.stored:
+        if charged[release] >= witnessed and release not in account.unwitnessed:
+            raise _bad(charged[release], f"release {release[:12]} left without the witness that the policy required")
 
 
 def _is_payload(payload: bytes, stored: Stored | None) -> bool:

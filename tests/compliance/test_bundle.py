@@ -120,6 +120,10 @@ DISHONEST = {
     "another site in the manifest": (lambda lines: manifest_with(lines, site="south"), "another site"),
     "a test site called a real one": (lambda lines: manifest_with(lines, unsafe_test_site=True), "another site"),
     "less spent in the summary": (cheaper_budget, "summary of the budget"),
+    "a release that left without its receipt": (
+        lambda lines: manifest_with(lines, receipt=None),
+        "left without the witness",
+    ),
     "no summary": (lambda lines: manifest_with(lines, budget=()), "summary of the budget"),
     "a manifest in another form": (lambda lines: [lines[0], lines[1] + b" ", *lines[2:]], "manifest"),
     "no manifest": (lambda lines: [lines[0], b"{}", *lines[2:]], "manifest"),
