@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from cryptography.x509 import Certificate
 
-from fedhealth.errors import FedHealthError
+from fedhealth.errors import FedHealthError, IdentityInvalid
 from fedhealth.link.tls import aio, grpc
 from fedhealth.pki.certificates import parse_certificate
 from fedhealth.pki.leaf import Flaw, LeafRefused
@@ -44,4 +44,7 @@ def proven_leaf(context: aio.ServicerContext) -> Certificate:
         raise LeafRefused(Flaw.TLS_VERSION, str(version), "TLSv1.3")
     if len(certificates) != 1:
         raise LeafRefused(Flaw.NO_CERTIFICATE, "none", "a site's")
-    return parse_certificate(certificates[0])
+    try:
+        return parse_certificate(certificates[0])
+    except IdentityInvalid as error:
+        raise LeafRefused(Flaw.MALFORMED, "what cannot be read", "a certificate") from error

@@ -178,13 +178,15 @@ def parse_chain(pem: bytes, length: int) -> tuple[x509.Certificate, ...]:
     """
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError:
+        for each in certificates:  # its parts are read only when they are asked for, and fail only then
+            _ = each.subject, each.issuer, each.extensions, each.public_key(), each.not_valid_before_utc
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
         certificates = []
     if len(certificates) != length:
         raise IdentityInvalid(
             "a certificate file cannot be read",
-            got=f"{len(certificates)} certificates",
-            wanted=f"exactly {length}, in PEM",
+            got=f"{len(certificates)} that can be read",
+            wanted=f"exactly {length}, in PEM, and nothing of another form",
             next_step="Fetch the file again from the federation's authority.",
         )
     return tuple(certificates)

@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fedhealth.errors import IdentityInvalid
 from fedhealth.link.enrolment import (
@@ -23,6 +24,8 @@ from fedhealth.link.enrolment import (
     parse_answer,
     parse_ask,
 )
+from fedhealth.link.renewal import RenewRequest
+from fedhealth.pki.profiles import Role
 
 KEY, WITNESS = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
 JOIN = make_join("hungary", bytes(16), b"tls", b"renewal", KEY)
@@ -103,3 +106,16 @@ def test_an_address_that_could_be_more_than_one_is_refused(link):
     body = JOINED.model_dump(mode="json") | {"link": link}
     with pytest.raises(MessageInvalid):
         parse_answer(json.dumps(body).encode())
+
+
+@given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_a_wish_to_renew_or_one_error(body):
+    with contextlib.suppress(ValidationError):
+        assert RenewRequest.model_validate_json(body).role in (Role.SITE, Role.RENEWAL)
+
+
+@given(role=st.sampled_from(["site", "renewal", "coordinator", ""]) | JSON, request=JSON)
+def test_a_wish_to_renew_is_of_the_two_roles_of_a_site(role, request):
+    with contextlib.suppress(ValidationError):
+        wish = RenewRequest.model_validate_json(json.dumps({"role": role, "request": request}))
+        assert wish.role in (Role.SITE, Role.RENEWAL) and len(wish.request) <= 8 * 1024

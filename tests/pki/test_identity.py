@@ -171,7 +171,7 @@ def test_refuses_a_key_file_that_others_can_read(folder):
 
 def test_refuses_two_certificates_in_one_file(folder):
     pem = (folder / "root.pem").read_bytes()
-    with pytest.raises(IdentityInvalid, match="got 2 certificates"):
+    with pytest.raises(IdentityInvalid, match="got 2 that can be read"):
         parse_certificate(pem + pem)
 
 
