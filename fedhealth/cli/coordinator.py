@@ -107,7 +107,7 @@ def revoke(site: Annotated[str, typer.Argument(help="The site's id.")], home: Ho
 
 @app.command()
 def members(home: Home) -> None:
-    """List the sites that joined: which are in, until when their certificates last, which were revoked.
+    """List the sites that joined: who is in and until when, who was revoked, and the key of each ledger.
 
     Example: fedhealth coordinator members --home state
     """
@@ -119,6 +119,7 @@ def members(home: Home) -> None:
         if member.revoked is not None:
             said = [f"revoked {_time(member.revoked)}"]
         typer.echo(f"{site}: {'; '.join(said)}")
+        typer.echo(f"  ledger key {member.ledger_key}")
 
 
 @app.command()
