@@ -15,7 +15,9 @@ from fedhealth.errors import FedHealthError
 from fedhealth.pki.identity import read_identity
 from fedhealth.pki.profiles import Role
 from fedhealth.privacy.verify import LedgerContents, Spending, read_ledger
+from fedhealth.site.offers import read_offers
 from fedhealth.site.state import SiteState
+from fedhealth.study.signature import SignedStudy
 
 UNKNOWN = "unknown: this user may not look, or the site has not joined"
 
@@ -86,6 +88,9 @@ def _waiting(state: SiteState, contents: LedgerContents) -> list[str]:
         waits.append(f"the ledger is held ({mark.kind}): fedhealth site recover-ledger --help")
     if contents.verified.paused:
         waits.append("the site is paused: fedhealth site unpause")
+    offered = {signed.study.digest for signed in _offers(state.node)} - account.approved.keys()
+    if offered:
+        waits.append(f"{len(offered)} offered studies wait to be looked at: fedhealth site offers")
     charged = len(account.reserved.keys() - account.stored.keys() - account.closed)
     if charged:
         waits.append(f"{charged} charged releases wait for the coordinator's signature or for the gate")
@@ -93,6 +98,13 @@ def _waiting(state: SiteState, contents: LedgerContents) -> list[str]:
     if behind > 0:
         waits.append(f"{behind} entries of the ledger wait for the coordinator's signature")
     return waits
+
+
+def _offers(node: Path) -> list[SignedStudy]:
+    try:
+        return list(read_offers(node).values())
+    except OSError:
+        return []  # the node's, and not for this user
 
 
 def _life(state: SiteState, role: Role, now: datetime) -> str:

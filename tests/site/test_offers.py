@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 
@@ -87,6 +88,21 @@ def test_what_no_researcher_signed_is_not_listed(tmp_path, signed, caplog):
     keep_offers(tmp_path / "offers", (signed.replace(b"Ward", b"Word"), b"\xff" * 100, signed))
     assert len(read_offers(tmp_path)) == 1
     assert "left out" in caplog.text
+
+
+def test_a_node_that_was_taken_over_cannot_make_its_reader_wait_or_follow_a_link(tmp_path, signed):
+    (tmp_path / "elsewhere.json").write_bytes(signed)
+    folder = tmp_path / "node" / "offers"
+    folder.mkdir(parents=True)
+    (folder / "link.json").symlink_to(tmp_path / "elsewhere.json")
+    (folder / "endless.json").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.json")
+    (folder / "folder.json").mkdir()
+    with (folder / "huge.json").open("wb") as file:
+        file.truncate(1 << 40)
+    assert read_offers(tmp_path / "node") == {}
+    (folder / "plain.json").write_bytes(signed)
+    assert len(read_offers(tmp_path / "node")) == 1
 
 
 def test_the_command_lists_what_waits_and_where(tmp_path, signed):

@@ -20,8 +20,10 @@ from fedhealth.pki.profiles import Role
 from fedhealth.pki.root import create_root
 from fedhealth.site import preflight
 from fedhealth.site.acts import pause_site
+from fedhealth.site.offers import folder_of, keep_offers
 from fedhealth.site.preflight import inspect_site, may
 from fedhealth.site.status import UNKNOWN, record_link, status_of
+from fedhealth.study.signature import sign_study
 
 NODE = (61002, frozenset({61000, 61002}))
 
@@ -274,7 +276,7 @@ def test_the_command_names_each_remedy_and_ends_with_3_if_something_is_wrong(sit
     assert {finding["verdict"] for finding in json.loads(said)} >= {"ok", "wrong"}
 
 
-def test_status_says_certificate_link_budget_and_what_waits(site, command):
+def test_status_says_certificate_link_budget_and_what_waits(site, command, make_protocol):
     now = datetime.now(UTC)
     record_link(site.state.node, "connected", now - timedelta(hours=3, minutes=5))
     found = status_of(site.state, now)
@@ -285,10 +287,12 @@ def test_status_says_certificate_link_budget_and_what_waits(site, command):
     assert found.renewal.startswith("89 d 23 h")
     assert {line.cohort: line.share_spent for line in found.spending} == {"training": 0, "held-out": 0}
     assert found.waits == ("2 entries of the ledger wait for the coordinator's signature",)
+    keep_offers(folder_of(site.state.node), (sign_study(make_protocol(), site.researcher),))
     pause_site(site.folder, site.state)
     site.state.hold.set_restored()
     said = command("status", "--state", site.state.root)[1]
     assert "waits: the site is paused" in said
+    assert "waits: 1 offered studies wait to be looked at: fedhealth site offers" in said
     assert "waits: the ledger came from a backup" in said
     assert all(len(line) <= 80 for line in said.splitlines())
     assert json.loads(command("status", "--state", site.state.root, "--json")[1])["link"] == "connected for 3 h 5 min"
