@@ -25,7 +25,7 @@ import apsw
 import made_up_site as site
 from simulated_disk import CUTS, Disk, Image, Operation, RecordingDisk, say
 
-import fedhealth.privacy.ledger
+import fedhealth.privacy.ledger_database
 from fedhealth.errors import FedHealthError
 from fedhealth.privacy.acts import KeyRotated, Paused, Unpaused
 from fedhealth.privacy.journal import JournalNote
@@ -101,7 +101,7 @@ def weaken(setting: str) -> None:
             database.pragma("journal_mode", "wal")
             database.pragma("synchronous", setting)
 
-        fedhealth.privacy.ledger._prepare = prepare
+        fedhealth.privacy.ledger_database.prepare = prepare
         Ledger._settle = lambda self: None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import apsw
 
 from fedhealth.errors import LedgerDamaged
-from fedhealth.privacy.ledger import connect
+from fedhealth.privacy.ledger_database import connect
 
 _TRIES = 100
 _PAUSE_SECONDS = 0.02

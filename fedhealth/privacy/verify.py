@@ -23,10 +23,11 @@ from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpo
 from fedhealth.privacy.currency import total_of
 from fedhealth.privacy.entries import ENTRY, Account, Created, Entry, Recovered, Reserved, Stored, WitnessPolicy
 from fedhealth.privacy.journal import NOTE, check_journal, journal_commitment
-from fedhealth.privacy.ledger import MOST_ATTEMPTS, SCHEMA, connect
+from fedhealth.privacy.ledger_database import SCHEMA, connect
 from fedhealth.privacy.ledger_file import copy_ledger, first_damaged_page
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort
+from fedhealth.privacy.release_rows import MOST_ATTEMPTS
 from fedhealth.signing import load_public_key
 
 

@@ -65,8 +65,9 @@ from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.entries import Approved, Reserved, Unwitnessed, WitnessRule
 from fedhealth.privacy.journal import DataNote, JournalNote
-from fedhealth.privacy.ledger import Ledger, ReleaseRow
+from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest, ReleaseIdentity, StepName, input_digest, noise_key
+from fedhealth.privacy.release_rows import ReleaseRow
 from fedhealth.privacy.stream import SECRET_BYTES, NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.members import MemberHistory

@@ -9,7 +9,7 @@ from fedhealth.compliance.bundle import MAGIC, Manifest, is_bundle, make_bundle,
 from fedhealth.compliance.history import read_gate
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, sign_checkpoint
-from fedhealth.privacy.ledger import connect
+from fedhealth.privacy.ledger_database import connect
 from fedhealth.signing import load_signing_key, sign
 from fedhealth.study.signature import sign_study
 

@@ -187,7 +187,7 @@ def test_a_ledger_that_was_rolled_back_is_named_at_once_and_never_countersigned(
     kept, copy = wire.gate, tmp_path / "earlier"
     copy.mkdir()
     earlier = Wire(copy)  # a ledger under the same key that never had these releases
-    earlier.ledger._key = wire.ledger._key
+    earlier.ledger._logs.key = wire.ledger._logs.key
     wire.gate = earlier.gate
     with pytest.raises(NoRelease) as caught:
         wire.ask(number=3)

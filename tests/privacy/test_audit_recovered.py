@@ -11,7 +11,7 @@ from fedhealth.errors import LedgerDamaged, LedgerForked
 from fedhealth.privacy.checkpoint import SignedReceipt
 from fedhealth.privacy.entries import GivenUp, Recovered, Unwitnessed, WitnessRule
 from fedhealth.privacy.journal import JournalNote
-from fedhealth.privacy.ledger import connect
+from fedhealth.privacy.ledger_database import connect
 from fedhealth.privacy.verify import verify_ledger
 
 

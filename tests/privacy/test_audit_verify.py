@@ -11,7 +11,7 @@ from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, sign_checkpoint, sign_receipt
 from fedhealth.privacy.entries import ENTRY
 from fedhealth.privacy.journal import DataNote, JournalNote
-from fedhealth.privacy.ledger import connect
+from fedhealth.privacy.ledger_database import connect
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.mu_squared import MU_SQUARED_UNITS, MuSquaredBudget, delta_of
 from fedhealth.privacy.verify import verify_ledger

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import LedgerDamaged
 from fedhealth.privacy.journal import JournalNote, sign_journal
-from fedhealth.privacy.ledger import connect
+from fedhealth.privacy.ledger_database import connect
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import sign

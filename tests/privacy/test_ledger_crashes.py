@@ -120,7 +120,7 @@ def test_kill_9_right_after_an_acknowledged_step_keeps_it(hospital, step):
 
 @pytest.mark.parametrize("statement", [1, 3, 5, 8])
 def test_kill_9_during_creation_leaves_a_whole_ledger_or_none(hospital, monkeypatch, statement):
-    import fedhealth.privacy.ledger as module
+    import fedhealth.privacy.ledger_database as module
 
     executed = 0
     connect = module.connect

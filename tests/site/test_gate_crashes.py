@@ -9,6 +9,7 @@ from fedhealth.errors import RefusalCode
 from fedhealth.link.frames import AskHead, ReleaseReply, pack
 from fedhealth.privacy.entries import Stored
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.ledger_logs import LedgerLogs
 from fedhealth.privacy.verify import verify_ledger
 
 
@@ -176,7 +177,7 @@ def test_with_a_full_disk_nothing_leaves_and_the_gate_is_busy(hospital, monkeypa
     full.send(full.question())
     frame = full.witnessed()
     with monkeypatch.context() as patched:
-        whole = Ledger._append
+        whole = LedgerLogs.append
 
         def no_space(self, entry, notes=()):
             position = whole(self, entry, notes)
@@ -184,7 +185,7 @@ def test_with_a_full_disk_nothing_leaves_and_the_gate_is_busy(hospital, monkeypa
                 raise apsw.FullError("database or disk is full")
             return position
 
-        patched.setattr(Ledger, "_append", no_space)
+        patched.setattr(LedgerLogs, "append", no_space)
         reply, body, wait = full.send(frame)
     assert (reply.kind, reply.code, body) == ("refused", RefusalCode.BUSY, b"")
     assert wait == pytest.approx(0.020, abs=1e-9)
@@ -204,7 +205,7 @@ def test_with_a_full_disk_nothing_is_charged_and_nothing_computed(hospital, monk
         def no_space(self, entry, notes=()):
             raise apsw.FullError("database or disk is full")
 
-        patched.setattr(Ledger, "_append", no_space)
+        patched.setattr(LedgerLogs, "append", no_space)
         assert site.send(site.question())[0].code == RefusalCode.BUSY
     assert site.send(site.question())[0].code == RefusalCode.BUSY
     site.reopen()

@@ -11,6 +11,7 @@ import pytest
 
 from fedhealth.errors import RefusalCode
 from fedhealth.link.frames import NeedWitness, ReleaseReply
+from fedhealth.privacy.release_rows import ReleaseRows
 from fedhealth.privacy.verify import verify_ledger
 
 
@@ -117,6 +118,6 @@ def test_a_count_that_cannot_be_written_computes_nothing(hospital, monkeypatch):
         raise apsw.FullError("database or disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(site.ledger), "_count_attempt", full)
+        patched.setattr(ReleaseRows, "count_attempt", full)
         assert site.ask()[0].code == RefusalCode.BUSY
     assert computed == []

@@ -8,7 +8,7 @@ import pytest
 from fedhealth.errors import RefusalCode
 from fedhealth.link.frames import AskHead, Head, NeedWitness, PutStudy, ReleaseReply, Witnessed, pack
 from fedhealth.privacy.checkpoint import open_checkpoint
-from fedhealth.privacy.ledger import connect
+from fedhealth.privacy.ledger_database import connect
 from fedhealth.privacy.merkle import is_consistent
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import verify_ledger

@@ -112,7 +112,7 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgott
         compute = compute(ticking)
     gate, ledger = open_gate(site, study, folder, RESEARCHER, WITNESS, ticking.clock(), compute)
     gate.__class__ = gate_class
-    key = ledger._key.public_key()
+    key = ledger._logs.key.public_key()
     seen = []
 
     def say(frame):
