@@ -90,9 +90,13 @@ class Border:
 
     async def _renew_own(self) -> None:
         """Show a new certificate of the coordinator's own in time; a failure is tried again, and said."""
+        warned = False
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             try:
+                if not warned and self._home.open_authority().ends_soon(datetime.now(UTC)):
+                    warned = True
+                    _LOG.warning("the issuing authority ends soon: fedhealth coordinator request-authority --help")
                 self.link.show(self._home.identity(datetime.now(UTC)))
                 self._enrolment.show_again()
             except (FedHealthError, OSError) as error:

@@ -87,22 +87,22 @@ class Members:
         """Return a site's record as it is on disk now, None if it never joined.
 
         Raises:
-            ConfigInvalid: the file is damaged.
+            ConfigInvalid: the file is damaged or cannot be read.
         """
         path = self._path(site)
         try:
             status = path.stat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)  # every change is another file
+            if self._read.get(site, (None,))[0] != stamp:
+                self._read[site] = stamp, Member.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
-        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)  # every change is another file
-        if self._read.get(site, (None,))[0] != stamp:
-            try:
-                member = Member.model_validate_json(path.read_bytes())
-            except ValidationError as error:
-                raise ConfigInvalid(
-                    f"the record of site '{site}' is damaged", got=str(path), next_step="Restore it from a backup."
-                ) from error
-            self._read[site] = stamp, member
+        except (ValidationError, OSError) as error:
+            raise ConfigInvalid(
+                f"the record of site '{site}' cannot be used",
+                got=f"a file that is damaged or cannot be read: {path}",
+                next_step="Restore it from a backup; until then the site is not let in.",
+            ) from error
         return self._read[site][1]
 
     def check(self, site: str, certificate: x509.Certificate, role: Role) -> None:

@@ -150,6 +150,8 @@ class _Tap:
             allowed, held = min(_LINES_AT_ONCE, allowed + (now - held) * _LINES_A_SECOND), now
             counted += 1
             if allowed >= 1:
-                fields = {"code": flaw, "multiple": counted - 1}
-                logger.warning("refused a handshake: %(code)s, and %(multiple)s more since the last such line", fields)
+                logger.warning(
+                    "refused a handshake: %(code)s, and %(multiple)s more since the last such line",
+                    {"code": flaw, "multiple": counted - 1},
+                )
                 allowed, counted = allowed - 1, 0

@@ -61,22 +61,28 @@ def renewal_handler(federation: str, admits: Admission, certify: Certify) -> grp
         certify: makes the new certificate and puts it on the record.
     """
 
-    async def renew(body: bytes, context: aio.ServicerContext) -> bytes:
-        # context.abort never returns: it raises what ends the call.
+    def answer(body: bytes, context: aio.ServicerContext) -> bytes | grpc.StatusCode:
         try:
             leaf = proven_leaf(context)
             site, role = _holder(leaf, federation)
             admits(site, leaf, role)
             if len(body) > MAX_RENEWAL_BYTES:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT)
+                return grpc.StatusCode.INVALID_ARGUMENT
             wish = RenewRequest.model_validate_json(body)
             return certify(site, Role(wish.role), wish.request.encode(), leaf)
         except ValidationError:
-            logger.warning("refused a renewal of site '%(site)s'", {"site": site})
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT)
+            return grpc.StatusCode.INVALID_ARGUMENT
         except FedHealthError as error:
-            await context.abort(refusal_code(context, error))
-        raise AssertionError("abort raises")
+            return refusal_code(context, error)
+        except Exception as error:  # gRPC would send its text to the other side
+            logger.error("a renewal failed: %(error)s", {"error": error})
+            return grpc.StatusCode.UNAVAILABLE
+
+    async def renew(body: bytes, context: aio.ServicerContext) -> bytes:
+        answered = answer(body, context)
+        if isinstance(answered, grpc.StatusCode):
+            await context.abort(answered)  # never returns: it raises what ends the call
+        return bytes(answered)
 
     method = grpc.unary_unary_rpc_method_handler(renew)  # no serializers: messages are bytes
     return grpc.method_handlers_generic_handler(RENEWAL_SERVICE, {RENEWAL_METHOD: method})

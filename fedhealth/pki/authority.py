@@ -11,7 +11,7 @@ Whoever holds the issuing key can certify strangers, for a year; they are still 
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -39,6 +39,8 @@ from fedhealth.pki.names import check_name, coordinator_dns_name, uri_of
 from fedhealth.pki.profiles import Role, profiles
 from fedhealth.secret_file import PUBLIC_MODE, SECRET_MODE, create_file, read_file, read_secret, replace_file
 
+SOON = timedelta(days=30)
+"""Time enough for a ceremony with two people."""
 ISSUING_FILE = "issuing.pem"
 NEXT_KEY_FILE = "issuing-next.key"
 REQUEST_FILE = "issuing.csr"
@@ -129,6 +131,10 @@ class Authority:
     def root_pem(self) -> bytes:
         """The root certificate: public, and what every member of the federation trusts."""
         return certificate_pem(self.root)
+
+    def ends_soon(self, now: datetime) -> bool:
+        """Say whether it is time for next year's ceremony: less than `SOON` is left."""
+        return now > self.certificate.not_valid_after_utc - SOON
 
     def issue(self, public_key: ec.EllipticCurvePublicKey, role: Role, holder: str, now: datetime) -> bytes:
         """Return a new leaf and this authority's certificate, in PEM: what its holder shows in TLS.

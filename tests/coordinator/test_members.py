@@ -127,7 +127,7 @@ def test_a_renewal_at_the_moment_of_a_revocation_never_brings_a_site_back(tmp_pa
 def test_a_damaged_record_or_a_name_that_is_none_refuses(members, issue, tmp_path):
     members.admit("hungary", LEDGER, (issue()[1],))
     (tmp_path / "hungary.json").write_text(Member.model_dump_json(members.find("hungary"))[:-1])
-    with pytest.raises(ConfigInvalid, match="damaged"):
+    with pytest.raises(ConfigInvalid, match="cannot be used"):
         members.check("hungary", issue()[0], Role.SITE)
     for name in ("", "../hungary", "a/b"):
         with pytest.raises(IdentityInvalid):

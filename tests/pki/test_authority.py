@@ -107,6 +107,12 @@ def test_a_leaf_never_outlives_its_issuer_and_none_comes_from_one_that_ended(aut
         authority.issue(public_key(), Role.SITE, "hungary", end)
 
 
+def test_the_ceremony_is_due_in_the_last_month(authority):
+    end = authority.certificate.not_valid_after_utc
+    assert not authority.ends_soon(end - timedelta(days=31))
+    assert authority.ends_soon(end - timedelta(days=29))
+
+
 def test_refuses_to_certify_another_kind_of_key_or_name(authority):
     with pytest.raises(IdentityInvalid, match="P-256"):
         authority.issue(make_key("P-384").public_key(), Role.SITE, "hungary", NOW)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,13 @@ from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator, install_chain
 from fedhealth.errors import IdentityInvalid
 from fedhealth.link.exchange import PeerAway, service_of
-from fedhealth.link.renewal import RENEWAL_METHOD, RENEWAL_SERVICE, RenewalRefused, ask_renewal
+from fedhealth.link.renewal import (
+    RENEWAL_METHOD,
+    RENEWAL_SERVICE,
+    RenewalRefused,
+    RenewRequest,
+    ask_renewal,
+)
 from fedhealth.link.tls import aio, grpc, open_channel
 from fedhealth.pki.certificates import key_pem, load_key, make_key, make_request, parse_chain
 from fedhealth.pki.identity import ROOT_FILE, TlsIdentity, read_identity, store_identity
@@ -296,6 +303,42 @@ def test_the_coordinator_shows_its_new_certificate_and_keeps_the_streams(home, n
             assert await shown_by(file.coordinator, folder) == fresh.leaf.public_key() != old.leaf.public_key()
 
     asyncio.run(main())
+
+
+def test_a_coordinator_that_cannot_write_says_so_in_its_own_log_only(home, node, monkeypatch, caplog):
+    shown = read_identity(node(), Role.SITE)
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "/secret/path")
+
+    monkeypatch.setattr("fedhealth.coordinator.border.renew_site", full)
+    body = RenewRequest(role=Role.SITE, request="x").model_dump_json().encode()
+    with caplog.at_level(logging.ERROR), pytest.raises(aio.AioRpcError) as failed:
+        renewing(home, shown, body=body)
+    assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.UNAVAILABLE, "")
+    assert "a renewal failed" in caplog.text
+
+
+def test_a_confined_node_in_a_process_of_its_own_renews_what_ended(home, node, tmp_path):
+    folder, state = node(timedelta(days=5)), tmp_path / "state"
+    state.mkdir()
+    folder.rename(state / "node")
+    ended = leaf_of(state / "node")
+
+    async def main():
+        async with border(home) as (link, file):
+            text = f'site = "hungary"\nfederation = "heart"\ncoordinator = "{file.coordinator}"\n'
+            (state / "node" / "node.toml").write_text(text)
+            command = [sys.executable, "-m", "fedhealth.cli.main", "site", "node", "--state", str(state), "--lifeline"]
+            process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+            try:
+                await link.wait_connected({"hungary"}, 30)
+            finally:
+                process.stdin.close()
+                await process.wait()
+
+    asyncio.run(main())
+    assert leaf_of(state / "node").not_valid_after_utc > datetime.now(UTC) > ended.not_valid_after_utc
 
 
 async def shown_by(address, folder):
