@@ -129,6 +129,38 @@ def half_the_noise_twice() -> Fault:
     )
 
 
+def noise_of_one_coordinate_times(factor: float) -> Fault:
+    """Give the noise of the last coordinate, and of no other, another size."""
+
+    def smaller(add: Callable[..., Integers]) -> Callable[..., Integers]:
+        def one_smaller(self: GridGaussian | GeometricHistogram, total: Integers, stream: KeyedStream) -> Integers:
+            noise = add(self, np.zeros_like(total), stream)
+            noise[-1] = round(factor * int(noise[-1]))
+            return total + noise
+
+        return one_smaller
+
+    return patched(
+        (GridGaussian, "add_noise", smaller(ADD_GAUSSIAN)), (GeometricHistogram, "add_noise", smaller(ADD_GEOMETRIC))
+    )
+
+
+def one_noise_for_two_coordinates() -> Fault:
+    """Use the noise of the first coordinate for the last one too."""
+
+    def shared(add: Callable[..., Integers]) -> Callable[..., Integers]:
+        def once(self: GridGaussian | GeometricHistogram, total: Integers, stream: KeyedStream) -> Integers:
+            noise = add(self, np.zeros_like(total), stream)
+            noise[-1] = noise[0]
+            return total + noise
+
+        return once
+
+    return patched(
+        (GridGaussian, "add_noise", shared(ADD_GAUSSIAN)), (GeometricHistogram, "add_noise", shared(ADD_GEOMETRIC))
+    )
+
+
 def four_patients_in_five() -> Fault:
     """Draw four patients in five, whatever rate is charged."""
     return patched((PatientSampler, "draw", lambda self, stream: DRAW(replace(self, sampling_rate=0.8), stream)))

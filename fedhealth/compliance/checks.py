@@ -3,6 +3,7 @@
 | check | finds |
 |---|---|
 | noise scale | a standard deviation other than the mechanism states (chi-square on releases less known sums) |
+| weakest coordinate | a coordinate with too little noise among many that have enough |
 | noise shape | noise of another distribution |
 | sensitivity | more moved by one patient, over the noise that was seen, than the event says |
 | neighbouring counts | a ratio of neighbouring counts' probabilities above e^epsilon |
@@ -12,6 +13,7 @@
 | repeated draw | the same patients drawn again |
 | autocorrelation | noise that comes again, at whatever distance |
 | repeated noise | a release's noise that comes again as a whole |
+| shared noise | two coordinates whose noise is of the same size in every release |
 
 Only the canary check rests on a limit theorem, for means of over a thousand numbers each.
 """
@@ -37,6 +39,8 @@ CONFIDENCE = 0.95
 
 ONE_RUN = "one run"
 """The check whose figures are the epsilon that one run shows and the epsilon that is charged."""
+
+_WEAKEST = "weakest coordinate"
 
 DELTA = 1e-7
 """At which the epsilon of a Gaussian release is stated: so small that one run can refute the epsilon charged."""
@@ -89,6 +93,7 @@ def _check_gaussian(subject: Subject, seen: Observation) -> list[Check]:
             "of the standard deviation stated",
             tail_bounds.variance_p_value(mean_square / stated**2, samples),
         ),
+        _least_noise(seen, stated),
         _shape(seen.noise / stated, _NORMAL_POINTS, _NORMAL_CDF),
         Check(
             "sensitivity",
@@ -107,7 +112,8 @@ def _check_geometric(subject: Subject, seen: Observation) -> list[Check]:
     event = subject.event
     assert isinstance(event, GeometricEvent)  # noqa: S101 - chosen by type
     ratio, samples = math.exp(-event.epsilon), seen.noise.size
-    magnitude = float(np.mean(np.abs(seen.noise)))
+    magnitude, (rounds, columns) = float(np.mean(np.abs(seen.noise))), seen.noise.shape
+    least = float(np.mean(np.abs(seen.noise), axis=0).min())
     points = np.arange(-24.0, 24.0)
     tails = ratio ** np.where(points < 0, -points, points + 1) / (1 + ratio)
     # Disjoint pairs of neighbours, {0, 1}, {2, 3}, ... and {-1, -2}, ...: the nearer is e^epsilon times as likely.
@@ -121,6 +127,13 @@ def _check_geometric(subject: Subject, seen: Observation) -> list[Check]:
             1.0,
             "of the mean magnitude that epsilon gives",
             tail_bounds.magnitude_p_value(magnitude, samples, event.epsilon),
+        ),
+        Check(
+            _WEAKEST,
+            least * (1 - ratio**2) / (2 * ratio),
+            1.0,
+            "of the mean magnitude that epsilon gives, where least",
+            min(1.0, columns * tail_bounds.magnitude_p_value(least, rounds, event.epsilon)),
         ),
         _shape(seen.noise, points, np.where(points < 0, tails, 1 - tails)),
         Check("sensitivity", most, 1.0, "moved by one patient in a cell", 1.0 if most <= 1 else 0.0),
@@ -140,6 +153,15 @@ _CHECKS: dict[type, Callable[[Subject, Observation], list[Check]]] = {
     GaussianEvent: _check_gaussian,
     GeometricEvent: _check_geometric,
 }
+
+
+def _least_noise(seen: Observation, stated: float) -> Check:
+    """Look at the coordinate with the least noise; what rounding to steps can have taken from it is added."""
+    rounds, columns = seen.noise.shape
+    least = math.sqrt(float(np.mean(seen.noise**2, axis=0).min())) / stated
+    p_value = tail_bounds.variance_p_value((least + 1 / COARSE_NOISE_STEPS) ** 2, rounds, only_below=True)
+    unit = "of the standard deviation stated, where least"
+    return Check(_WEAKEST, least, 1.0, unit, min(1.0, columns * p_value))
 
 
 def _charged(subject: Subject) -> tuple[float, float]:
@@ -203,7 +225,7 @@ def _sampling(subject: Subject, seen: Observation, shift: float) -> list[Check]:
             "of the patients drawn",
             tail_bounds.binomial_p_value(int(drawn.sum()), drawn.size, rate),
         ),
-        _repeats("repeated draw", drawn, both),
+        _repeats("repeated draw", drawn, both, "releases"),
     ]
 
 
@@ -218,14 +240,16 @@ def _noise_is_new(subject: Subject, seen: Observation) -> list[Check]:
     p_value, distance, correlation = tail_bounds.autocorrelation_p_value(seen.noise)
     return [
         Check("autocorrelation", correlation, 0.0, f"between signs, {distance} numbers apart", p_value),
-        _repeats("repeated noise", seen.noise, equal ** seen.noise.shape[1]),
+        _repeats("repeated noise", seen.noise, equal ** seen.noise.shape[1], "releases"),
+        # Of the same size is one number or its opposite, so twice as likely.
+        _repeats("shared noise", np.abs(seen.noise.T), min(1.0, 2 * equal) ** len(seen.noise), "coordinates"),
     ]
 
 
-def _repeats(name: str, rows: NDArray[np.float64] | NDArray[np.bool_], probability: float) -> Check:
+def _repeats(name: str, rows: NDArray[np.float64] | NDArray[np.bool_], probability: float, what: str) -> Check:
     repeated = len(rows) - len(np.unique(rows, axis=0))
     p_value = tail_bounds.repeat_p_value(len(rows), probability) if repeated else 1.0
-    return Check(name, float(repeated), 0.0, f"of {len(rows)} releases repeat an earlier one", p_value)
+    return Check(name, float(repeated), 0.0, f"of {len(rows)} {what} repeat an earlier one", p_value)
 
 
 # To four standard deviations, between the steps of coarse noise; those of fine noise are too small to matter.

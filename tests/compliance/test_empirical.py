@@ -20,7 +20,9 @@ from broken_mechanisms import (
     four_patients_in_five,
     half_the_noise_twice,
     noise_of_another_shape,
+    noise_of_one_coordinate_times,
     noise_times,
+    one_noise_for_two_coordinates,
     patched,
     the_same_patients,
 )
@@ -115,6 +117,16 @@ FAULTS = [
     (noise_of_another_shape, COUNTS, {"noise shape"}),
     (half_the_noise_twice, TRAIN, {"autocorrelation"}),
     (half_the_noise_twice, COUNTS, {"autocorrelation"}),
+    *(
+        (lambda: noise_of_one_coordinate_times(0.0), mechanism, {"weakest coordinate"})
+        for mechanism in (TRAIN, SAMPLED, EVALUATE, ENGINE, COUNTS, HISTOGRAM, SUM, FINE_SUM)
+    ),
+    (lambda: noise_of_one_coordinate_times(0.5), TRAIN, {"weakest coordinate"}),
+    (lambda: noise_of_one_coordinate_times(0.5), COUNTS, {"weakest coordinate"}),
+    *(
+        (one_noise_for_two_coordinates, mechanism, {"shared noise"})
+        for mechanism in (TRAIN, SAMPLED, EVALUATE, ENGINE, COUNTS, HISTOGRAM, SUM, FINE_SUM)
+    ),
     (four_patients_in_five, SAMPLED, {"sampling rate"}),
     (the_same_patients, SAMPLED, {"repeated draw"}),
 ]
@@ -124,7 +136,10 @@ FAULTS = [
     ("fault", "mechanism", "checks"), FAULTS, ids=[f"{number}, {case[1]}" for number, case in enumerate(FAULTS)]
 )
 def test_a_fault_is_found_by_the_check_that_looks_for_it(audit, fault, mechanism, checks):
-    subtle = checks & {"noise scale", "canary", "one run"} or fault is claims_of_more_noise
+    subtle = (
+        checks & {"noise scale", "weakest coordinate", "shared noise", "canary", "one run"}
+        or fault is claims_of_more_noise
+    )
     with fault():
         assert checks <= failed(mechanism, 1, audit.threshold, more=1.0 if subtle else 0.2)
 
