@@ -37,6 +37,7 @@ from fedhealth.link.frames import (
     AskHead,
     Head,
     ReleaseReply,
+    StoredPayload,
     head_statement,
     pack,
     pack_start,
@@ -44,7 +45,7 @@ from fedhealth.link.frames import (
     unpack_reply,
     unpack_request,
 )
-from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
+from fedhealth.link.memory import CHUNK_BYTES, Buffer
 from fedhealth.link.server import LinkServer
 from fedhealth.link.session import SESSION_BYTES, FrameKind, FrameRejected, SessionEnd, hello_body
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, open_channel, server_credentials, server_options
@@ -68,7 +69,7 @@ class StoredGate:
     """Answers what a gate answers from its ledger, as `fedhealth.site.gate` does, for a study of one release."""
 
     def __init__(self, ledger: Ledger, input_bytes: int) -> None:
-        self._ledger, self._input_bytes, self._pool = ledger, input_bytes, MemoryPool()
+        self._ledger, self._input_bytes = ledger, input_bytes
 
     def longest_body(self, _start: Buffer) -> int:
         """Return the input's size."""
@@ -86,8 +87,7 @@ class StoredGate:
         name = name_of(digest or input_digest(body))
         row = self._ledger.row(name)
         assert row is not None and row.payload_bytes is not None
-        payload = self._pool.take(row.payload_bytes)
-        self._ledger.read_payload(name, payload)
+        payload = StoredPayload(row.payload_bytes, lambda: self._ledger.payload_parts(name))
         stored = self._ledger.account.stored[name].payload_sha256
         signature = self._ledger.sign("release-reply", release_statement(name, stored))
         start = pack_start(ReleaseReply(release=name, signature=signature), len(payload))

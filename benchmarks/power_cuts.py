@@ -174,9 +174,9 @@ def is_lost(ledger: Ledger, number: int, state: str) -> bool:
     row = ledger.row(release)
     if release not in ledger.account.reserved or row is None or STATES.index(row.state) < STATES.index(state):
         return True
-    stored = bytearray(row.payload_bytes or 0)
+    stored = b""
     if row.payload_bytes is not None:
-        ledger.read_payload(release, memoryview(stored))
+        stored = b"".join(bytes(part) for part in ledger.payload_parts(release))
     return stored != (payload(number) if row.state == "stored" else b"")
 
 

@@ -10,6 +10,7 @@ Coordinator and gate both live by this file; the node and the link carry the byt
 
 import hashlib
 import struct
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -177,25 +178,48 @@ _REPLY = TypeAdapter[Reply](Annotated[Reply, Field(discriminator="kind")])
 
 
 @dataclass(frozen=True)
-class Outgoing:
-    """A gate's reply, and the monotonic second before which it must not leave.
+class StoredPayload:
+    """A payload that is read while it leaves.
 
     Attributes:
-        start: the frame, up to its body if that is given by itself.
+        size: in bytes.
+        read: yields it in parts, each to be taken before the next; to be closed if it is not read to its end.
+    """
+
+    size: int
+    read: Callable[[], Generator[Buffer, None, None]]
+
+    def __len__(self) -> int:
+        return self.size
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A reply and the monotonic second before which it must not leave.
+
+    Attributes:
+        start: the frame, up to its body if it has one.
         leaves_at: in seconds.
-        body: what follows; memory that may be used again once nobody holds it.
-        body_sha256: of the body, if it is given by itself.
+        body: what follows.
+        body_sha256: of the body, if it has one.
     """
 
     start: bytes
     leaves_at: float
-    body: Buffer = b""
+    body: Buffer | StoredPayload = b""
     body_sha256: Digest | None = None
+
+    def parts(self) -> Generator[Buffer, None, None]:
+        """Yield the body, each part to be taken before the next; to be closed if it is not read to its end."""
+        if isinstance(self.body, StoredPayload):
+            yield from self.body.read()
+        else:
+            yield self.body
 
     @property
     def frame(self) -> bytes:
         """The whole frame, copied."""
-        return self.start + self.body
+        return self.start + b"".join(bytes(part) for part in self.parts())
 
 
 class FrameInvalid(FedHealthError):

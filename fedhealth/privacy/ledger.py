@@ -11,8 +11,8 @@ what a release contains, is left to the gate.
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -262,14 +262,16 @@ class Ledger:
         with self._lock:
             return self._rows.find(release)
 
-    def read_payload(self, release: Digest, into: memoryview) -> None:
-        """Read the payload of a stored release into memory of its size.
+    def payload_parts(self, release: Digest) -> Generator[memoryview, None, None]:
+        """Yield the payload of a stored release in order, each part in the same memory as the one before.
+
+        Nothing else can be read or written before the last part was taken or the generator closed.
 
         Raises:
             LedgerDamaged: it cannot be read, or is not there.
         """
-        with self._lock:
-            self._rows.read_payload(release, into)
+        with self._lock, closing(self._rows.payload_parts(release)) as parts:
+            yield from parts
 
     def sign(self, domain: str, data: bytes) -> str:
         """Return the ledger key's signature, hexadecimal; the domain keeps it apart from the signature of a head."""

@@ -50,13 +50,14 @@ from fedhealth.link.frames import (
     PutStudy,
     Refused,
     ReleaseReply,
+    StoredPayload,
     Witnessed,
     pack,
     pack_start,
     release_statement,
     unpack_request,
 )
-from fedhealth.link.memory import Buffer, MemoryPool
+from fedhealth.link.memory import Buffer
 from fedhealth.policy.rules import Policy, check_policy
 from fedhealth.policy.site_file import SiteFile
 from fedhealth.privacy.acts import PolicyChanged
@@ -168,7 +169,6 @@ class Gate:
         self._started_with, self._confirmed = ledger.size, False
         self._held: HeldGate | None = None
         self._forbidden: set[Digest] = set()
-        self._pool = MemoryPool()
         self._stopped = stopped_studies(ledger)
         data_set = inputs.site.data_set
         marks = PatientMarks.under(inputs.naming_secret, data_set.name, data_set.patient_column)
@@ -342,8 +342,7 @@ class Gate:
             raise _Refusal(RefusalCode.BAD_REQUEST)
         if row is not None and row.payload_bytes is not None:
             del self._pending[study]
-            payload = self._pool.take(row.payload_bytes)
-            self._ledger.read_payload(name, payload)
+            payload = StoredPayload(row.payload_bytes, partial(self._ledger.payload_parts, name))
             return self._at_public_time(self._reply(name, payload), approval, step, arrived)
         if not self._confirmed:
             return Outgoing(self._heads.need_witness(), arrived)
@@ -458,7 +457,7 @@ class Gate:
             reply = self._reply(name, payload)
         return self._at_public_time(reply, approval, pending.step.name, arrived)
 
-    def _reply(self, release: Digest, payload: Buffer) -> Outgoing:
+    def _reply(self, release: Digest, payload: Buffer | StoredPayload) -> Outgoing:
         # The ledger has the digest since the payload was stored; were the payload damaged since, nobody would take it.
         digest = self._ledger.account.stored[release].payload_sha256
         signature = self._ledger.sign("release-reply", release_statement(release, digest))

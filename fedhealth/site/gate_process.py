@@ -14,12 +14,12 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from fedhealth.canonical import digest_state
-from fedhealth.errors import FedHealthError, LedgerBehind, LedgerForked, LinkUnavailable
-from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES
+from fedhealth.errors import FedHealthError, LedgerBehind, LedgerDamaged, LedgerForked, LinkUnavailable
+from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Outgoing
 from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
@@ -176,10 +176,20 @@ def _converse(gate: Gate | HeldGate, connection: socket.socket, lifeline: int | 
                 if lifeline is None:
                     time.sleep(wait)
             on_leaving(frame, reply.start, len(reply.body), reply.body_sha256)
-            line.send(struct.pack("!I", len(reply.start) + len(reply.body)) + reply.start)
-            line.send(reply.body)
+            _send(reply, line)
             del frame, reply  # their memory is free for the next frame
     return True
+
+
+def _send(reply: Outgoing, line: "_Line") -> None:
+    line.send(struct.pack("!I", len(reply.start) + len(reply.body)) + reply.start)
+    try:
+        with closing(reply.parts()) as parts:
+            for part in parts:
+                line.send(part)
+    except LedgerDamaged as error:
+        _LOG.error("the rest of a reply cannot be read: %(error)s", {"error": error})
+        raise _Gone from error
 
 
 def _receive(gate: Gate | HeldGate, line: "_Line") -> tuple[Buffer, Digest | None]:

@@ -75,6 +75,6 @@ def payload_of(ledger, release):
     size = ledger.row(release).payload_bytes
     if size is None:
         return None
-    payload = bytearray(size)
-    ledger.read_payload(release, memoryview(payload))
-    return bytes(payload)
+    payload = b"".join(bytes(part) for part in ledger.payload_parts(release))
+    assert len(payload) == size
+    return payload

@@ -347,3 +347,20 @@ def test_replacing_an_entry_is_refused_like_deleting_it(hospital):
     with pytest.raises(apsw.ConstraintError, match="append-only"):
         ledger._database.execute("REPLACE INTO entry VALUES ('ledger', 0, x'00', x'00')")
     ledger.close()
+
+
+def test_a_payload_is_read_in_parts_and_a_reader_that_stops_leaves_the_ledger_usable(hospital):
+    ledger, charge = hospital.create(), hospital.charge(0)
+    ledger.append(hospital.approval())
+    ledger.reserve(charge)
+    ledger.witness(hospital.receipt(ledger), charge.release)
+    payload = bytes(range(256)) * (3 * 2**12) + b"the end"  # 3 MiB and a little
+    ledger.store(charge.release, payload)
+    parts = [len(part) for part in ledger.payload_parts(charge.release)]
+    assert (parts, payload_of(ledger, charge.release)) == ([2**20] * 3 + [7], payload)
+    reading = ledger.payload_parts(charge.release)
+    next(reading)
+    reading.close()
+    ledger.reserve(hospital.charge(1))  # an open reader would keep the commit out of the file
+    with pytest.raises(LedgerDamaged, match="cannot be read"):
+        next(ledger.payload_parts(hospital.charge(1).release))
