@@ -1,5 +1,8 @@
 """The anchor of a ledger: one small file beside it that remembers its last head, so that an older copy is found.
 
+It remembers the length of the local journal too: a patient's withdrawal of consent is a line there and no entry, and a
+copy of the ledger from before it would otherwise let the patient back in without a word.
+
 It is moved after each commit of the ledger but a bare charge, under which nothing has left yet; so a crash leaves it
 one commit behind, never ahead, and a ledger that is behind its anchor is an older copy that somebody put in its
 place. An older copy of the whole folder, anchor and all, only the coordinator can find.
@@ -36,6 +39,7 @@ class Anchor(BaseModel):
         size: entries under the head.
         root: its root.
         relied_on: no ledger of fewer entries than this holds the charges of all that has left.
+        journal: lines of the local journal.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,10 +47,15 @@ class Anchor(BaseModel):
     size: _Count
     root: Digest
     relied_on: _Count
+    journal: _Count = 0
 
 
 class AnchorMissing(LedgerDamaged):
     """Nobody can tell here whether a ledger is an older copy."""
+
+
+class JournalBehind(LedgerDamaged):
+    """A ledger has all its entries, and lacks lines of its local journal."""
 
 
 class AnchorFile:
@@ -66,13 +75,14 @@ class AnchorFile:
         self._last = max((each for each in found if each), key=lambda each: each.moves, default=None)
         return self._last
 
-    def create(self, size: int, root: Digest, relied_on: int) -> None:
+    def create(self, size: int, root: Digest, relied_on: int, journal: int) -> None:
         """Write the anchor anew, whatever it said."""
         last = self.read()
-        self._last = Anchor(moves=last.moves + 1 if last else 0, size=size, root=root, relied_on=relied_on)
+        moves = last.moves + 1 if last else 0
+        self._last = Anchor(moves=moves, size=size, root=root, relied_on=relied_on, journal=journal)
         replace_file(self._path, _slot(self._last) * 2)
 
-    def move(self, size: int, root: Digest, relied_on: int) -> None:
+    def move(self, size: int, root: Digest, relied_on: int, journal: int) -> None:
         """Move the anchor to a newer head; durable on return.
 
         Raises:
@@ -81,7 +91,8 @@ class AnchorFile:
         last = self._last or self.read()
         if last is None:
             raise FileNotFoundError(2, "No anchor", str(self._path))
-        moved = Anchor(moves=last.moves + 1, size=size, root=root, relied_on=max(relied_on, last.relied_on))
+        relied_on = max(relied_on, last.relied_on)
+        moved = Anchor(moves=last.moves + 1, size=size, root=root, relied_on=relied_on, journal=journal)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             if os.pwrite(descriptor, _slot(moved), moved.moves % 2 * _SLOT_BYTES) != _SLOT_BYTES:
@@ -99,6 +110,7 @@ def tie_anchor(ledger: Ledger, file: AnchorFile) -> None:
         LedgerDamaged: there is no anchor.
         LedgerBehind: the ledger is older than its anchor.
         LedgerForked: it is of another history.
+        JournalBehind: only lines of its journal are missing.
     """
     anchor = file.read()
     if anchor is None:
@@ -109,8 +121,9 @@ def tie_anchor(ledger: Ledger, file: AnchorFile) -> None:
         )
     if not superseded(ledger.account, anchor):
         _check(ledger, anchor)
-    if (anchor.size, anchor.root) != (ledger.size, ledger.root(ledger.size)):  # a crash came between the two writes
-        file.create(ledger.size, ledger.root(ledger.size), ledger.relied_on)
+    reached = (ledger.size, ledger.root(ledger.size), ledger.journal_size)
+    if (anchor.size, anchor.root, anchor.journal) != reached:  # a crash came between the two writes
+        file.create(ledger.size, ledger.root(ledger.size), ledger.relied_on, ledger.journal_size)
     ledger.announce_heads(file.move)
 
 
@@ -126,6 +139,14 @@ def _check(ledger: Ledger, anchor: Anchor) -> None:
         )
     if ledger.root(anchor.size) != anchor.root:
         raise forked(site)
+    if anchor.journal > ledger.journal_size:
+        raise JournalBehind(
+            f"the local journal of '{site}' is an older copy",
+            got=f"{ledger.journal_size} lines",
+            wanted=f"at least the {anchor.journal} that it had before; a withdrawal of consent is such a line",
+            next_step="Put the newest ledger back. If it is lost: fedhealth site recover-ledger; then enter what is "
+            "missing again (fedhealth site forget) before you start the gate.",
+        )
 
 
 def superseded(account: Account, anchor: Anchor) -> bool:

@@ -7,7 +7,8 @@ journal's head (site, size, root) is signed too, with the ledger's key, in a dom
 Nothing of this crosses the border but the commitments.
 
 Invariant: a note that is changed, added, moved or missing breaks one of the seals. What no seal can tell is a tail
-that was put back, with its signature, as it had been at some time since the last entry.
+that was put back, with its signature, as it had been at some time since the last entry; that the anchor tells
+(`fedhealth.privacy.anchor`), unless it was put back as well.
 """
 
 import hashlib

@@ -31,8 +31,8 @@ from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.privacy.release_rows import ReleaseRow, ReleaseRows
 from fedhealth.signing import sign
 
-Announce = Callable[[int, Digest, int], None]
-"""Told of a head that is durable: its size, its root, and how many entries what has left relies on."""
+Announce = Callable[[int, Digest, int, int], None]
+"""Told of a head that is durable: its size, its root, how many entries what has left relies on, the journal's lines."""
 
 
 class Ledger:
@@ -98,6 +98,11 @@ class Ledger:
         return self._logs.tree.size
 
     @property
+    def journal_size(self) -> int:
+        """Number of lines of the local journal."""
+        return self._logs.journal_size
+
+    @property
     def public_key(self) -> Digest:
         """The key that signs its heads, 64 hexadecimal digits."""
         return self._logs.public_key
@@ -114,7 +119,10 @@ class Ledger:
             return self._logs.tree.root(size).hex()
 
     def announce_heads(self, announce: Announce) -> None:
-        """Call `announce` before a call is acknowledged that moved the head, unless all it did was to charge."""
+        """Call `announce` before a call is acknowledged that moved the head, unless all it did was to charge.
+
+        Also where the journal alone grew.
+        """
         self._announce = announce
 
     def append(self, entry: Entry, notes: Iterable[Note] = ()) -> int:
@@ -319,14 +327,15 @@ class Ledger:
         with self._lock:
             if self._broken:
                 raise LedgerDamaged(f"the ledger of '{self._site}' is closed", next_step="Start the gate again.")
-            size = self._logs.tree.size
+            size, lines = self._logs.tree.size, self._logs.journal_size
             try:
                 with self._database:
                     yield
                     self._logs.sign_journal()
                 self._settle()
-                if announce and self._announce is not None and self._logs.tree.size != size:
-                    self._announce(self._logs.tree.size, self.root(self._logs.tree.size), self.relied_on)
+                grew = (self.size, self.journal_size) != (size, lines)
+                if announce and self._announce is not None and grew:
+                    self._announce(self.size, self.root(self.size), self.relied_on, self.journal_size)
             except FedHealthError:
                 if self._logs.tree.size != size:
                     self._broken = True

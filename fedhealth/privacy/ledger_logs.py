@@ -95,6 +95,11 @@ class LedgerLogs:
                 next_step="Put that ledger.key back first.",
             )
 
+    @property
+    def journal_size(self) -> int:
+        """Number of notes in the journal."""
+        return self._journal.size
+
     def sign_journal(self) -> None:
         """Sign the journal's head where the journal grew or the key is another."""
         if self._journal_signed != (self._journal.size, self.key):

@@ -182,6 +182,8 @@ def _verify(
             raise _bad(tree.size, f"it is missing: the anchor beside it says {anchor.size}, this ledger is older")
         if tree.root(anchor.size).hex() != anchor.root:
             raise _bad(0, f"the first {anchor.size} entries are not those under its anchor")
+        if anchor.journal >= len(journal):
+            raise _bad(tree.size, f"the anchor says {anchor.journal} lines of the local journal: this one is older")
     _check_schema(database)
     if database.execute("SELECT count(*) FROM opening").get != opened:
         raise _bad(tree.size, "a commitment to the journal belongs to no entry")

@@ -243,7 +243,7 @@ def _measure_replies(study: Study, declared_patients: int, compute: Compute, sta
     streams = partial(SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream, "calibration")
     scratch, place = state.gate / "calibration.tmp", state.gate / "calibration.anchor"
     anchor = AnchorFile(place)
-    anchor.create(1, "0" * 64, 0)
+    anchor.create(1, "0" * 64, 0, 0)
     durations: dict[StepName, int] = {}
     for name, step in plan_study(study).items():
         weights, rate = np.zeros(step.input_length), step.sampling_rate
@@ -254,7 +254,7 @@ def _measure_replies(study: Study, declared_patients: int, compute: Compute, sta
             start = time.perf_counter()
             payload, _ = compute[name](trial, weights, records, streams)
             replace_file(scratch, payload)
-            anchor.move(1, "0" * 64, 0)
+            anchor.move(1, "0" * 64, 0, 0)
             trials.append(time.perf_counter() - start)
         slowest = sorted(trials[1:])[-2] * 1000  # the first warms up; one outlier is the machine's
         durations[name] = max(_SHORTEST_REPLY_MS, math.ceil(REPLY_MARGIN * slowest / 5) * 5)

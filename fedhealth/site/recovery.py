@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedhealth.errors import IdentityInvalid, LedgerBehind, LedgerDamaged, LedgerForked
 from fedhealth.policy.site_file import load_site_file
-from fedhealth.privacy.anchor import Anchor, AnchorMissing, forked, superseded, tie_anchor
+from fedhealth.privacy.anchor import Anchor, AnchorMissing, JournalBehind, forked, superseded, tie_anchor
 from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.entries import ENTRY, Account, Approved, Entry, GivenUp, Recovered, Reserved, Stored, Withdrawn
@@ -36,7 +36,8 @@ class Recovery:
         size: entries that it has.
         given_back: bodies of those that follow, as the coordinator gave them back.
         entries: the same, read.
-        mark: the coordinator's signature on the head that they lead to; None where only the anchor is missing.
+        mark: the coordinator's signature on the head that they lead to; None where only the anchor, or lines of the
+            journal, are missing.
         given_up: the later head that the anchor remembers, where nobody has its last entries.
         account: of the ledger as it would be.
         restored: the ledger came from a backup, and the noise secret is a new one.
@@ -80,7 +81,7 @@ def examine_recovery(folder: Path, state: SiteState) -> Recovery | None:
     site = load_site_file(folder).id
     try:
         state.open_ledger(site).close()
-    except (AnchorMissing, LedgerBehind, LedgerForked) as error:
+    except (AnchorMissing, JournalBehind, LedgerBehind, LedgerForked) as error:
         with _opened(state, site) as ledger:
             return _examine(ledger, state, error)
     return None
@@ -103,7 +104,7 @@ def recover_ledger(folder: Path, state: SiteState, recovery: Recovery) -> None:
                 first=recovery.size, given_up=recovery.given_up, by=local_user(), at=time.time_ns() // 10**6
             )
             ledger.recover(recovery.given_back, entry, recovery.mark.receipt if recovery.mark else None)
-        state.anchor.create(ledger.size, ledger.root(ledger.size), ledger.relied_on)
+        state.anchor.create(ledger.size, ledger.root(ledger.size), ledger.relied_on, ledger.journal_size)
         state.hold.clear()
         tie_anchor(ledger, state.anchor)
 
@@ -134,8 +135,9 @@ def describe_recovery(recovery: Recovery) -> list[str]:
             f"  {len(open_releases)} releases were charged and not stored: whether they left nobody knows any more."
         )
         lines.append("  They stay charged and are never computed again.")
+    if recovery.grows or recovery.mark is None:
         ends = "is empty" if recovery.journal_ends is None else f"ends on {_date(recovery.journal_ends)}"
-        lines.append(f"  the local journal {ends}; what it said since is lost. Enter each withdrawal of consent")
+        lines.append(f"  the local journal {ends}; whatever it said since is lost. Enter each withdrawal of consent")
         lines.append("  since then again (fedhealth site forget) before you start the gate.")
     lines.append("  spent with them:" if recovery.entries else "  spent:")
     for spent in spending_of(recovery.account):
@@ -161,7 +163,7 @@ def _examine(ledger: Ledger, state: SiteState, why: LedgerDamaged) -> Recovery:
     site, anchor, mark = ledger.created.site, state.anchor.read(), state.hold.mark()
     ends = max((note.at for note in ledger.journal()), default=None)
     restored = state.hold.restored
-    if mark is None and anchor is None and not restored:
+    if mark is None and not restored and (anchor is None or isinstance(why, JournalBehind)):
         return Recovery(why, ledger.size, (), (), None, None, ledger.account, restored, ends)
     if mark is None:
         raise why  # by its anchor alone, or from a backup; the coordinator has not been asked yet

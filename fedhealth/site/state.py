@@ -232,7 +232,7 @@ def init_site(
     ledger = Ledger.create(state.ledger, created, state.ledger_key())
     try:
         ledger.append(PolicyChanged(policy_sha256=policy_sha256, by=local_user(), at=created.at))
-        state.anchor.create(ledger.size, ledger.root(ledger.size), ledger.relied_on)
+        state.anchor.create(ledger.size, ledger.root(ledger.size), ledger.relied_on, ledger.journal_size)
     finally:
         ledger.close()
     return public

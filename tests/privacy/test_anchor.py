@@ -1,11 +1,14 @@
 """The anchor: a ledger behind it is an older copy, one ahead of it is normal, a torn write leaves the one before."""
 
+import hashlib
 import shutil
 
 import pytest
 
+from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import LedgerBehind, LedgerDamaged, LedgerForked
-from fedhealth.privacy.anchor import AnchorFile, AnchorMissing, tie_anchor
+from fedhealth.privacy.anchor import AnchorFile, AnchorMissing, JournalBehind, tie_anchor
+from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.verify import verify_ledger
 
 
@@ -14,7 +17,7 @@ def anchored(hospital):
     """A ledger with an approval, its anchor made by hand."""
     ledger = hospital.create()
     ledger.append(hospital.approval())
-    file_of(hospital).create(ledger.size, ledger.root(ledger.size), 0)
+    file_of(hospital).create(ledger.size, ledger.root(ledger.size), 0, 0)
     ledger.close()
     return hospital
 
@@ -77,6 +80,30 @@ def test_an_older_copy_is_behind_and_the_ledger_itself_is_not(anchored, tmp_path
     assert verify_ledger(anchored.path).anchored
 
 
+def test_a_copy_that_lacks_lines_of_the_journal_alone_is_found_too(anchored, tmp_path):
+    older = shutil.copy(anchored.path, tmp_path / "older")
+    ledger = tied(anchored)
+    ledger.note(JournalNote(kind="alert", text="a withdrawal of consent, for example", at=1))
+    ledger.close()
+    newer = shutil.copy(anchored.path, tmp_path / "newer")
+    shutil.copy(older, anchored.path)
+    with pytest.raises(JournalBehind, match="recover-ledger"):
+        tied(anchored)
+    with pytest.raises(LedgerDamaged, match="journal: this one is older"):
+        verify_ledger(anchored.path)
+    shutil.copy(newer, anchored.path)
+    tied(anchored).close()
+    assert verify_ledger(anchored.path).anchored
+
+
+def test_an_anchor_from_before_it_counted_the_journal_is_still_one(anchored):
+    text = canonical_bytes({"moves": 0, "size": 2, "root": file_of(anchored).read().root, "relied_on": 0})
+    slot = (text + b"\n" + hashlib.sha256(text).hexdigest().encode() + b"\n").ljust(1024)
+    anchored.path.with_suffix(".anchor").write_bytes(slot * 2)
+    tied(anchored).close()
+    assert file_of(anchored).read().journal == 0
+
+
 def test_another_history_is_told_apart_from_an_older_copy(anchored, tmp_path):
     older = shutil.copy(anchored.path, tmp_path / "older")
     ledger = tied(anchored)
@@ -105,10 +132,10 @@ def test_no_anchor_is_refused_and_never_made_by_itself(anchored):
 def test_a_move_that_was_cut_off_at_any_byte_leaves_this_anchor_or_the_one_before(tmp_path):
     path = tmp_path / "ledger.anchor"
     file = AnchorFile(path)
-    file.create(1, "a" * 64, 0)
-    file.move(2, "b" * 64, 1)
+    file.create(1, "a" * 64, 0, 0)
+    file.move(2, "b" * 64, 1, 0)
     before = path.read_bytes()
-    file.move(3, "c" * 64, 2)
+    file.move(3, "c" * 64, 2, 0)
     after = path.read_bytes()
     for cut in range(0, len(after) + 1, 5):
         path.write_bytes(after[:cut] + before[cut:])
@@ -123,11 +150,11 @@ def test_what_left_relies_on_never_shrinks_and_garbage_is_no_anchor(tmp_path):
     path = tmp_path / "ledger.anchor"
     file = AnchorFile(path)
     assert file.read() is None
-    file.create(9, "a" * 64, 7)
-    file.move(10, "b" * 64, 3)
+    file.create(9, "a" * 64, 7, 0)
+    file.move(10, "b" * 64, 3, 0)
     assert file.read().relied_on == 7
     for garbage in (b"", b"x" * 2048, path.read_bytes()[:100]):
         path.write_bytes(garbage)
         assert AnchorFile(path).read() is None
     with pytest.raises(FileNotFoundError):
-        AnchorFile(path).move(11, "c" * 64, 0)
+        AnchorFile(path).move(11, "c" * 64, 0, 0)

@@ -21,14 +21,14 @@ from fedhealth.coordinator.asking import LEDGER_BEHIND, LEDGER_DAMAGED, Asker, N
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import LedgerBehind, LedgerDamaged, LedgerForked, LinkUnavailable
 from fedhealth.link.frames import unpack_request
-from fedhealth.privacy.anchor import AnchorFile, AnchorMissing
+from fedhealth.privacy.anchor import AnchorFile, AnchorMissing, JournalBehind
 from fedhealth.privacy.entries import Recovered, Reserved, Stored, WitnessRule
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.records.split import is_held_out
 from fedhealth.site.approval import withdraw_study
-from fedhealth.site.consent import studies_of
+from fedhealth.site.consent import forget_patient, studies_of
 from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate
 from fedhealth.site.held_gate import HeldGate
 from fedhealth.site.hold import LedgerHold
@@ -431,6 +431,28 @@ def test_a_missing_anchor_is_refused_with_what_to_do_and_made_only_by_hand(pair)
         found = pair.recover()
         assert (found.grows, found.entries) == (False, ())
         assert verify_ledger(pair.here.state.gate).head.size == size
+    pair.start_gate()
+    pair.ask(2)
+
+
+def test_a_copy_from_before_a_withdrawal_of_consent_lets_nobody_back_in_unsaid(pair):
+    pair.ask(1)
+    pair.meet()
+    pair.stop_gate()
+    kept = pair.copy("older")
+    forget_patient(pair.here.folder, pair.here.state, "p0")  # a line of the journal, no entry of the ledger
+    pair.put_back(kept)
+    with pytest.raises(JournalBehind, match="withdrawal of consent"):
+        pair.start_gate()
+    with pytest.raises(JournalBehind):
+        forget_patient(pair.here.folder, pair.here.state, "p0")
+    command = ("recover-ledger", pair.here.folder, "--state", pair.here.state.root)
+    before = pair.here.state.ledger.read_bytes()
+    written = run(*command, "--yes")
+    assert written.exit_code == 0
+    assert "Enter each withdrawal of consent" in written.output
+    assert pair.here.state.ledger.read_bytes() == before  # the ledger itself lacks nothing
+    assert forget_patient(pair.here.folder, pair.here.state, "p0") == 1
     pair.start_gate()
     pair.ask(2)
 
