@@ -9,6 +9,7 @@ import sys
 from datetime import timedelta
 
 import pytest
+from bad_certificates import DAY, NOBODY, Issuer, Wish, authority
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -89,6 +90,13 @@ def test_a_raw_client_with_a_good_certificate_gets_in(federation):
     asyncio.run(main())
 
 
+SERVING = {"uris": ("spiffe://heart/coordinator",), "dns": (coordinator_dns_name("heart"),), "usages": (SERVER,)}
+
+
+def shown(issuer):
+    return TlsIdentity(issuer.chain_pem, issuer.key_pem, b"")
+
+
 SERVERS = {
     "foreign authority": lambda fed, foreign: foreign.coordinator,
     "expired": lambda fed, foreign: fed.issue(Role.COORDINATOR, "coordinator", fed.now - timedelta(days=2)),
@@ -98,6 +106,16 @@ SERVERS = {
     ),
     "a server, but not the coordinator": lambda fed, foreign: fed.forge(
         ["spiffe://heart/site/va"], [SERVER], ["localhost"]
+    ),
+    "a renewal certificate": lambda fed, foreign: fed.issue(Role.RENEWAL, "va"),
+    "all names right, by nobody": lambda fed, foreign: shown(NOBODY.make(Wish(**SERVING))),
+    "all names right, below an authority that expired": lambda fed, foreign: shown(
+        Issuer(fed.root.certificate, fed.root.key).make(authority(begins=-400 * DAY)).make(Wish(**SERVING))
+    ),
+    "all names right, below a leaf": lambda fed, foreign: shown(
+        Issuer(fed.authority.certificate, fed.authority.key, (fed.root.certificate,))
+        .make(Wish(**SERVING))
+        .make(Wish(**SERVING))
     ),
     "another federation's coordinator": lambda fed, foreign: fed.forge(
         ["spiffe://lung/coordinator"], [SERVER], [coordinator_dns_name("heart")]
@@ -119,6 +137,19 @@ def test_a_site_refuses_a_server(federation, foreign, until, case):
         return states
 
     assert "connected" not in asyncio.run(main())
+
+
+def test_a_site_takes_a_server_whose_issuer_alone_is_right(federation):
+    """The control of the rows above whose names are all right."""
+    issuer = Issuer(federation.authority.certificate, federation.authority.key, (federation.root.certificate,))
+    good = shown(issuer.make(Wish(**SERVING)))
+    identity = TlsIdentity(good.chain_pem, good.key_pem, federation.authority.root_pem)
+
+    async def main():
+        async with federation.server(identity=identity) as (server, address), federation.node("hungary", address):
+            await server.wait_connected({"hungary"}, 10)
+
+    asyncio.run(main())
 
 
 def test_a_site_that_is_not_on_the_list_tells_its_administrator(federation, until):
