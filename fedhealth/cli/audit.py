@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedhealth.compliance.bundle import Manifest
     from fedhealth.compliance.history import History
     from fedhealth.compliance.subjects import Subject
-    from fedhealth.privacy.verify import VerifiedLedger
+    from fedhealth.privacy.verified_ledger import VerifiedLedger
 
 app = typer.Typer(
     help="For the compliance officer: verify ledgers, read budgets, export for the regulator. All of it offline.",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedhealth.compliance.budget import SideUse, StudyUse
     from fedhealth.compliance.empirical import EmpiricalAudit
-    from fedhealth.privacy.verify import VerifiedLedger
+    from fedhealth.privacy.verified_ledger import VerifiedLedger
 
 _BAR = 40
 """Characters of a whole budget."""

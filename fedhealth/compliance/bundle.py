@@ -37,9 +37,10 @@ from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.acts import KeyRotated, Milliseconds
 from fedhealth.privacy.checkpoint import SignedReceipt
 from fedhealth.privacy.entries import ENTRY, Account, Created, Name, Reserved
+from fedhealth.privacy.head_checks import check_head, check_receipt, check_witness
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort, Digest, SiteId
-from fedhealth.privacy.verify import LedgerContents, Spending, check_head, check_receipt, check_witness, describe
+from fedhealth.privacy.verified_ledger import LedgerContents, Spending, describe
 from fedhealth.signing import load_public_key, public_key_hex, sign, verify
 from fedhealth.study.signature import SignedStudy
 

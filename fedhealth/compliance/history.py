@@ -11,7 +11,8 @@ from pathlib import Path
 from fedhealth.errors import IdentityInvalid
 from fedhealth.privacy.entries import Account, Created
 from fedhealth.privacy.release import Digest
-from fedhealth.privacy.verify import LedgerContents, read_ledger
+from fedhealth.privacy.verified_ledger import LedgerContents
+from fedhealth.privacy.verify import read_ledger
 from fedhealth.study.signature import SignedStudy, open_signed_study
 
 

@@ -21,7 +21,8 @@ from fedhealth.coordinator.report import Reference, render_report
 from fedhealth.demo.federation import Federation, point_node, set_up
 from fedhealth.demo.processes import Child, Processes
 from fedhealth.errors import ApprovalMissing, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
-from fedhealth.privacy.verify import VerifiedLedger, verify_ledger
+from fedhealth.privacy.verified_ledger import VerifiedLedger
+from fedhealth.privacy.verify import verify_ledger
 
 _START_SECONDS = 60.0
 _CHECK_SECONDS = 0.2

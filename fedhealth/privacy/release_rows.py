@@ -5,17 +5,19 @@ where a recovery left open whether it had left. A payload is kept from `stored` 
 that its own checkpoint holds it; after that only its hash remains, in the ledger's entry.
 
 Invariants: a row moves forward only, and only within the caller's transaction. The rows are no history: each follows
-from the entries and the last receipt, and the audit checks that it does (`verify`). What is computed, and who may
+from the entries and the last receipt, and the audit checks that it does (`check_rows`). What is computed, and who may
 ask for it, is left to the gate.
 """
 
-from collections.abc import Generator, Iterable
+import hashlib
+from collections.abc import Generator, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import apsw
 
 from fedhealth.errors import LedgerDamaged
-from fedhealth.privacy.entries import Entry, Reserved, Stored
+from fedhealth.privacy.entries import Account, Entry, Reserved, Stored
+from fedhealth.privacy.head_checks import altered
 from fedhealth.privacy.release import Digest
 
 MOST_ATTEMPTS = 2
@@ -146,3 +148,53 @@ class ReleaseRows:
             raise LedgerDamaged(
                 f"the payload of release {release[:12]} cannot be read", got=type(error).__name__
             ) from error
+
+
+def check_rows(database: apsw.Connection, account: Account, charged: Mapping[str, int], witnessed: int) -> None:
+    """Check the rows of releases against the position of each charge and the size of the last witnessed head.
+
+    Args:
+        database: of the ledger.
+        account: that its entries add up to.
+        charged: the position of each release's charge.
+        witnessed: entries under the last head that the coordinator countersigned.
+
+    Raises:
+        LedgerDamaged: naming the charge of a release whose row does not follow from them.
+    """
+    seen = set()
+    rows = database.execute("SELECT release, position, state, payload, attempts FROM release")
+    for release, position, state, payload, attempts in rows:
+        stored, at = account.stored.get(release), charged.get(release)
+        if at is None:
+            raise altered(max(0, position), f"release {release[:12]} stands in the rows but was never charged")
+        if position != at:
+            raise altered(at, f"the row of release {release[:12]} points to entry {position}")
+        if (stored is not None) != (state in ("stored", "sent")):
+            raise altered(at, f"release {release[:12]} is '{state}' against what the entries say")
+        if stored is None and state != _waiting(release, at, account, witnessed):
+            raise altered(at, f"release {release[:12]} is '{state}' against the coordinator's receipt")
+        if attempts not in range(1 if state == "reserved" else MOST_ATTEMPTS + 1):
+            raise altered(at, f"release {release[:12]} is '{state}' and was begun {attempts} times")
+        if (payload is not None) != (state == "stored"):
+            raise altered(at, f"the payload of release {release[:12]} is missing or was kept")
+        if payload is not None and not _is_payload(payload, stored):
+            raise altered(at, f"the payload of release {release[:12]} was changed")
+        seen.add(release)
+    if missing := charged.keys() - seen:
+        raise altered(charged[min(missing)], f"the row of release {min(missing)[:12]} is missing")
+
+
+def _waiting(release: str, at: int, account: Account, witnessed: int) -> str:
+    """Return the state of a release that is charged and not stored."""
+    if release in account.closed:
+        return "closed"
+    if at < witnessed:
+        return "witnessed"
+    return "unwitnessed" if release in account.unwitnessed else "reserved"
+
+
+def _is_payload(payload: bytes, stored: Stored | None) -> bool:
+    return stored is not None and (
+        (len(payload), hashlib.sha256(payload).hexdigest()) == (stored.payload_bytes, stored.payload_sha256)
+    )

@@ -21,7 +21,7 @@ from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.entries import ENTRY, Account, Approved, Entry, GivenUp, Recovered, Reserved, Stored, Withdrawn
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
-from fedhealth.privacy.verify import spending_of
+from fedhealth.privacy.verified_ledger import spending_of
 from fedhealth.signing import load_public_key
 from fedhealth.site.hold import LedgerHold, Mark, behind
 from fedhealth.site.state import SiteState, local_user

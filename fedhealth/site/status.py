@@ -14,7 +14,8 @@ from pathlib import Path
 from fedhealth.errors import FedHealthError
 from fedhealth.pki.identity import read_identity
 from fedhealth.pki.profiles import Role
-from fedhealth.privacy.verify import LedgerContents, Spending, read_ledger
+from fedhealth.privacy.verified_ledger import LedgerContents, Spending
+from fedhealth.privacy.verify import read_ledger
 from fedhealth.site.offers import read_offers
 from fedhealth.site.state import SiteState
 from fedhealth.study.signature import SignedStudy

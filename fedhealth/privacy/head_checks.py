@@ -1,0 +1,87 @@
+"""What the entries of a ledger must agree with: its signed head, the coordinator's receipt, the witness policy.
+
+The same checks hold for a ledger's file (`verify`) and for a bundle that was exported from it, which is why they take
+the entries' account and tree and no file. Every disagreement names the first entry that is wrong. What the entries say
+by themselves is left to the account.
+"""
+
+from collections.abc import Mapping
+
+from fedhealth.errors import IdentityInvalid, LedgerDamaged
+from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
+from fedhealth.privacy.entries import Account, Created
+from fedhealth.privacy.merkle import MerkleTree
+from fedhealth.signing import load_public_key
+
+
+def check_head(note: str, account: Account, tree: MerkleTree, seen: str | None) -> Checkpoint:
+    """Return the signed head of a ledger if the entries add up to it and extend the head that was seen, if any.
+
+    Raises:
+        LedgerDamaged: they do not.
+        IdentityInvalid: a head is not signed by the ledger's key.
+    """
+    head = _open_head(note, account)
+    if head.size != tree.size:
+        raise altered(min(head.size, tree.size), f"{tree.size} entries stand under a signed head of {head.size}")
+    if head.root != tree.root().hex():
+        raise altered(0, "the entries do not add up to the signed head")
+    if seen is not None:
+        earlier = _open_head(seen, account)
+        if earlier.size > tree.size:
+            raise altered(tree.size, f"it is missing: a head of {earlier.size} entries was seen, this ledger is older")
+        if tree.root(earlier.size).hex() != earlier.root:
+            raise altered(0, f"the first {earlier.size} entries are not those under the head that was seen")
+    return head
+
+
+def _open_head(note: str, account: Account) -> Checkpoint:
+    """Return a signed head if the key in force at its size signed it."""
+    assert account.created is not None  # noqa: S101 - checked by the caller
+    claimed = note.partition("\n")[2].partition("\n")[0]  # it becomes true with the signature
+    size = int(claimed) if claimed.isascii() and claimed.isdigit() and len(claimed) <= 16 else 0
+    return open_checkpoint(note, account.created.site, load_public_key(account.acts.key_at(max(1, size))))
+
+
+def check_receipt(body: bytes | None, created: Created, tree: MerkleTree) -> int:
+    """Return the size of the head that the coordinator's last receipt countersigns, 0 without a receipt.
+
+    Raises:
+        LedgerDamaged: it is unreadable, not signed by the coordinator's pinned key, or for another history.
+    """
+    if body is None:
+        return 0
+    try:
+        signed = SignedReceipt.model_validate_json(body)
+        receipt = open_receipt(signed, load_public_key(created.witness_key))
+    except (ValueError, IdentityInvalid) as error:
+        raise altered(tree.size, "the coordinator's receipt cannot be read or is not signed by its key") from error
+    if receipt.site != created.site or receipt.size > tree.size or tree.root(receipt.size).hex() != receipt.root:
+        raise altered(min(receipt.size, tree.size), "the coordinator's receipt is for another history")
+    return receipt.size
+
+
+def check_witness(account: Account, charged: Mapping[str, int], witnessed: int) -> None:
+    """Return if each charge under which something could leave was countersigned, or did not have to be.
+
+    Args:
+        account: of the ledger.
+        charged: the position of each release's charge.
+        witnessed: as `check_receipt` returned.
+
+    Raises:
+        LedgerDamaged: a payload was stored without the signature that the policy required.
+    """
+    for release in account.stored:
+        if charged[release] >= witnessed and release not in account.unwitnessed:
+            raise altered(charged[release], f"release {release[:12]} left without the witness that the policy required")
+
+
+def altered(position: int, why: str) -> LedgerDamaged:
+    """Return the error that names the first bad entry of a ledger, by its position from 0."""
+    return LedgerDamaged(
+        f"the ledger was changed: first bad entry is number {position}",
+        got=why,
+        wanted="entries, journal and rows that add up to the signed head",
+        next_step="Keep this file as evidence. Do not put an older copy in its place: it would forget what was spent.",
+    )
