@@ -162,10 +162,12 @@ class GridGaussian:
             usable = np.isfinite(largest)
             scale = np.where(usable & (largest > 0), largest, 1.0)
             unit = np.where(usable[:, None], vectors, 0.0) / scale[:, None]
-            norms = np.sqrt(np.einsum("ij,ij->i", unit, unit))
+            # Each row is added up by itself, so that its bits are the same in any company; einsum does not keep that.
+            squares = np.square(unit)
+            norms = np.sqrt(np.add.reduce(squares, axis=1))
             # min(1, clip / (norm * scale)) * vector, written so that nothing overflows on the way.
             reach = np.where(norms > 0, np.minimum(scale, self.l2_clip_norm / np.where(norms > 0, norms, 1.0)), 0.0)
-            clipped = unit * reach[:, None]
+            clipped = np.multiply(unit, reach[:, None], out=squares)
         steps = np.rint(clipped / (self.grid / self.scale.fine_steps)).astype(np.int64)
         return steps.sum(axis=0, dtype=np.int64), int(np.count_nonzero(~usable))
 

@@ -77,6 +77,19 @@ def test_a_patients_part_has_the_same_bits_in_any_company(dimension):
         assert (mechanism.fine_sum(vectors[start:])[0] == sum(parts[start:])).all()
 
 
+@pytest.mark.parametrize("seed", [177, 379, 686, 905])
+def test_neither_has_a_patient_alone_other_bits_where_vectors_are_long(seed):
+    """numpy's einsum adds up a single row of more than 8,192 numbers otherwise than one of two rows.
+
+    A coordinate near the middle between two steps then falls to the other side. The seeds were found by trying: with
+    einsum each of them moves one coordinate by a step of the fine grid.
+    """
+    mechanism = GridGaussian(noise_multiplier=0.01, l2_clip_norm=1.0, dimension=10_000)
+    two = np.random.default_rng(seed).normal(size=(2, 10_000))
+    together, alone = mechanism.fine_sum(two)[0], [mechanism.fine_sum(each[None])[0] for each in two]
+    assert (together == alone[0] + alone[1]).all()
+
+
 def test_many_contributions_far_below_a_step_are_not_lost():
     # 10,000 patients give a quarter of a step each: 2,500 steps together, though each alone rounds to none.
     mechanism = GridGaussian(noise_multiplier=1.0, l2_clip_norm=1.0, dimension=3)
