@@ -14,6 +14,7 @@ from fedhealth.privacy.mu_squared import (
     MuSquaredBudget,
     MuSquaredCost,
     delta_of,
+    epsilon_at,
     epsilon_of,
     gaussian_cost,
     mu_of,
@@ -47,6 +48,20 @@ def test_delta_agrees_with_sixty_digits(mu, epsilon):
     exact = exact_delta(mu, epsilon)
     # Below 1e-16 the difference of two tails in double precision has no digits; no budget goes below 1e-12.
     assert abs(delta_of(mu, epsilon) - exact) <= 1e-9 * exact + mpmath.mpf("2e-16")
+
+
+@given(st.floats(2**-20, 12), st.floats(-12, -2).map(lambda power: 10**power), st.sampled_from([0.0, 1e-12, 1e-6]))
+def test_epsilon_is_rounded_up_in_exact_arithmetic(mu, delta, part):
+    epsilon = epsilon_at(mu, part * delta, delta)
+    if epsilon < math.inf:
+        with mpmath.workdps(60):
+            assert exact_delta(mu, epsilon) + (1 + mpmath.exp(epsilon)) * mpmath.mpf(part * delta) <= delta
+
+
+@given(st.floats(-4, 1.69).map(lambda power: 10**power), st.floats(-12, -2).map(lambda power: 10**power))
+def test_mu_is_rounded_down_in_exact_arithmetic(epsilon, delta):
+    mu = mu_of(epsilon, delta)
+    assert exact_delta(mu, epsilon) <= delta < exact_delta(mu * 1.0001, epsilon)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf, 1e-200, 1e-9])
