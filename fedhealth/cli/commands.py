@@ -2,7 +2,7 @@
 
 import typer
 
-from fedhealth.cli import audit, coordinator, demo, joining, root, site, upkeep
+from fedhealth.cli import audit, coordinator, demo, root, site
 
 app = typer.Typer(
     help="Hospitals train models together while patient data never leave a hospital.",
@@ -11,15 +11,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo", help=demo.run.__doc__)(demo.run)
-site.app.command("enrol", help=joining.enrol.__doc__)(joining.enrol)
-for name, verb in (
-    ("preflight", upkeep.preflight),
-    ("status", upkeep.status),
-    ("recovery-key", upkeep.recovery_key),
-    ("backup", upkeep.backup),
-    ("recover", upkeep.recover),
-):
-    site.app.command(name, help=verb.__doc__)(verb)
 app.add_typer(site.app, name="site")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(audit.app, name="audit")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fedhealth.cli.site import Folder, State, made_state
+from fedhealth.cli.site_arguments import Folder, State, made_state
 from fedhealth.errors import ConfigInvalid
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

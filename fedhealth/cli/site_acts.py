@@ -1,0 +1,99 @@
+"""`fedhealth site pause | unpause | rotate-key | key-statement | recover-ledger`: acts that the ledger keeps."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhealth.cli.site_arguments import Folder, State, made_state
+from fedhealth.errors import LedgerBehind
+
+
+def pause(folder: Folder, state: State) -> None:
+    """Let the whole site answer `busy` until it is unpaused; the ledger says by whom. The gate must not be running.
+
+    Example: fedhealth site pause sites/hungary --state state/hungary
+    """
+    from fedhealth.site.acts import pause_site
+    from fedhealth.site.state import SiteState
+
+    pause_site(folder, SiteState(made_state(state)))
+    typer.echo("paused; the gate answers busy to every study when it is started again")
+
+
+def unpause(folder: Folder, state: State) -> None:
+    """Let a paused site go on; the ledger says by whom. The gate must not be running.
+
+    Example: fedhealth site unpause sites/hungary --state state/hungary
+    """
+    from fedhealth.site.acts import unpause_site
+    from fedhealth.site.state import SiteState
+
+    unpause_site(folder, SiteState(made_state(state)))
+    typer.echo("the site goes on; start the gate again")
+
+
+def rotate_key(folder: Folder, state: State) -> None:
+    """Change the key that signs the ledger, for ever. The gate must not be running.
+
+    The coordinator accepts nothing from this site before it has followed the new key: bring it the file that
+    `fedhealth site key-statement` writes. The old private key is overwritten; a copy of the ledger from before can
+    not be recovered any more, so make a new copy of the state folder afterwards.
+
+    Example: fedhealth site rotate-key sites/hungary --state state/hungary
+    """
+    from fedhealth.site.acts import rotate_key as rotate
+    from fedhealth.site.state import SiteState
+
+    typer.echo(rotate(folder, SiteState(made_state(state))))
+
+
+def key_statement(
+    folder: Folder,
+    state: State,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write; a new one.")],
+) -> None:
+    """Write the file by which the coordinator follows the site's ledger key. The gate must not be running.
+
+    It holds public keys and signatures only. The coordinator's operator takes it in with
+    `fedhealth coordinator follow-key`.
+
+    Example: fedhealth site key-statement sites/hungary --state state/hungary -o hungary.key-statement
+    """
+    from fedhealth.canonical import canonical_bytes
+    from fedhealth.secret_file import PUBLIC_MODE, create_file
+    from fedhealth.site.acts import key_statement as statement
+    from fedhealth.site.state import SiteState
+
+    said = statement(folder, SiteState(made_state(state)))
+    create_file(output, canonical_bytes(said), PUBLIC_MODE)
+    typer.echo(f"wrote {output}; rotations of the ledger key so far: {len(said.rotations)}")
+
+
+def recover_ledger(
+    folder: Folder, state: State, yes: Annotated[bool, typer.Option("--yes", help="Write without asking.")] = False
+) -> None:
+    """Put a ledger right after an older copy was found in its place. The gate must not be running.
+
+    The coordinator gives the missing entries back while the gate runs; here they are opened, checked against the head
+    that it has signed for, shown, and written once confirmed. Charges come back, payloads do not. Where only the file
+    ledger.anchor is lost, it is made again. A ledger of another history is never repaired.
+
+    Example: fedhealth site recover-ledger sites/hungary --state state/hungary
+    """
+    from fedhealth.site.recovery import describe_recovery, examine_recovery
+    from fedhealth.site.recovery import recover_ledger as recover
+    from fedhealth.site.state import SiteState
+
+    site_state = SiteState(made_state(state))
+    recovery = examine_recovery(folder, site_state)
+    if recovery is None:
+        typer.echo("the ledger needs no recovery; nothing was written")
+        return
+    for line in describe_recovery(recovery):
+        typer.echo(line)
+    if not yes and not typer.confirm("Write this?"):
+        typer.echo("not written; the gate stays held")
+        raise typer.Exit(LedgerBehind.exit_code)
+    recover(folder, site_state, recovery)
+    typer.echo("written; start the gate again")

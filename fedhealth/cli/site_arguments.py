@@ -1,0 +1,25 @@
+"""The arguments that verbs of `fedhealth site` share, and the check that a site's state is there."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhealth.errors import ConfigInvalid
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="SITE_FOLDER", help="The site's folder, with site.toml and policy.toml.")
+]
+State = Annotated[Path, typer.Option("--state", help="The site's state folder, made by `site init`.")]
+
+
+def made_state(state: Path) -> Path:
+    """Return a site's state folder that exists."""
+    if not (state / "gate").is_dir():
+        raise ConfigInvalid(
+            f"there is no site's state at {state}",
+            got="no folder 'gate' in it",
+            wanted="a folder made by `fedhealth site init`",
+            next_step="Correct --state; for a new site: fedhealth site init --help",
+        )
+    return state

@@ -1,0 +1,91 @@
+"""`fedhealth site forget | unforget | studies-of`: what one patient may ask of the hospital; nothing of it leaves."""
+
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from fedhealth.cli.site_arguments import Folder, State, made_state
+
+Patient = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PATIENT",
+        help="As the patient column names the patient. Leave it out to be asked for it, or to give it on standard "
+        "input, so that it stands in no shell history and no list of processes.",
+        show_default=False,
+    ),
+]
+
+
+def forget(folder: Folder, state: State, patient: Patient = None) -> None:
+    """Keep a patient who withdraws the consent out of everything computed from now on. The gate must not be running.
+
+    Training and evaluation, every study on the data set, records now and later; it takes effect when the gate starts
+    next, also in the middle of a study. What left before cannot be called back (`fedhealth site studies-of` lists it).
+    Nothing of this crosses the border.
+
+    Example: fedhealth site forget sites/hungary --state state/hungary
+    """
+    from fedhealth.site.consent import forget_patient
+    from fedhealth.site.state import SiteState
+
+    records = forget_patient(folder, SiteState(made_state(state)), _patient(patient))
+    found = "the data cannot be read now" if records is None else f"{records} records of this patient are in the data"
+    typer.echo(f"forgotten; {found}")
+    if not records:
+        typer.echo("records that come later under the same name stay out as well; check how the column writes it")
+
+
+def unforget(folder: Folder, state: State, patient: Patient = None) -> None:
+    """Let a patient who gave the consent again back in. The gate must not be running.
+
+    Example: fedhealth site unforget sites/hungary --state state/hungary
+    """
+    from fedhealth.site.consent import renew_consent
+    from fedhealth.site.state import SiteState
+
+    renew_consent(folder, SiteState(made_state(state)), _patient(patient))
+    typer.echo("the patient is in again from the gate's next start on")
+
+
+def studies_of(
+    folder: Folder,
+    state: State,
+    patient: Patient = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the studies whose releases used a patient. The gate must not be running.
+
+    At most: a patient whose endpoint was missing is listed and added nothing, and so is one whom a sampled round may
+    have drawn. What is printed stays at the hospital.
+
+    Example: fedhealth site studies-of sites/hungary --state state/hungary
+    """
+    import dataclasses
+    import json
+
+    from fedhealth.site.consent import studies_of as find
+    from fedhealth.site.state import SiteState
+
+    uses = find(folder, SiteState(made_state(state)), _patient(patient))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(use) for use in uses], indent=2))
+        return
+    for use in uses:
+        last = datetime.fromtimestamp(use.last_charged_at / 1000, UTC)
+        typer.echo(f"{use.title or 'a study whose signed file is gone'} ({use.study[:12]})")
+        typer.echo(f"  approved by {use.approved_by}; the last of these releases on {last:%Y-%m-%d}")
+        typer.echo(f"  {use.used} releases used the patient")
+        if use.unknown:
+            typer.echo(f"  of {use.unknown} more it cannot be said: the record of who was in the data is missing")
+    if not uses:
+        typer.echo("no release of any study used this patient")
+
+
+def _patient(given: str | None) -> str:
+    """Return the patient that was named, or asked for, or on the first line of standard input."""
+    if given is None and sys.stdin.isatty():
+        given = str(typer.prompt("Patient"))
+    return sys.stdin.readline() if given is None else given

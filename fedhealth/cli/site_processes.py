@@ -1,0 +1,125 @@
+"""`fedhealth site gate | node | egress`: the two processes of a site, and what left the first."""
+
+import logging
+import signal
+import sys
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
+from fedhealth.cli.site_arguments import Folder, State, made_state
+
+if TYPE_CHECKING:
+    from fedhealth.site.landlock import Sandbox
+
+_LOG = logging.getLogger(__name__)
+
+Users = Annotated[
+    list[str] | None, typer.Option("--node-user", help="A Unix user whose node may connect; this user by default.")
+]
+
+
+def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeline = False) -> None:
+    """Run the gate: it has the data and no network. Serves until it is stopped.
+
+    Example: fedhealth site gate sites/hungary --state state/hungary
+    """
+    from fedhealth.local_log import withhold_tracebacks
+    from fedhealth.site.confinement import confine_gate
+    from fedhealth.site.isolation import has_network, leave_network, user_ids
+
+    withhold_tracebacks()
+    allowed = user_ids(node_user or [])
+    # Both before anything is imported that starts threads.
+    if not leave_network(allowed) and has_network():
+        _LOG.warning(
+            "the gate keeps its network: it cannot leave it here without losing sight of who connects. "
+            "Let the service manager take it away (PrivateNetwork=yes)."
+        )
+    _tell_incomplete("gate", confine_gate(folder, state))
+    with loading(lifeline):
+        from fedhealth.learning.diagnosis import STEPS
+        from fedhealth.site.egress import EgressLog
+        from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
+        from fedhealth.site.state import SiteState
+        from fedhealth.training.per_patient import make_deterministic
+
+        make_deterministic()
+    site_state = SiteState(made_state(state))
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda *_: sys.exit(0))
+    opened, ledger = open_gate(folder, site_state, STEPS)
+    try:
+        with closing(EgressLog(site_state.gate, SYSTEM_CLOCK.unix_ms)) as log:
+            serve_gate(opened, site_state.socket, allowed, sys.stdin.fileno() if lifeline else None, log.record)
+    finally:
+        ledger.close()
+
+
+def node(state: State, lifeline: Lifeline = False) -> None:
+    """Run the node: it has the network and no data. Keeps the site connected until it is stopped.
+
+    Example: fedhealth site node --state state/hungary
+    """
+    from fedhealth.local_log import withhold_tracebacks
+    from fedhealth.site.confinement import confine_node
+    from fedhealth.site.node_file import load_node_file
+
+    withhold_tracebacks()
+
+    file = load_node_file(state / "node")
+    _tell_incomplete("node", confine_node(state, file.port))  # before anything is imported that starts threads
+    with loading(lifeline):
+        from fedhealth.site.node import run_node
+        from fedhealth.site.state import SiteState
+        from fedhealth.site.status import record_link
+
+    def on_state(change: str) -> None:
+        _LOG.info("link: %(state)s", {"state": str(change)})
+        with suppress(OSError):  # a full disk is no reason to lose the link
+            record_link(state / "node", change, datetime.now(UTC))
+
+    run_until_stopped(run_node(SiteState(state), file, on_state), lifeline)
+
+
+def egress(
+    state: State,
+    study: Annotated[str | None, typer.Option(help="Only what left for the study with this digest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what left the gate: when, what, for which study, how many bytes, which hash. The gate may be running.
+
+    Every release that ever left is listed with its first time; of heads, refusals and repeats, the last 200,000 or so.
+
+    Example: fedhealth site egress --state state/hungary
+    """
+    import json
+
+    from fedhealth.site.egress import read_egress
+
+    found = read_egress(made_state(state) / "gate")
+    lines = [line for line in found.lines if study is None or line.study == study]
+    if as_json:
+        shown = [line.model_dump() for line in lines]
+        typer.echo(json.dumps({"lines": shown, "unreadable": found.unreadable}, indent=2))
+        return
+    for line in lines:
+        at = datetime.fromtimestamp(line.at / 1000, UTC)
+        study_name, size = (line.study or "-")[:12], f"{line.bytes:,}"
+        typer.echo(f"{at:%Y-%m-%d %H:%M:%S}  {line.kind:<20} {study_name:<12} {size:>12}  {line.sha256[:10]}")
+    releases = sum(line.release is not None for line in lines)
+    typer.echo(f"{len(lines)} frames, {sum(line.bytes for line in lines):,} bytes; {releases} with a release")
+    if found.unreadable:
+        typer.echo(f"{found.unreadable} lines were cut off and cannot be read", err=True)
+
+
+def _tell_incomplete(process: str, sandbox: "Sandbox") -> None:
+    if not sandbox.complete:
+        _LOG.warning(
+            "this kernel's Landlock (interface %(abi)s) does not confine the %(process)s in full; separate users and "
+            "the units in deploy/systemd still hold. deploy/README.md says what is missing.",
+            {"abi": sandbox.abi, "process": process},
+        )

@@ -1,0 +1,125 @@
+"""`fedhealth site approve | offers | withdraw | resume`: which studies may use this hospital's data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhealth.cli.site_arguments import Folder, State, made_state
+from fedhealth.errors import ApprovalMissing, ConfigInvalid
+
+
+def approve(
+    folder: Folder,
+    study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed study.")],
+    state: State,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
+) -> None:
+    """Look at a study with this hospital's patients in view, and approve it or not. The gate must not be running.
+
+    What is printed here stays at the hospital.
+
+    Example: fedhealth site approve sites/hungary study.signed --state state/hungary
+    """
+    from fedhealth.learning.diagnosis import STEPS
+    from fedhealth.site.approval import approve_study, examine_study
+    from fedhealth.site.state import SiteState
+    from fedhealth.training.per_patient import make_deterministic
+
+    make_deterministic()
+    site_state = SiteState(made_state(state))
+    proposal = examine_study(folder, site_state, _read(study), STEPS)
+    asked, seen = proposal.study, proposal.seen
+    typer.echo(f"{asked.title} ({asked.name}, {asked.digest[:12]})")
+    typer.echo(f"  purpose:     {asked.purpose}")
+    typer.echo(f"  asked by:    key {proposal.approval.researcher[:12]}")
+    typer.echo(f"  what leaves: {asked.training.rounds} noised gradients, one noised table of four counts")
+    for side, patients in seen.patients.items():
+        typer.echo(f"  {side}: {patients} patients, {seen.positives[side]} with the condition;")
+        typer.echo(f"    may cost each at most {seen.share[side]:.1%} of the whole budget (this binds);")
+        planned = f"epsilon {seen.epsilon[side]:.3f} at delta {asked.privacy.delta:g}"
+        typer.echo(f"    {planned} as planned in advance (informative)")
+    for warning in seen.warnings:
+        typer.echo(f"  WARNING: {warning}")
+    if not yes and not typer.confirm("Approve?"):
+        typer.echo("not approved; nothing was written")
+        raise typer.Exit(ApprovalMissing.exit_code)
+    approve_study(folder, site_state, proposal)
+    typer.echo(f"approved study {asked.digest} by {proposal.approval.by}")
+
+
+def offers(
+    state: State,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the studies that the coordinator offers, with the file of each to approve. The node may be running.
+
+    Only studies with a researcher's signature that holds are listed; whether to trust the researcher is asked by
+    `approve`.
+
+    Example: fedhealth site offers --state state/hungary
+    """
+    import json
+
+    from fedhealth.site.offers import read_offers
+
+    found = read_offers(made_state(state) / "node")
+    if as_json:
+        shown = [
+            {
+                "file": str(path),
+                "study": signed.study.digest,
+                "name": signed.study.name,
+                "researcher": signed.researcher,
+            }
+            for path, signed in found.items()
+        ]
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    for path, signed in found.items():
+        typer.echo(f"{signed.study.title} ({signed.study.name}, {signed.study.digest[:12]})")
+        typer.echo(f"  asked by: key {signed.researcher[:12]}")
+        typer.echo(f"  file:     {path}")
+    if not found:
+        typer.echo("no study is offered; the node asks whenever it connects")
+
+
+def withdraw(
+    folder: Folder,
+    study: Annotated[str, typer.Argument(metavar="STUDY_DIGEST", help="64 hexadecimal digits.")],
+    state: State,
+) -> None:
+    """Withdraw an approval: nothing more leaves for the study. The gate must not be running.
+
+    Example: fedhealth site withdraw sites/hungary DIGEST --state state/hungary
+    """
+    from fedhealth.site.approval import withdraw_study
+    from fedhealth.site.state import SiteState
+
+    withdraw_study(folder, SiteState(made_state(state)), study)
+    typer.echo("withdrawn; what the study had not spent is free again")
+
+
+def resume(
+    folder: Folder,
+    study: Annotated[str, typer.Argument(metavar="STUDY_DIGEST", help="64 hexadecimal digits.")],
+    state: State,
+) -> None:
+    """Let a study that a failure stopped here go on. The gate must not be running.
+
+    Example: fedhealth site resume sites/hungary DIGEST --state state/hungary
+    """
+    from fedhealth.site.approval import resume_study
+    from fedhealth.site.state import SiteState
+
+    resume_study(folder, SiteState(made_state(state)), study)
+    typer.echo("resumed; start the gate again")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigInvalid(
+            f"the signed study {path} cannot be read", got=error.strerror or "an error", next_step="Check the path."
+        ) from error
