@@ -56,13 +56,14 @@ def verify(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> 
         history, manifest, found = None, None, verify_ledger(path)
         if evidence is not None:
             found = verify_ledger(path, _published_head(evidence, found.head.site))
+    seen = None if evidence is None else int(_published_head(evidence, found.head.site).split("\n")[1])
     if as_json:
-        plain = dataclasses.asdict(found) | {"head": found.head.model_dump()}
+        plain = dataclasses.asdict(found) | {"head": found.head.model_dump(), "extends_head_of": seen}
         if manifest is not None and history is not None:
             plain["bundle"] = {"by": manifest.by, "at": manifest.at, "studies": sorted(history.studies)}
         typer.echo(json_text(plain))
     else:
-        _say(verified_lines(found, evidence))
+        _say(verified_lines(found, evidence, seen))
         if manifest is not None and history is not None:
             typer.echo(f"  exported    {time_text(manifest.at)} by {shown(manifest.by)}, signed by the ledger key;")
             typer.echo(f"              {len(history.studies)} signed studies in it, no journal, no payload")

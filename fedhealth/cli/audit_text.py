@@ -19,8 +19,14 @@ _BAR = 40
 """Characters of a whole budget."""
 
 
-def verified_lines(found: "VerifiedLedger", evidence: Path | None) -> Iterator[str]:
-    """Say what an intact ledger says."""
+def verified_lines(found: "VerifiedLedger", evidence: Path | None, seen: int | None) -> Iterator[str]:
+    """Say what an intact ledger says.
+
+    Args:
+        found: the ledger.
+        evidence: what it was compared with.
+        seen: entries under the head in it.
+    """
     yield f"intact: {found.head.size} entries of site '{found.head.site}', {found.releases} releases charged"
     yield f"  root        {found.head.root}"
     yield f"  ledger key  {found.ledger_key}"
@@ -34,12 +40,18 @@ def verified_lines(found: "VerifiedLedger", evidence: Path | None) -> Iterator[s
     if found.paused:
         yield "  paused      the whole site"
     yield f"  compared    {f'extends the head in {evidence}' if evidence else 'no head from outside (--evidence)'};"
+    if seen is not None:
+        yield f"              which is of {seen} entries: what follows them, it says nothing of;"
     yield f"              {'with its anchor' if found.anchored else 'there is no anchor beside it'}"
     yield f"  witnessed   up to entry {found.witnessed} by the coordinator; the policy is '{found.witness}',"
     yield f"              {found.unwitnessed} releases left without its signature"
-    if found.recovered:
-        yield f"  recovered   {found.recovered} entries, which the coordinator gave back;"
-        yield "              what the local journal said before them cannot be verified any more"
+    if found.recoveries:
+        yield f"  recovered   {found.recoveries} times from an older copy, by people (audit acts);"
+        yield f"              {found.recovered} entries, which the coordinator gave back: what the"
+        yield "              local journal said before them cannot be verified any more;"
+        yield f"              {found.closed} releases of which nobody knows whether they left"
+    for size in found.given_up:
+        yield f"  given up    the last of {size} entries that it once had; nobody has them"
     for line in found.spending:
         yield f"  {line.data_set}, {line.cohort} patients:"
         yield f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g},"

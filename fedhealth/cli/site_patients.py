@@ -81,7 +81,7 @@ def studies_of(
         if use.unknown:
             typer.echo(f"  of {use.unknown} more it cannot be said: the record of who was in the data is missing")
     if not uses:
-        typer.echo("no release of any study used this patient")
+        typer.echo("no release of any study used a patient of this name; check how the column writes it")
 
 
 def _patient(given: str | None) -> str:

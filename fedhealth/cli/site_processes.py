@@ -1,6 +1,7 @@
 """`fedhealth site gate | node | egress`: the two processes of a site, and what left the first."""
 
 import logging
+import re
 import signal
 import sys
 from contextlib import closing, suppress
@@ -11,6 +12,7 @@ import typer
 
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
 from fedhealth.cli.site_arguments import Folder, State, made_state
+from fedhealth.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from fedhealth.site.landlock import Sandbox
@@ -87,7 +89,7 @@ def node(state: State, lifeline: Lifeline = False) -> None:
 
 def egress(
     state: State,
-    study: Annotated[str | None, typer.Option(help="Only what left for the study with this digest.")] = None,
+    study: Annotated[str | None, typer.Option(help="Only for the study whose digest begins so.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what left the gate: when, what, for which study, how many bytes, which hash. The gate may be running.
@@ -100,8 +102,15 @@ def egress(
 
     from fedhealth.site.egress import read_egress
 
+    if study is not None and not re.fullmatch("[0-9a-f]{1,64}", study):
+        raise ConfigInvalid(
+            "no study can have this digest",
+            got=f"--study {study[:80]}",
+            wanted="the first hexadecimal digits of a study's digest, in lower case",
+            next_step="Leave --study out to see what left for each.",
+        )
     found = read_egress(made_state(state) / "gate")
-    lines = [line for line in found.lines if study is None or line.study == study]
+    lines = [line for line in found.lines if study is None or (line.study or "").startswith(study)]
     if as_json:
         shown = [line.model_dump() for line in lines]
         typer.echo(json.dumps({"lines": shown, "unreadable": found.unreadable}, indent=2))

@@ -41,6 +41,9 @@ class VerifiedLedger:
         witness: the witness policy in force at its end.
         recovered: entries that the coordinator gave back after an older copy of the ledger was found in its place;
             what the local journal said before them cannot be verified any more.
+        recoveries: how often an administrator recovered it from an older copy.
+        given_up: sizes of later heads that it once had, and nobody has the last entries of.
+        closed: releases of which nobody knows any more whether they left; they stay charged.
         unwitnessed: releases that left without the coordinator's signature on their charge, as that policy allowed.
         anchored: an anchor stands beside it, and it has all that the anchor says it had.
         witnessed: size of the last head that the coordinator has countersigned, 0 if none.
@@ -57,6 +60,9 @@ class VerifiedLedger:
     witness: WitnessPolicy
     unwitnessed: int
     recovered: int
+    recoveries: int
+    given_up: tuple[int, ...]
+    closed: int
     anchored: bool
     witnessed: int
     spending: tuple[Spending, ...]
@@ -95,6 +101,9 @@ def describe(account: Account, head: Checkpoint, witnessed: int, anchored: bool 
         witness=account.witness,
         unwitnessed=len(account.unwitnessed),
         recovered=account.given_back,
+        recoveries=len(account.recovered),
+        given_up=tuple(entry.given_up.size for entry in account.recovered if entry.given_up),
+        closed=len(account.closed),
         anchored=anchored,
         witnessed=witnessed,
         spending=tuple(spending_of(account)),

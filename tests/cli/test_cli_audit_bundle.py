@@ -115,7 +115,8 @@ def head_of(site, gate):
 def test_a_bundle_is_compared_with_the_evidence_of_a_run(verb, gate, bundle, audit, tmp_path):
     evidence = tmp_path / "evidence.json"
     evidence.write_text(head_of("north", gate))
-    assert audit(verb, bundle, "--evidence", evidence)[0] == 0
+    code, said, _ = audit(verb, bundle, "--evidence", evidence)
+    assert (code, "of 8 entries: what follows them" in said) == (0, verb == "verify")  # it may be an old one
     evidence.write_text(head_of("south", gate))
     code, said, errors = audit(verb, bundle, "--evidence", evidence)
     assert (code, said) == (3, "")

@@ -172,11 +172,11 @@ def test_the_command_lists_what_left_within_80_columns(log, tmp_path, capsys, mo
     written.record(pack(Answer(study="e" * 64, step="train", round=1)), pack(Refused(code=RefusalCode.BUDGET_SPENT)))
     written.close()
 
-    def run(*options):
+    def run(*options, code=0):
         monkeypatch.setattr(sys, "argv", ["fedhealth", "site", "egress", "--state", str(gate.parent), *options])
         with pytest.raises(SystemExit) as ended:
             main()
-        assert ended.value.code == 0
+        assert ended.value.code == code
         return capsys.readouterr().out
 
     lines = run().splitlines()
@@ -186,4 +186,6 @@ def test_the_command_lists_what_left_within_80_columns(log, tmp_path, capsys, mo
     assert "refused budget-spent eeeeeeeeeeee" in lines[2]
     assert lines[-1].startswith("3 frames, 3,000,")
     assert lines[-1].endswith("1 with a release")
-    assert [line["kind"] for line in json.loads(run("--json", "--study", STUDY))["lines"]] == ["release"]
+    for digest in (STUDY, STUDY[:12]):  # as lists show it
+        assert [line["kind"] for line in json.loads(run("--json", "--study", digest))["lines"]] == ["release"]
+    run("--study", "heart-disease", code=3)  # a name: not "nothing left"

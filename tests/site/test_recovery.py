@@ -329,6 +329,8 @@ def test_entries_that_only_the_anchor_remembers_are_given_up_where_nothing_left_
     assert found.given_up.size == found.size + 1
     assert any("do again what you approved, withdrew" in line for line in describe_recovery(found))
     assert verify_ledger(pair.here.state.gate).anchored
+    audit = CliRunner().invoke(audit_app, ["verify", str(pair.here.state.gate)])
+    assert f"given up    the last of {found.size + 1} entries" in audit.output
     pair.start_gate()
     pair.ask(2)
 
