@@ -7,7 +7,7 @@ gate stopped.
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -26,7 +26,7 @@ from fedhealth.link.frames import (
 )
 from fedhealth.link.memory import Buffer
 from fedhealth.privacy.checkpoint import SignedReceipt, open_receipt
-from fedhealth.privacy.copies import EntrySeal, page_of, read_page
+from fedhealth.privacy.copies import Copy, EntrySeal, page_of, read_page
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
 from fedhealth.site.hold import LedgerHold, Mark
@@ -68,6 +68,15 @@ class LedgerHeads:
             signature="0" * 128,
         )
         return self._signed(shown, self._copies(since))
+
+    def check_copies(self, page: Iterable[Copy]) -> None:
+        """Return if this site made each of these copies, at its position.
+
+        Raises:
+            LedgerDamaged: it did not.
+        """
+        for position, copy in page:
+            self._seal.open(position, copy)
 
     def _copies(self, first: int) -> bytes:
         return page_of((position, self._seal.seal(position, body)) for position, body in self._ledger.bodies(first))
@@ -139,7 +148,7 @@ class HeldGate:
 
         Raises:
             IdentityInvalid: the coordinator did not sign it.
-            LedgerDamaged: the page is malformed.
+            LedgerDamaged: the page is malformed, or a copy in it was not made by this site; nothing of it is kept.
         """
         receipt, size = open_receipt(request.receipt, self._witness_key), self._ledger.size
         if receipt.site != self._ledger.created.site or receipt.challenge != self._heads.challenge:
@@ -148,5 +157,7 @@ class HeldGate:
         mark = mark_for(self._ledger, request.receipt, at)
         self._hold.set(mark or Mark(kind="behind", receipt=request.receipt, at=at))
         if receipt.size > size:
-            self._hold.take(size, [copy for copy in read_page(body) if copy[0] < receipt.size])
+            page = [copy for copy in read_page(body) if copy[0] < receipt.size]
+            self._heads.check_copies(page)  # the node brings them, and one that is kept is never asked for again
+            self._hold.take(size, page)
         return self._heads.head(AskHead(since=size), self._hold.reaches(size))

@@ -20,8 +20,9 @@ from fedhealth.cli.site import app
 from fedhealth.coordinator.asking import LEDGER_BEHIND, LEDGER_DAMAGED, Asker, NoRelease
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import LedgerBehind, LedgerDamaged, LedgerForked, LinkUnavailable
-from fedhealth.link.frames import unpack_request
+from fedhealth.link.frames import pack, unpack_request
 from fedhealth.privacy.anchor import AnchorFile, AnchorMissing, JournalBehind
+from fedhealth.privacy.copies import page_of, read_page
 from fedhealth.privacy.entries import Recovered, Reserved, Stored, WitnessRule
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
@@ -264,6 +265,31 @@ def test_pages_that_did_not_all_arrive_are_asked_for_again(pair, monkeypatch):
     pair.start_gate()
     pair.refused(pair.meet)
     assert len(pair.recover().entries) == 4  # two rounds: a charge and a payload each
+    pair.start_gate()
+    pair.meet()
+
+
+@pytest.mark.parametrize("harm", ["made up", "of another place"])
+def test_copies_that_somebody_between_put_in_are_not_kept(pair, harm):
+    rolled_back(pair)
+    pair.start_gate()
+    honest = pair.carry
+
+    async def carry(site, frame):
+        request, body = unpack_request(frame)
+        if request.kind == "witnessed" and body:
+            copies = read_page(bytes(body))
+            other = [bytes(len(copy)) for _, copy in copies] if harm == "made up" else [copies[0][1]] * len(copies)
+            frame = pack(request, page_of(zip([place for place, _ in copies], other, strict=True)))
+        return await honest(site, frame)
+
+    pair.carry = carry
+    pair.start_coordinator()
+    assert pair.refused(pair.meet) == LEDGER_BEHIND
+    pair.carry = honest
+    pair.start_coordinator()
+    assert pair.refused(pair.meet) == LEDGER_BEHIND
+    assert len(pair.recover().entries) == 4  # the true ones
     pair.start_gate()
     pair.meet()
 
