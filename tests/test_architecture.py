@@ -94,7 +94,17 @@ def test_audit_verify_as_a_command_loads_no_torch(tmp_path):
 
 
 def test_the_gate_knows_no_network():
-    for name in ("gate", "gate_process", "approval", "state"):
+    for name in (
+        "gate",
+        "gate_inputs",
+        "gate_process",
+        "held_gate",
+        "prepared_studies",
+        "starting_head",
+        "stopped_studies",
+        "approval",
+        "state",
+    ):
         imported = set(imported_by(PACKAGE / "site" / f"{name}.py"))
         assert not {each for each in imported if each.startswith(("grpc", "fedhealth.link."))} - {
             each for each in imported if each.startswith(("fedhealth.link.frames", "fedhealth.link.memory"))

@@ -34,7 +34,8 @@ from fedhealth.records.members import MemberHistory
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import Table
 from fedhealth.signing import public_key_hex
-from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
+from fedhealth.site.gate import Gate
+from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.hold import LedgerHold
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import sign_study

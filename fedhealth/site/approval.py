@@ -32,7 +32,7 @@ from fedhealth.records.table import Table, made_up_records, patients_per_row, pr
 from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
 from fedhealth.site.acts import record_policy
 from fedhealth.site.consent import forgotten_patients
-from fedhealth.site.gate import Compute
+from fedhealth.site.gate_inputs import Compute
 from fedhealth.site.state import SiteState, local_user
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study

@@ -29,7 +29,8 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import INPUT_DOMAIN, Digest
 from fedhealth.records.table import read_table
 from fedhealth.signing import load_public_key
-from fedhealth.site.gate import Clock, Compute, Gate, GateInputs
+from fedhealth.site.gate import Gate
+from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads
 from fedhealth.site.state import SiteState, local_user
 

@@ -29,7 +29,8 @@ from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.records.table import read_table
 from fedhealth.simulation.in_process import SimulatedSite, open_gate
-from fedhealth.site.gate import Clock, Gate
+from fedhealth.site.gate import Gate
+from fedhealth.site.gate_inputs import Clock
 from fedhealth.study.protocol import load_study
 from fedhealth.study.signature import sign_study
 

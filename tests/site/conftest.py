@@ -29,7 +29,8 @@ from fedhealth.records.members import MemberHistory
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import read_table
 from fedhealth.signing import public_key_hex
-from fedhealth.site.gate import Clock, Gate, GateInputs
+from fedhealth.site.gate import Gate
+from fedhealth.site.gate_inputs import Clock, GateInputs
 from fedhealth.site.hold import LedgerHold
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import sign_study

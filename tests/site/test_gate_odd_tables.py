@@ -67,5 +67,5 @@ def test_of_ten_thousand_records_of_a_patient_only_as_many_count_as_the_study_al
 def prepared(site):
     """Return the two sides as the gate holds them after a restart."""
     site.reopen(site.noise)
-    sides = site.gate._records[site.study.digest]
+    sides = site.gate._prepared.records[site.study.digest]
     return sides["training"], sides["held-out"]

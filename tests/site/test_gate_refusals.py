@@ -23,6 +23,7 @@ from fedhealth.link.frames import (
     unpack_reply,
 )
 from fedhealth.privacy.entries import Withdrawn
+from fedhealth.site.prepared_studies import PreparedStudies
 from fedhealth.study.signature import sign_study
 
 UNKNOWN = "ab" * 32
@@ -206,7 +207,7 @@ def test_a_study_cannot_run_on_another_data_set_than_the_one_that_pays(hospital,
     inputs = site.gate._inputs
     moved = inputs.site.data_set.model_copy(update={"name": "intensive-care"})
     monkeypatch.setattr(
-        type(site.gate), "_warm_up", lambda *_: pytest.fail("the study was prepared on another data set")
+        PreparedStudies, "_warm_up", lambda *_: pytest.fail("the study was prepared on another data set")
     )
     object.__setattr__(inputs, "site", inputs.site.model_copy(update={"data_set": moved}))
     with pytest.raises(Exception, match="data set 'ward', which pays for it"):

@@ -38,7 +38,8 @@ from fedhealth.records.marks import PatientMarks
 from fedhealth.records.split import is_held_out
 from fedhealth.records.table import Table, read_table
 from fedhealth.simulation.in_process import SimulatedSite, open_gate
-from fedhealth.site.gate import Clock, Gate
+from fedhealth.site.gate import Gate
+from fedhealth.site.gate_inputs import Clock
 from fedhealth.study.protocol import load_study
 from fedhealth.study.signature import sign_study
 from fedhealth.training.per_patient import make_deterministic

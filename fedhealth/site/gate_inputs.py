@@ -1,0 +1,68 @@
+"""What a gate is given: its administrator's files and secrets, the step functions, and the time.
+
+All of it is an argument of the gate, so that a gate in a test or a simulation is the real one with another clock or
+another noise secret. Where the files lie is left to `state`, and who opens them to `gate_process`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from fedhealth.policy.rules import Policy
+from fedhealth.policy.site_file import SiteFile
+from fedhealth.privacy.acts import PolicyChanged
+from fedhealth.privacy.release import StepName
+from fedhealth.privacy.stream import NoiseSecret
+from fedhealth.records.members import MemberHistory
+from fedhealth.records.table import Table
+from fedhealth.site.hold import LedgerHold
+
+Compute = Mapping[StepName, Callable[..., tuple[bytes, int]]]
+"""The step functions of `fedhealth.learning.diagnosis.STEPS`; an argument, so that this module loads no torch."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time as the gate sees it.
+
+    Attributes:
+        monotonic: seconds, never backwards; decides when a reply leaves.
+        unix_ms: milliseconds since 1970; written into the ledger.
+    """
+
+    monotonic: Callable[[], float]
+    unix_ms: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class GateInputs:
+    """What a gate is given, all of it by its own administrator.
+
+    Attributes:
+        site: `site.toml`.
+        policy: `policy.toml`.
+        policy_change: what the ledger shall say of it, unless it says so already; None where nobody edits a policy.
+        table: the data set as read.
+        split_key: key of the held-out split.
+        naming_secret: key of the content's fingerprint and of the patients' marks; both stay inside.
+        members: who was in the data at each version; owns a file.
+        copies_secret: seals the copies of the ledger's entries that the coordinator keeps.
+        hold: the mark of a ledger that is behind or of another history; owns its files.
+        noise_secret: opens the noise streams.
+        witness_key: the coordinator's key.
+        researchers: pinned keys by name.
+    """
+
+    site: SiteFile
+    policy: Policy
+    policy_change: PolicyChanged | None
+    table: Table
+    split_key: bytes
+    naming_secret: bytes
+    members: MemberHistory
+    copies_secret: bytes
+    hold: LedgerHold
+    noise_secret: NoiseSecret
+    witness_key: Ed25519PublicKey
+    researchers: Mapping[str, str]

@@ -1,0 +1,122 @@
+"""What a gate prepares of its data set before anybody asks: the records of each approved study, and their version.
+
+Everything that depends on patients is read here once, at the gate's start: the table without the patients who withdrew
+their consent, its version in the local journal, and each study's two sides. So no round pays for reading records,
+and no reply's time tells of it.
+
+Invariants: a study is prepared only as it was approved, on the data set that pays for it; a study that could not be
+prepared has no records here, and the gate is busy to it. What is computed on the records is left to the gate.
+"""
+
+import hashlib
+import hmac
+import secrets
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhealth.errors import ApprovalMissing, PolicyForbids
+from fedhealth.learning.plan import plan_study
+from fedhealth.policy.rules import check_policy
+from fedhealth.privacy.journal import DataNote
+from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.release import Cohort, Digest
+from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
+from fedhealth.records.marks import PatientMarks, without_patients
+from fedhealth.records.split import sides_of
+from fedhealth.records.table import Records, made_up_records, prepare_records
+from fedhealth.site.consent import forgotten_patients
+from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
+from fedhealth.study.protocol import Study
+from fedhealth.study.signature import SignedStudy, open_signed_study
+
+
+class PreparedStudies:
+    """The studies that a gate has taken in, and their records; owns both.
+
+    Attributes:
+        signed: each study that is as approved.
+        records: the sides of those whose records could be read.
+        forbidden: studies that were approved and that the policy forbids now.
+        data_version: of the data set, as in the key of a release's noise.
+    """
+
+    def __init__(self, inputs: GateInputs, ledger: Ledger, compute: Compute, clock: Clock) -> None:
+        self._inputs, self._ledger, self._compute, self._clock = inputs, ledger, compute, clock
+        self.signed: dict[Digest, SignedStudy] = {}
+        self.records: dict[Digest, dict[Cohort, Records]] = {}
+        self.forbidden: set[Digest] = set()
+        data_set = inputs.site.data_set
+        marks = PatientMarks.under(inputs.naming_secret, data_set.name, data_set.patient_column)
+        forgotten = forgotten_patients(ledger, data_set.name, marks)
+        self._table, members = without_patients(inputs.table, marks, forgotten)
+        self.data_version = self._note_data_version(members)
+
+    def prepare(self, data: bytes) -> Study:
+        """Take in an approved study ahead of its first round, so that no round pays for reading records.
+
+        Args:
+            data: a signed study.
+
+        Raises:
+            FedHealthError: for the administrator; the study or the data set is not as approved.
+        """
+        signed = open_signed_study(data)
+        digest = signed.study.digest
+        try:
+            check_policy(self._inputs.policy, signed, self._inputs.researchers)
+        except PolicyForbids:
+            self.forbidden.add(digest)
+            raise
+        if signed.study.data_set != self._inputs.site.data_set.name:
+            raise ApprovalMissing(
+                f"study '{signed.study.name}' was approved for data set '{signed.study.data_set}', which pays for it",
+                got=f"data set '{self._inputs.site.data_set.name}' in site.toml",
+                next_step="Correct site.toml, or withdraw the study.",
+            )
+        approval, inputs = self._ledger.account.approved.get(digest), self._inputs
+        column, fraction = inputs.site.data_set.patient_column, signed.study.evaluation.held_out_fraction
+        if approval is None:
+            raise ApprovalMissing(f"study '{signed.study.name}' is not approved here", next_step="Approve it first.")
+        if approval.sides != sides_of(inputs.split_key, column, fraction):
+            raise ApprovalMissing(
+                f"study '{signed.study.name}' was approved with other patients on its two sides",
+                got="another split key or patient column than at approval",
+                next_step="Put split_key and patient_column in site.toml back as they were.",
+            )
+        self.signed[digest] = signed
+        training, held_out = prepare_records(
+            self._table,
+            signed.study,
+            self._inputs.site.data_set.patient_column,
+            self._inputs.split_key,
+            strict=False,
+        )
+        self.records[digest] = {"training": training, "held-out": held_out}
+        self._warm_up(signed.study)
+        return signed.study
+
+    def _warm_up(self, study: Study) -> None:
+        """Compute each step once on made-up records, so that no first reply is late."""
+        records = made_up_records(study, self._inputs.site.data_set.declared_patients)
+        streams = partial(SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream, "warm-up")
+        for name, step in plan_study(study).items():
+            self._compute[name](step, np.zeros(step.input_length), records, streams)
+
+    def _note_data_version(self, members: NDArray[np.uint64]) -> str:
+        """Return the data set's version, counter and keyed fingerprint, and journal it when it is new.
+
+        It covers whatever at this site decides a sum beside study and input: the table without the patients who
+        withdrew their consent, which column names the patient, and the split.
+        """
+        inputs, data_set = self._inputs, self._inputs.site.data_set
+        content = (data_set.name, self._table.columns, self._table.rows, data_set.patient_column, inputs.split_key)
+        mark = hmac.new(inputs.naming_secret, repr(content).encode(), hashlib.sha256).hexdigest()
+        versions = [note for note in self._ledger.journal() if note.kind == "data"]
+        if not versions or versions[-1].content != mark:
+            version = len(versions) + 1
+            digest = inputs.members.record(version, members)
+            versions.append(DataNote(version=version, content=mark, members=digest, at=self._clock.unix_ms()))
+            self._ledger.note(versions[-1])
+        return f"{versions[-1].version} {mark}"
