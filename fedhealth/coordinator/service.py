@@ -51,10 +51,12 @@ from fedhealth.link.catalogue import CATALOGUE, catalogue_service
 from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Accepted, Head, pack
 from fedhealth.link.memory import Buffer
 from fedhealth.privacy.checkpoint import open_checkpoint
+from fedhealth.privacy.copies import PAGE_BYTES
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.secret_file import replace_file
 from fedhealth.signing import load_public_key
+from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
 
 _LOG = logging.getLogger(__name__)
@@ -120,8 +122,7 @@ class StudyRun:
         self._signed = open_signed_study(signed_study)
         self._study = self._signed.study
         self._plan = plan_study(self._study)
-        longest_payload = 8 * max(step.mechanism.dimension for step in self._plan.values())
-        self._longest_answer = 4 + MAX_HEADER_BYTES + longest_payload
+        self._longest_answer = longest_answer(self._study)
         self._federation = home.federation()
         self._pinned = home.pinned_sites()
         witness_key = home.witness_key()
@@ -358,6 +359,12 @@ class StudyRun:
             model_sha256=hashlib.sha256((self._options.output / "model.safetensors").read_bytes()).hexdigest(),
             unsafe_test_sites=tuple(site for site, answer in self._accepted.items() if answer.unsafe_test_site),
         )
+
+
+def longest_answer(study: Study) -> int:
+    """Return how many bytes a gate's answer may have while a study runs: its longest release, or a page of entries."""
+    longest_payload = 8 * max(step.mechanism.dimension for step in plan_study(study).values())
+    return 4 + MAX_HEADER_BYTES + max(longest_payload, 2 * PAGE_BYTES)
 
 
 def _now() -> str:
