@@ -31,7 +31,6 @@ from unauthenticated import bytes_sent_by_strangers
 
 from fedhealth.learning.plan import holds_weights
 from fedhealth.link.client import run_link
-from fedhealth.link.exchange import Service
 from fedhealth.link.frames import (
     MAX_FRAME_BYTES,
     MAX_HEADER_BYTES,
@@ -49,6 +48,7 @@ from fedhealth.link.frames import (
 )
 from fedhealth.link.memory import CHUNK_BYTES, Buffer
 from fedhealth.link.server import LinkServer
+from fedhealth.link.services import Service
 from fedhealth.link.session import SESSION_BYTES, FrameKind, FrameRejected, SessionEnd, hello_body
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, open_channel, server_credentials, server_options
 from fedhealth.pki.authority import install_authority, request_authority

@@ -21,7 +21,7 @@ from revocation import LEDGER_KEY, founded
 
 from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.home import CoordinatorHome, admit_site
-from fedhealth.link.exchange import PeerAway, service_of
+from fedhealth.link.services import PeerAway, service_of
 from fedhealth.pki.certificates import make_key
 from fedhealth.pki.identity import ROOT_FILE, read_identity, store_identity
 from fedhealth.pki.profiles import Role

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Iterable
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.link.exchange import Service, service_of
 from fedhealth.link.memory import Buffer
+from fedhealth.link.services import Service, service_of
 from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES
 
 CATALOGUE = "studies"

@@ -22,9 +22,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.link.exchange import Exchange, Service, away
+from fedhealth.link.exchange import Exchange
 from fedhealth.link.memory import CHUNK_BYTES, Buffer, keep_freed_memory
 from fedhealth.link.quota import QUOTA_OF_COORDINATOR
+from fedhealth.link.services import Service, away
 from fedhealth.link.session import (
     FrameKind,
     ProtocolMismatch,

@@ -19,22 +19,21 @@ a request beyond the quota is refused with a code; a service that fails is repor
 exception's type, not its text: it could hold a patient's value); when the stream ends, every question waiting on it
 fails at once and every service at work is cancelled.
 
-Leaves to others: the stream itself (`stream`), who is at the other end, idempotence (a question may be cancelled
-half-way, and is then asked again).
+Leaves to others: the stream itself (`stream`), what may be asked and why there is no answer (`services`), who is at the
+other end, idempotence (a question may be cancelled half-way, and is then asked again).
 """
 
 import asyncio
 import contextlib
 import logging
 import struct
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Mapping
 
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link.bodies import Body, BodyInvalid, IncomingBody, chunk_count
 from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.link.quota import Bucket, Quota
+from fedhealth.link.services import AskFailed, Failure, Service, away
 from fedhealth.link.session import FrameKind, FrameRejected, SessionFrame, check_service_name
 from fedhealth.link.stream import FrameStream
 from fedhealth.pki.profiles import Role
@@ -49,66 +48,7 @@ _CHUNKS_IN_LINE = 2
 """Chunks of one body waiting to be sent: one on its way, one ready. Bodies side by side take turns."""
 _SIZE = struct.Struct(">Q")
 _ROOM = struct.Struct(">I")
-
-
-class Failure(IntEnum):
-    """Why a question has no answer; all that the other side ever learns."""
-
-    FAILED = 0
-    BUSY = 1
-    TOO_LARGE = 2
-    NO_SUCH_SERVICE = 3
-
-
 _FAILURES = {int(failure): failure for failure in Failure}
-_WORDS = {
-    Failure.FAILED: "a failure without details",
-    Failure.BUSY: "more questions than its quota allows",
-    Failure.TOO_LARGE: "a question or an answer that is larger than its reader takes",
-    Failure.NO_SUCH_SERVICE: "no service of this name",
-}
-
-
-class AskFailed(LinkUnavailable):
-    """The other end is there but gave no answer; the reason is in its own log.
-
-    Args:
-        failure: the code it gave.
-    """
-
-    def __init__(self, peer: str, service: str, failure: Failure) -> None:
-        super().__init__(
-            f"{peer} could not answer '{service}'",
-            got=_WORDS[failure],
-            next_step="Its administrator finds the reason in the log of the program there.",
-        )
-        self.failure = failure
-
-
-class PeerAway(LinkUnavailable):
-    """The other end is not connected, its stream ended, or it did not answer in time."""
-
-
-@dataclass(frozen=True)
-class Service:
-    """What one name answers.
-
-    Attributes:
-        answer: takes the question and returns the answer.
-        longest_question: in bytes; a longer one is refused unread.
-    """
-
-    answer: Callable[[IncomingBody], Awaitable[Body]]
-    longest_question: int
-
-
-def service_of(answer: Callable[[bytes], Awaitable[bytes]], longest_question: int = CHUNK_BYTES) -> Service:
-    """Return a service whose questions and answers are small enough to be held in memory."""
-
-    async def whole(question: IncomingBody) -> Body:
-        return Body.of(await answer(bytes(await question.whole())))
-
-    return Service(whole, longest_question)
 
 
 class _Outflow:
@@ -342,16 +282,6 @@ class Exchange:
                 raise BodyInvalid("a service's answer ended early", got=f"{sent} chunks")
         finally:
             del self._outflows[request_id]
-
-
-def away(peer: str, got: str) -> PeerAway:
-    """Return the error of a peer that gives no answer."""
-    return PeerAway(
-        f"{peer} cannot be asked",
-        got=got,
-        wanted="an answer",
-        next_step="It is asked again once it connects; if it stays away, call its administrator.",
-    )
 
 
 def _declared(frame: SessionFrame) -> tuple[int, Buffer]:

@@ -20,11 +20,12 @@ from datetime import UTC, datetime
 from cryptography.x509 import Certificate
 
 from fedhealth.errors import FedHealthError, LinkUnavailable
-from fedhealth.link.exchange import Exchange, PeerAway, Service, away
+from fedhealth.link.exchange import Exchange
 from fedhealth.link.memory import CHUNK_BYTES, Buffer, keep_freed_memory
 from fedhealth.link.peer import Admission, proven_leaf, refusal_code
 from fedhealth.link.quota import QUOTA_OF_SITE
 from fedhealth.link.renewal import Certify, renewal_handler
+from fedhealth.link.services import PeerAway, Service, away
 from fedhealth.link.session import (
     SESSION_BYTES,
     FrameKind,

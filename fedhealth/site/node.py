@@ -15,9 +15,9 @@ from pathlib import Path
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link.bodies import Body, IncomingBody, chunk_count, chunk_length
 from fedhealth.link.client import LinkState, SiteLink
-from fedhealth.link.exchange import Service
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.memory import CHUNK_BYTES, Buffer
+from fedhealth.link.services import Service
 from fedhealth.site.node_file import NodeFile
 from fedhealth.site.offers import OfferedStudies
 from fedhealth.site.renewing import keep_linked

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from fedhealth.errors import IdentityInvalid, LinkUnavailable
 from fedhealth.link.client import LinkState, SiteLink, run_link
-from fedhealth.link.exchange import Service
 from fedhealth.link.renewal import ask_renewal
+from fedhealth.link.services import Service
 from fedhealth.pki.certificates import key_pem, make_key, make_request
 from fedhealth.pki.identity import TlsIdentity, check_identity, read_identity, store_identity
 from fedhealth.pki.profiles import Role, profiles

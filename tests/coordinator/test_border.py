@@ -17,8 +17,8 @@ from fedhealth.coordinator.home import (
 )
 from fedhealth.errors import ConfigInvalid
 from fedhealth.link.client import run_link
-from fedhealth.link.exchange import PeerAway, service_of
 from fedhealth.link.renewal import RenewalRefused, ask_renewal
+from fedhealth.link.services import PeerAway, service_of
 from fedhealth.pki.certificates import key_pem, make_key, make_request
 from fedhealth.pki.identity import TlsIdentity
 from fedhealth.pki.profiles import Role

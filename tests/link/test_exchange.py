@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link import bodies, exchange, memory
 from fedhealth.link.bodies import Body, BodyInvalid, IncomingBody, chunk_count
-from fedhealth.link.exchange import AskFailed, Exchange, Failure, PeerAway, Service, away, service_of
+from fedhealth.link.exchange import Exchange
 from fedhealth.link.memory import MemoryPool
 from fedhealth.link.quota import QUOTA_OF_COORDINATOR, Bucket, Quota
+from fedhealth.link.services import AskFailed, Failure, PeerAway, Service, away, service_of
 from fedhealth.link.session import SESSION_BYTES, FrameKind, SessionEnd, hello_body
 from fedhealth.link.stream import FrameStream
 from fedhealth.link.tls import aio

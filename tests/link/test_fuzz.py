@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from fedhealth.errors import FedHealthError, LinkUnavailable
 from fedhealth.link.bodies import Body
-from fedhealth.link.exchange import Exchange, Service
+from fedhealth.link.exchange import Exchange
 from fedhealth.link.frames import Answer, AskHead, FrameInvalid, pack, unpack_reply, unpack_request
 from fedhealth.link.quota import QUOTA_OF_COORDINATOR, QUOTA_OF_SITE
+from fedhealth.link.services import Service
 from fedhealth.link.session import (
     SESSION_BYTES,
     FrameKind,

@@ -11,8 +11,8 @@ import pytest
 
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link import bodies, stream, tls
-from fedhealth.link.exchange import PeerAway, service_of
 from fedhealth.link.memory import CHUNK_BYTES
+from fedhealth.link.services import PeerAway, service_of
 from fedhealth.link.session import FrameKind, SessionEnd, hello_body
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, open_channel
 from fedhealth.pki.profiles import Role

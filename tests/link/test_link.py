@@ -11,9 +11,9 @@ from fedhealth.errors import IdentityInvalid, LinkUnavailable
 from fedhealth.link import client as client_module
 from fedhealth.link import session as session_module
 from fedhealth.link.client import LinkState, run_link
-from fedhealth.link.exchange import AskFailed, Failure, PeerAway, service_of
 from fedhealth.link.memory import CHUNK_BYTES
 from fedhealth.link.server import LinkServer
+from fedhealth.link.services import AskFailed, Failure, PeerAway, service_of
 from fedhealth.link.session import ProtocolMismatch, hello_body
 
 PATIENT = "patient 4711 has HIV"

@@ -14,7 +14,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "link"))
 from test_exchange import Wire
 
-from fedhealth.link.exchange import AskFailed, Service
 from fedhealth.link.frames import (
     MAX_FRAME_BYTES,
     Answer,
@@ -27,6 +26,7 @@ from fedhealth.link.frames import (
     unpack_request,
 )
 from fedhealth.link.memory import CHUNK_BYTES
+from fedhealth.link.services import AskFailed, Service
 from fedhealth.privacy.release import input_digest
 from fedhealth.site.gate import Outgoing
 from fedhealth.site.gate_process import serve_gate

@@ -11,7 +11,6 @@ import pytest
 from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator, install_chain
 from fedhealth.errors import IdentityInvalid
-from fedhealth.link.exchange import PeerAway, service_of
 from fedhealth.link.renewal import (
     RENEWAL_METHOD,
     RENEWAL_SERVICE,
@@ -19,6 +18,7 @@ from fedhealth.link.renewal import (
     RenewRequest,
     ask_renewal,
 )
+from fedhealth.link.services import PeerAway, service_of
 from fedhealth.link.tls import aio, grpc, open_channel
 from fedhealth.pki.certificates import key_pem, load_key, make_key, make_request, parse_chain
 from fedhealth.pki.identity import ROOT_FILE, TlsIdentity, read_identity, store_identity
