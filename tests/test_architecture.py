@@ -174,3 +174,8 @@ def test_architecture_lists_every_package():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert not {name for name in packages if f"`{name}`" not in text}
+
+
+def test_no_two_test_files_have_one_name():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest collects no suite in which two files have one name"
