@@ -167,7 +167,7 @@ def _one_backward_pass(name: str) -> Subject:
     width, pulled = 130, 16
     model = torch.nn.Linear(width, width, bias=False, dtype=torch.float64)
     mechanism = GridGaussian(noise_multiplier=2.0, l2_clip_norm=1.0, dimension=width**2)
-    summer = ExactSummer(BookKeeper(model), mechanism, most_records=2, rows=16)
+    summer = ExactSummer(BookKeeper(model), mechanism, most_records=2)
     people = np.array([[1.0], [-1.0]]) * np.ones(width)
 
     def losses(layer: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -62,6 +62,7 @@ from fedhealth.training.fixed_batches import FixedBatch, everybody_the_same, fix
 from fedhealth.training.parts import Part, ghost_norms, lengths_of
 
 _PATIENTS_A_FLUSH = 512
+_FEWEST_ROWS = 64
 _INPUT_BITS = 18
 _MOST_LENGTH = 64.0
 
@@ -74,7 +75,8 @@ class ExactSummer:
         keeper: the model.
         mechanism: clip norm and grid; its dimension is the number of trainable weights.
         most_records: records of one patient, 1 or more; public.
-        rows: rows of a physical batch, a power of two up to 512.
+        rows: rows of a physical batch, a power of two from 64 to 512. With fewer, what a layer writes need not be a
+            whole number of vector registers, and the last numbers of the last row are computed by other code.
         step: u, in the gradient's own unit.
     """
 
@@ -88,8 +90,8 @@ class ExactSummer:
         size = sum(each.numel() for each in self.keeper.trainable)
         if size != self.mechanism.dimension:
             raise ValueError(f"the model has {size} trainable weights, the mechanism {self.mechanism.dimension}")
-        if not (1 <= self.rows <= _PATIENTS_A_FLUSH and self.rows & (self.rows - 1) == 0):
-            raise ValueError(f"rows must be a power of two up to {_PATIENTS_A_FLUSH}, got {self.rows}")
+        if not (_FEWEST_ROWS <= self.rows <= _PATIENTS_A_FLUSH and self.rows & (self.rows - 1) == 0):
+            raise ValueError(f"rows must be a power of two from {_FEWEST_ROWS} to {_PATIENTS_A_FLUSH}, got {self.rows}")
         # clip / grid is f * 2**e with f in [0.5, 1), and so clip / step is f * 2**37.
         self._finer = 37 - math.frexp(self.mechanism.l2_clip_norm / self.mechanism.grid)[1]
         self.step = math.ldexp(self.mechanism.grid, -self._finer)
@@ -191,12 +193,15 @@ class ExactSummer:
         shapes = [2**power for power in range((self.most_records - 1).bit_length() + 1)]
         alike = {rows: np.arange(max(1, self.rows // rows)) for rows in shapes}
         try:
-            # Two orders of a sum often agree; of at least 2**16 numbers, or 64 patients' numbers, not all do.
-            for trial in range(min(64, max(2, 2**16 // self.mechanism.dimension))):
+            # Two orders of a sum often agree; of 2**14 numbers a place, or 32 patients' numbers, not all do. They must
+            # be numbers that round: sums near one, not so large that functions flatten out at their ends.
+            for trial in range(min(32, max(4, 2**14 // self.mechanism.dimension))):
+                generator = np.random.default_rng(trial)
                 for each in model.parameters():
-                    each.copy_(_made_up(len(each), each, trial) * 0.2 if each.dim() else each)
+                    if each.dim():
+                        each.copy_(_made_up(len(each), each, generator) / math.sqrt(max(1, each[0].numel())))
                 for rows in shapes:
-                    alike[rows] = np.intersect1d(alike[rows], self._alike_places_of(losses, batch, rows, trial))
+                    alike[rows] = np.intersect1d(alike[rows], self._alike_places_of(losses, batch, rows, generator))
         finally:
             for parameter, before in zip(model.parameters(), kept, strict=True):
                 parameter.copy_(before)
@@ -205,10 +210,12 @@ class ExactSummer:
         self._alike[key] = alike
         return alike
 
-    def _alike_places_of(self, losses: RecordLosses, batch: Batch, rows_each: int, trial: int) -> NDArray[np.int64]:
+    def _alike_places_of(
+        self, losses: RecordLosses, batch: Batch, rows_each: int, generator: np.random.Generator
+    ) -> NDArray[np.int64]:
         """Compute one made-up patient at every place; return the places whose every bit is that of the first."""
         part = everybody_the_same(rows_each, self.rows)
-        made_up = tuple(part.of(_made_up(rows_each, each, trial)) for each in batch)
+        made_up = tuple(part.of(_made_up(rows_each, each, generator)) for each in batch)
         contributions = self._contributions(losses, made_up, part)
         self._factors(contributions)
         same = np.ones(len(part.taken), dtype=np.bool_)
@@ -306,10 +313,9 @@ def _of_ghost(a: torch.Tensor, g: torch.Tensor, batch: FixedBatch, step: float) 
     return _Contribution(norms, lengths, relative, constant, (a, g, unit), add_to)
 
 
-def _made_up(rows: int, like: torch.Tensor, trial: int) -> torch.Tensor:
-    """Return so many rows like those of a tensor, from nobody: waves, or zeros where it holds whole numbers."""
+def _made_up(rows: int, like: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+    """Return so many rows like those of a tensor, from nobody: normal, or zeros where it holds whole numbers."""
     shape = (rows, *like.shape[1:])
     if not like.is_floating_point():
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    wave = torch.arange(math.prod(shape), dtype=torch.float64) * 0.7 + trial
-    return wave.cos_().view(shape).to(like)
+    return torch.from_numpy(generator.standard_normal(shape)).to(like)
