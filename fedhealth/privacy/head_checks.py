@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from fedhealth.errors import IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, SignedReceipt, open_checkpoint, open_receipt
 from fedhealth.privacy.entries import Account, Created
+from fedhealth.privacy.hold_mark import Mark
 from fedhealth.privacy.merkle import MerkleTree
 from fedhealth.signing import load_public_key
 
@@ -59,6 +60,27 @@ def check_receipt(body: bytes | None, created: Created, tree: MerkleTree) -> int
     if receipt.site != created.site or receipt.size > tree.size or tree.root(receipt.size).hex() != receipt.root:
         raise altered(min(receipt.size, tree.size), "the coordinator's receipt is for another history")
     return receipt.size
+
+
+def check_mark(mark: Mark, created: Created, tree: MerkleTree) -> None:
+    """Return if a ledger has the head that a mark beside it shows; then it was put right, and only the mark is left.
+
+    Raises:
+        LedgerDamaged: the coordinator has signed for entries that the ledger lacks, or for others.
+    """
+    try:
+        receipt = open_receipt(mark.receipt, load_public_key(created.witness_key))
+    except IdentityInvalid as error:
+        raise altered(tree.size, "the mark ledger.hold beside it is not signed by its coordinator") from error
+    if receipt.site != created.site:
+        raise altered(tree.size, "the mark ledger.hold beside it is of another site")
+    if receipt.size > tree.size:
+        raise altered(
+            tree.size,
+            f"it is missing: the coordinator has signed for {receipt.size} entries (ledger.hold), this ledger is older",
+        )
+    if tree.root(receipt.size).hex() != receipt.root:
+        raise altered(0, f"the first {receipt.size} entries are not those the coordinator signed for (ledger.hold)")
 
 
 def check_witness(account: Account, charged: Mapping[str, int], witnessed: int) -> None:

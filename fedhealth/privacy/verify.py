@@ -18,7 +18,8 @@ from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.anchor import Anchor, AnchorFile, superseded
 from fedhealth.privacy.entries import ENTRY, Account, Entry, Recovered, Reserved
-from fedhealth.privacy.head_checks import altered, check_head, check_receipt, check_witness
+from fedhealth.privacy.head_checks import altered, check_head, check_mark, check_receipt, check_witness
+from fedhealth.privacy.hold_mark import Mark, read_mark
 from fedhealth.privacy.journal import NOTE, check_journal, journal_commitment
 from fedhealth.privacy.ledger_database import SCHEMA, connect
 from fedhealth.privacy.ledger_file import copy_ledger, first_damaged_page
@@ -33,13 +34,14 @@ def verify_ledger(path: Path, seen: str | None = None) -> VerifiedLedger:
     return read_ledger(path, seen).verified
 
 
-def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
+def read_ledger(path: Path, seen: str | None = None, *, held: bool = False) -> LedgerContents:
     """Verify the ledger at `path` and return what it holds.
 
     Args:
         path: a ledger's SQLite file, or the state folder that holds `ledger.sqlite`.
         seen: the signed note of a head of this ledger that somebody else kept. The ledger must extend it; without
             one, an older copy of the whole file cannot be told from the ledger.
+        held: read it although the mark beside it says that it lacks entries; for who says so as well.
 
     Raises:
         LedgerDamaged: naming the first bad entry; or it was written to all the time, which says so.
@@ -52,6 +54,7 @@ def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
         copy = Path(folder) / "ledger.sqlite"
         try:
             anchor = AnchorFile(path.with_suffix(".anchor")).read()  # first: a gate may move both meanwhile
+            mark = None if held else read_mark(path.with_suffix(".hold"))
             copy_ledger(path, copy)
             database = connect(copy, apsw.SQLITE_OPEN_READWRITE)
             try:
@@ -59,7 +62,7 @@ def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
                 database.pragma("schema_version")  # opens the log, which a checkpoint alone does not
                 # First what stands in the log: a page that was torn by a power cut is whole again after it.
                 database.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                contents = _verify(database, first_damaged_page(copy), seen, anchor)
+                contents = _verify(database, first_damaged_page(copy), seen, anchor, mark)
                 pages = database.pragma("page_count") * database.pragma("page_size")
             finally:
                 database.close()
@@ -71,7 +74,7 @@ def read_ledger(path: Path, seen: str | None = None) -> LedgerContents:
 
 
 def _verify(
-    database: apsw.Connection, damaged_page: int | None, seen: str | None, anchor: Anchor | None
+    database: apsw.Connection, damaged_page: int | None, seen: str | None, anchor: Anchor | None, mark: Mark | None
 ) -> LedgerContents:
     account, tree = Account(), MerkleTree()
     journal, journal_is_whole = _journal_roots(database)
@@ -115,6 +118,8 @@ def _verify(
             raise altered(0, f"the first {anchor.size} entries are not those under its anchor")
         if anchor.journal >= len(journal):
             raise altered(tree.size, f"the anchor says {anchor.journal} lines of the local journal: this one is older")
+    if mark is not None:
+        check_mark(mark, account.created, tree)
     _check_schema(database)
     if database.execute("SELECT count(*) FROM opening").get != opened:
         raise altered(tree.size, "a commitment to the journal belongs to no entry")

@@ -125,7 +125,7 @@ def _make_ledger(folder: Path, state: SiteState, witness_key: str, new: NewSite)
         aside.gate.rename(state.gate)
         sync_folder(state.root)
         aside.root.rmdir()
-    created = read_ledger(state.gate).account.created
+    created = read_ledger(state.gate, held=True).account.created
     pinned = created.witness_key if created else "none"
     if pinned != witness_key:
         raise IdentityInvalid(

@@ -52,6 +52,7 @@ from fedhealth.privacy.anchor import forked
 from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.entries import Approved, Reserved, Unwitnessed
+from fedhealth.privacy.hold_mark import Mark
 from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest, ReleaseIdentity, StepName, input_digest, noise_key
@@ -59,7 +60,7 @@ from fedhealth.privacy.release_rows import ReleaseRow
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads, mark_for
-from fedhealth.site.hold import Mark, behind
+from fedhealth.site.hold import behind
 from fedhealth.site.prepared_studies import PreparedStudies
 from fedhealth.site.starting_head import StartingHead
 from fedhealth.site.stopped_studies import StoppedStudies

@@ -27,9 +27,10 @@ from fedhealth.link.frames import (
 from fedhealth.link.memory import Buffer
 from fedhealth.privacy.checkpoint import SignedReceipt, open_receipt
 from fedhealth.privacy.copies import Copy, EntrySeal, page_of, read_page
+from fedhealth.privacy.hold_mark import Mark
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
-from fedhealth.site.hold import LedgerHold, Mark
+from fedhealth.site.hold import LedgerHold
 
 _LOG = logging.getLogger(__name__)
 

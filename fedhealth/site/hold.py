@@ -7,32 +7,13 @@ opened here but for showing its head and for the administrator who recovers it. 
 
 import os
 from pathlib import Path
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import LedgerBehind, LedgerDamaged
-from fedhealth.privacy.acts import Milliseconds
 from fedhealth.privacy.anchor import forked
-from fedhealth.privacy.checkpoint import SignedReceipt
 from fedhealth.privacy.copies import Copy, page_of, records_of
+from fedhealth.privacy.hold_mark import Mark, read_mark
 from fedhealth.secret_file import replace_file, sync_folder
-
-
-class Mark(BaseModel):
-    """Why a ledger is held.
-
-    Attributes:
-        kind: "behind" when the coordinator has signed for entries that it lacks; "forked" when it has others.
-        receipt: the coordinator's signature that shows it.
-        at: when it came, Unix time in milliseconds.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["behind", "forked"]
-    receipt: SignedReceipt
-    at: Milliseconds
 
 
 class LedgerHold:
@@ -62,15 +43,7 @@ class LedgerHold:
         Raises:
             LedgerDamaged: there is one and it cannot be read.
         """
-        if not self._mark.exists():
-            return None
-        try:
-            return Mark.model_validate_json(self._mark.read_bytes())
-        except ValueError as error:
-            raise LedgerDamaged(
-                f"the mark {self._mark} cannot be read",
-                next_step="Move it away and start the gate: the coordinator says it again before anything is charged.",
-            ) from error
+        return read_mark(self._mark)
 
     def check(self, site: str) -> None:
         """Return if the ledger is not held.

@@ -19,11 +19,12 @@ from fedhealth.privacy.anchor import Anchor, AnchorMissing, JournalBehind, forke
 from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.entries import ENTRY, Account, Approved, Entry, GivenUp, Recovered, Reserved, Stored, Withdrawn
+from fedhealth.privacy.hold_mark import Mark
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.verified_ledger import spending_of
 from fedhealth.signing import load_public_key
-from fedhealth.site.hold import LedgerHold, Mark, behind
+from fedhealth.site.hold import LedgerHold, behind
 from fedhealth.site.state import SiteState, local_user
 
 

@@ -66,7 +66,7 @@ def status_of(state: SiteState, now: datetime) -> SiteStatus:
     Raises:
         LedgerDamaged: the ledger cannot be read or does not verify.
     """
-    contents = read_ledger(state.gate)
+    contents = read_ledger(state.gate, held=True)
     account = contents.account
     return SiteStatus(
         site=contents.verified.head.site,

@@ -7,6 +7,7 @@ import asyncio
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate
 from fedhealth.site.held_gate import HeldGate
 from fedhealth.site.hold import LedgerHold
 from fedhealth.site.recovery import describe_recovery, examine_recovery, recover_ledger
+from fedhealth.site.status import status_of
 
 DATA = bytes(24)  # three weights of zero
 
@@ -238,6 +240,18 @@ def test_putting_the_newest_ledger_back_is_enough_and_writes_nothing_into_it(pai
     assert pair.here.state.ledger.read_bytes() == before
     pair.start_gate()
     pair.ask(3)
+
+
+def test_an_audit_does_not_overlook_what_the_coordinator_said(pair):
+    rolled_back(pair, ALL)
+    assert verify_ledger(pair.here.state.gate).anchored  # nothing here could tell
+    pair.start_gate()
+    pair.refused(pair.meet)
+    with pytest.raises(LedgerDamaged, match="the coordinator has signed for 9 entries"):
+        verify_ledger(pair.here.state.gate)
+    assert status_of(pair.here.state, datetime.now(UTC)).waits[0].startswith("the ledger is held (behind)")
+    pair.recover()
+    assert verify_ledger(pair.here.state.gate).recovered == 4
 
 
 def test_without_the_coordinator_the_administrator_is_told_what_to_do(pair):
