@@ -9,13 +9,10 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import struct
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import fedhealth
@@ -31,8 +28,8 @@ from fedhealth.coordinator.app_frames import (
     ReplyHeader,
     RoundDone,
     Start,
-    unpack_question,
 )
+from fedhealth.coordinator.app_process import run_server_app
 from fedhealth.coordinator.asking import AWAY, LEDGER_BEHIND, LEDGER_DAMAGED, UNWITNESSED, Asker, NoRelease
 from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.evidence import (
@@ -48,7 +45,7 @@ from fedhealth.coordinator.witness import Witness
 from fedhealth.errors import ApprovalMissing, FederationFailed, RefusalCode
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.catalogue import CATALOGUE, catalogue_service
-from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Accepted, Head, pack
+from fedhealth.link.frames import MAX_HEADER_BYTES, Accepted, Head
 from fedhealth.link.memory import Buffer
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.privacy.copies import PAGE_BYTES
@@ -191,22 +188,7 @@ class StudyRun:
         return accepted
 
     async def _run_server_app(self) -> None:
-        with TemporaryDirectory(prefix="fedhealth-app-") as folder:
-            path = Path(folder) / "app.sock"
-            server = await asyncio.start_unix_server(self._serve_app, path=str(path), limit=MAX_FRAME_BYTES)
-            path.chmod(0o600)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "fedhealth.coordinator.server_app", str(path), str(self._options.output)),
-                stdin=asyncio.subprocess.PIPE,
-            )
-            try:
-                status = await process.wait()
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-                server.close()
+        status = await run_server_app(self._options.output, self._answer_app)
         if self._progress.failed is not None:
             absent = ", ".join(f"{site} ({code})" for site, code in sorted(self._progress.failed.absent.items()))
             raise FederationFailed(
@@ -221,22 +203,6 @@ class StudyRun:
                 got=f"exit status {status}",
                 next_step="Read the coordinator's log.",
             )
-
-    async def _serve_app(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                (length,) = struct.unpack("!I", await reader.readexactly(4))
-                if length > MAX_FRAME_BYTES:
-                    return
-                question, body = unpack_question(await reader.readexactly(length))
-                header, answer = await self._answer_app(question, body)
-                frame = pack(header, answer)
-                writer.write(struct.pack("!I", len(frame)) + frame)
-                await writer.drain()
-        except (EOFError, OSError):
-            pass
-        finally:
-            writer.close()
 
     async def _answer_app(self, question: Question, body: Buffer) -> tuple[ReplyHeader, Buffer]:
         if isinstance(question, Begin):
