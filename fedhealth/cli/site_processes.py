@@ -41,7 +41,7 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
             "the gate keeps its network: it cannot leave it here without losing sight of who connects. "
             "Let the service manager take it away (PrivateNetwork=yes)."
         )
-    _tell_incomplete("gate", confine_gate(folder, state))
+    _tell_incomplete("gate", confine_gate(folder, made_state(state)))
     with loading(lifeline):
         from fedhealth.learning.diagnosis import STEPS
         from fedhealth.site.egress import EgressLog
@@ -50,7 +50,7 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
         from fedhealth.training.per_patient import make_deterministic
 
         make_deterministic()
-    site_state = SiteState(made_state(state))
+    site_state = SiteState(state)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: sys.exit(0))
     opened, ledger = open_gate(folder, site_state, STEPS)
