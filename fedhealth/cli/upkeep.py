@@ -28,7 +28,8 @@ def preflight(
 
     Example: fedhealth site preflight sites/hungary --state state/hungary --node-user fedhealth-node
     """
-    from fedhealth.site.preflight import groups_of, inspect_site
+    from fedhealth.site.file_rights import groups_of
+    from fedhealth.site.preflight import inspect_site
     from fedhealth.site.state import SiteState
 
     node = groups_of(node_user) if node_user else None

@@ -7,10 +7,8 @@ Leaves to others: the link itself, which finds out more (`fedhealth.link.client`
 (approval).
 """
 
-import contextlib
 import ctypes
 import os
-import pwd
 import shutil
 import socket
 import ssl
@@ -31,7 +29,7 @@ from fedhealth.pki.profiles import Role
 from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.records.table import read_table
-from fedhealth.site.isolation import user_ids
+from fedhealth.site.file_rights import groups_of, may
 from fedhealth.site.landlock import Sandbox, landlock_abi
 from fedhealth.site.node_file import NodeFile, load_node_file
 from fedhealth.site.state import SiteState
@@ -198,43 +196,6 @@ def _apart(folder: Path, state: SiteState, node_user: tuple[int, frozenset[int]]
         )
     else:
         yield Finding("two users", "ok", "the node's user may read neither the data nor the gate's state")
-
-
-def groups_of(user: str) -> tuple[int, frozenset[int]]:
-    """Return the id and the groups of a user, given by name or number.
-
-    Raises:
-        ConfigInvalid: there is no such user.
-    """
-    (number,) = user_ids([user])
-    try:
-        entry = pwd.getpwuid(number)
-    except KeyError:  # in a container, a user need not have a name
-        return number, frozenset({number})
-    return number, frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid))
-
-
-def may(path: Path, user: int, groups: frozenset[int], what: int) -> bool:
-    """Return whether a user may do something with a file or folder, by owners and modes of all that leads to it.
-
-    Args:
-        path: what.
-        user: the user's id.
-        groups: ids of the groups that the user is in.
-        what: `stat.S_IROTH` to read, `stat.S_IWOTH` to write.
-    """
-    if user == 0:
-        return True
-
-    def allows(place: Path, wanted: int) -> bool:
-        status = place.stat()
-        shift = 6 if status.st_uid == user else 3 if status.st_gid in groups else 0
-        return bool(status.st_mode & (wanted << shift))
-
-    with contextlib.suppress(OSError):
-        whole = path.resolve()
-        return all(allows(parent, stat.S_IXOTH) for parent in whole.parents) and allows(whole, what)
-    return False
 
 
 def _permissions(state: SiteState) -> Finding:

@@ -20,8 +20,9 @@ from fedhealth.pki.profiles import Role
 from fedhealth.pki.root import create_root
 from fedhealth.site import preflight
 from fedhealth.site.acts import pause_site
+from fedhealth.site.file_rights import may
 from fedhealth.site.offers import folder_of, keep_offers
-from fedhealth.site.preflight import inspect_site, may
+from fedhealth.site.preflight import inspect_site
 from fedhealth.site.status import UNKNOWN, record_link, status_of
 from fedhealth.study.signature import sign_study
 
