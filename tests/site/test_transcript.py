@@ -32,7 +32,7 @@ from fedhealth.link.frames import (
 )
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
-from fedhealth.privacy.copies import page_of
+from fedhealth.privacy.copies import EntrySeal, page_of
 from fedhealth.privacy.journal import ConsentNote
 from fedhealth.records.marks import PatientMarks
 from fedhealth.records.split import is_held_out
@@ -148,7 +148,8 @@ def transcript(table, questions, folder, compute=STEPS, gate_class=Gate, forgott
             header = say(pack(AskHead(since=1, copies_from=0)))
         # Last, the coordinator says that this ledger is an older copy: the gate is held from here on.
         said = Receipt(site=SITE.id, size=10**6, root="0" * 64, challenge=header.challenge)
-        page = page_of([(ledger.size, bytes(272)), (ledger.size + 1, bytes(272))])
+        seal = EntrySeal(bytes(32), SITE.id)  # under the simulation's secret
+        page = page_of((place, seal.seal(place, b"{}")) for place in (ledger.size, ledger.size + 1))
         say(pack(Witnessed(study=None, receipt=sign_receipt(said, WITNESS)), page))
         for frame in (pack(PutStudy(), signed), pack(Answer(study=study.digest, step="train", round=1), data)):
             say(frame)
