@@ -10,27 +10,30 @@ from fedhealth.errors import LedgerBehind
 
 
 def pause(folder: Folder, state: State) -> None:
-    """Let the whole site answer `busy` until it is unpaused; the ledger says by whom. The gate must not be running.
+    """Let the whole site answer `busy` until it is unpaused; the ledger says by whom. The gate may be running.
+
+    A running gate is told over a socket that only its own user and root can open; it holds from the next frame on,
+    also in the middle of a round. A gate that computes finishes that first.
 
     Example: fedhealth site pause sites/hungary --state state/hungary
     """
     from fedhealth.site.acts import pause_site
     from fedhealth.site.state import SiteState
 
-    pause_site(folder, SiteState(made_state(state)))
-    typer.echo("paused; the gate answers busy to every study when it is started again")
+    running = pause_site(folder, SiteState(made_state(state)))
+    typer.echo(f"paused; the gate answers busy to every study {'from now on' if running else 'when it is started'}")
 
 
 def unpause(folder: Folder, state: State) -> None:
-    """Let a paused site go on; the ledger says by whom. The gate must not be running.
+    """Let a paused site go on; the ledger says by whom. The gate may be running.
 
     Example: fedhealth site unpause sites/hungary --state state/hungary
     """
     from fedhealth.site.acts import unpause_site
     from fedhealth.site.state import SiteState
 
-    unpause_site(folder, SiteState(made_state(state)))
-    typer.echo("the site goes on; start the gate again")
+    running = unpause_site(folder, SiteState(made_state(state)))
+    typer.echo("the site goes on" if running else "the site goes on; start the gate again")
 
 
 def rotate_key(folder: Folder, state: State) -> None:

@@ -24,7 +24,23 @@ Users = Annotated[
 ]
 
 
-def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeline = False) -> None:
+Administrators = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--administrator",
+        help="A Unix user who may pause, withdraw and resume while the gate runs; this user and root by default. The "
+        "socket's permissions let in these two at most: naming one shuts out the other.",
+    ),
+]
+
+
+def gate(
+    folder: Folder,
+    state: State,
+    node_user: Users = None,
+    administrator: Administrators = None,
+    lifeline: Lifeline = False,
+) -> None:
     """Run the gate: it has the data and no network. Serves until it is stopped.
 
     Example: fedhealth site gate sites/hungary --state state/hungary
@@ -35,8 +51,9 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
 
     withhold_tracebacks()
     allowed = user_ids(node_user or [])
-    # Both before anything is imported that starts threads.
-    if not leave_network(allowed) and has_network():
+    administrators = user_ids(administrator) if administrator else user_ids([]) | {0}
+    # Both before anything is imported that starts threads. Root is let go: where it looks like anybody, it is refused.
+    if not leave_network(allowed | (administrators - {0})) and has_network():
         _LOG.warning(
             "the gate keeps its network: it cannot leave it here without losing sight of who connects. "
             "Let the service manager take it away (PrivateNetwork=yes)."
@@ -44,6 +61,7 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
     _tell_incomplete("gate", confine_gate(folder, made_state(state)))
     with loading(lifeline):
         from fedhealth.learning.diagnosis import STEPS
+        from fedhealth.site.administration import AdministratorPort
         from fedhealth.site.egress import EgressLog
         from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
         from fedhealth.site.state import SiteState
@@ -55,8 +73,11 @@ def gate(folder: Folder, state: State, node_user: Users = None, lifeline: Lifeli
         signal.signal(stop, lambda *_: sys.exit(0))
     opened, ledger = open_gate(folder, site_state, STEPS)
     try:
-        with closing(EgressLog(site_state.gate, SYSTEM_CLOCK.unix_ms)) as log:
-            serve_gate(opened, site_state.socket, allowed, sys.stdin.fileno() if lifeline else None, log.record)
+        with (
+            closing(EgressLog(site_state.gate, SYSTEM_CLOCK.unix_ms)) as log,
+            closing(AdministratorPort(site_state.administrators_socket, administrators, opened.administer)) as port,
+        ):
+            serve_gate(opened, site_state.socket, allowed, sys.stdin.fileno() if lifeline else None, log.record, port)
     finally:
         ledger.close()
 

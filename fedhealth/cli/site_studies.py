@@ -89,11 +89,11 @@ def withdraw(
     study: Annotated[str, typer.Argument(metavar="STUDY_DIGEST", help="64 hexadecimal digits.")],
     state: State,
 ) -> None:
-    """Withdraw an approval: nothing more leaves for the study. The gate must not be running.
+    """Withdraw an approval: nothing more leaves for the study, from a running gate's next frame on.
 
     Example: fedhealth site withdraw sites/hungary DIGEST --state state/hungary
     """
-    from fedhealth.site.approval import withdraw_study
+    from fedhealth.site.acts import withdraw_study
     from fedhealth.site.state import SiteState
 
     withdraw_study(folder, SiteState(made_state(state)), study)
@@ -105,15 +105,15 @@ def resume(
     study: Annotated[str, typer.Argument(metavar="STUDY_DIGEST", help="64 hexadecimal digits.")],
     state: State,
 ) -> None:
-    """Let a study that a failure stopped here go on. The gate must not be running.
+    """Let a study that a failure stopped here go on. The gate may be running.
 
     Example: fedhealth site resume sites/hungary DIGEST --state state/hungary
     """
-    from fedhealth.site.approval import resume_study
+    from fedhealth.site.acts import resume_study
     from fedhealth.site.state import SiteState
 
-    resume_study(folder, SiteState(made_state(state)), study)
-    typer.echo("resumed; start the gate again")
+    running = resume_study(folder, SiteState(made_state(state)), study)
+    typer.echo("resumed; the gate goes on with it" if running else "resumed; start the gate again")
 
 
 def _read(path: Path) -> bytes:

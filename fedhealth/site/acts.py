@@ -1,8 +1,9 @@
-"""What an administrator does to the whole site: a policy comes into force, it is paused, its ledger key is changed.
+"""What an administrator does to a site: pauses it, withdraws or resumes a study, changes its policy or ledger key.
 
-Each is an entry of the ledger, by the Unix user of the process, so that nobody can say later that it was otherwise.
-For all of them the gate must not be running; it says itself which policy is in force, once the coordinator has told
-it that its ledger is no older copy.
+Each is written into the ledger with the Unix user who did it, so that nobody can say later that it was otherwise. A
+running gate does the first three itself, told over the administrators' socket; else they are done here, on the same
+ledger. For a change of the key the gate must not be running. It says itself which policy is in force, once the
+coordinator has told it that its ledger is no older copy.
 
 A rotation is made crash-safe by its order: the new key is on disk, then the ledger says that it signs from here on
 (the head over that entry is its first), then its file takes the place of the old one. Between the last two,
@@ -12,14 +13,17 @@ A rotation is made crash-safe by its order: the new key is on disk, then the led
 import time
 from pathlib import Path
 
-from fedhealth.errors import ConfigInvalid
+from pydantic import ValidationError
+
 from fedhealth.policy.site_file import load_site_file
-from fedhealth.privacy.acts import KeyRotated, Paused, PolicyChanged, Unpaused
+from fedhealth.privacy.acts import KeyRotated, PolicyChanged
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
 from fedhealth.privacy.rotation import KeyStatement, sign_rotation
 from fedhealth.secret_file import sync_folder
 from fedhealth.signing import create_signing_key, load_signing_key
+from fedhealth.site.administration import tell_gate
+from fedhealth.site.instructions import Instruction, Verb, carry_out, not_approved
 from fedhealth.site.state import SiteState, local_user
 
 
@@ -35,30 +39,62 @@ def record_policy(ledger: Ledger, policy_sha256: Digest, at: int) -> None:
         ledger.append(PolicyChanged(policy_sha256=policy_sha256, by=local_user(), at=at))
 
 
-def pause_site(folder: Path, state: SiteState) -> None:
-    """Let the site answer `busy` to every study until `unpause_site`; the gate must not be running.
+def pause_site(folder: Path, state: SiteState) -> bool:
+    """Let the site answer `busy` to every study until `unpause_site`.
+
+    Returns:
+        Whether a running gate did it, so that it holds already.
 
     Raises:
-        ConfigInvalid: the site is paused already.
-        LedgerDamaged: the gate is running, or the ledger cannot be written.
+        ConfigInvalid: the site is paused already, or this user may not tell the gate.
+        LedgerDamaged: the ledger is held, or cannot be written.
+        LinkUnavailable: the gate does not answer.
     """
-    with state.opened_ledger(load_site_file(folder).id) as ledger:
-        if ledger.account.acts.paused:
-            raise ConfigInvalid("the site is paused already", next_step="Nothing to do.")
-        ledger.append(Paused(by=local_user(), at=_now()))
+    return _instruct(folder, state, "pause")
 
 
-def unpause_site(folder: Path, state: SiteState) -> None:
-    """Let the site go on; the gate must not be running.
+def unpause_site(folder: Path, state: SiteState) -> bool:
+    """Let the site go on; returns as `pause_site`.
 
     Raises:
-        ConfigInvalid: the site is not paused.
-        LedgerDamaged: the gate is running, or the ledger cannot be written.
+        ConfigInvalid: the site is not paused, or this user may not tell the gate.
+        LedgerDamaged, LinkUnavailable: as `pause_site`.
     """
-    with state.opened_ledger(load_site_file(folder).id) as ledger:
-        if not ledger.account.acts.paused:
-            raise ConfigInvalid("the site is not paused", next_step="Nothing to do; or start the gate.")
-        ledger.append(Unpaused(by=local_user(), at=_now()))
+    return _instruct(folder, state, "unpause")
+
+
+def withdraw_study(folder: Path, state: SiteState, study: Digest) -> bool:
+    """Withdraw an approval: nothing more leaves for the study, and what it had not spent is free again.
+
+    Returns as `pause_site`.
+
+    Raises:
+        ApprovalMissing: the study is not approved here, or was withdrawn before.
+        ConfigInvalid, LedgerDamaged, LinkUnavailable: as `pause_site`.
+    """
+    return _instruct(folder, state, "withdraw", study)
+
+
+def resume_study(folder: Path, state: SiteState, study: Digest) -> bool:
+    """Let a study that a failure stopped here go on; returns as `pause_site`.
+
+    Raises:
+        ApprovalMissing: the study is not approved here.
+        ConfigInvalid, LedgerDamaged, LinkUnavailable: as `pause_site`.
+    """
+    return _instruct(folder, state, "resume", study)
+
+
+def _instruct(folder: Path, state: SiteState, verb: Verb, study: str | None = None) -> bool:
+    try:
+        instruction = Instruction(site=load_site_file(folder).id, verb=verb, study=study)
+    except ValidationError as error:
+        raise not_approved(str(study)) from error
+    if tell_gate(state.administrators_socket, instruction):
+        return True
+    with state.opened_ledger(instruction.site) as ledger:
+        carry_out(instruction, ledger, local_user(), _now())
+    return False
 
 
 def rotate_key(folder: Path, state: SiteState) -> Digest:

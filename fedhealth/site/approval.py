@@ -20,11 +20,10 @@ from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.policy.rules import check_policy, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.privacy.anchor import AnchorFile
-from fedhealth.privacy.entries import Approved, Withdrawn
-from fedhealth.privacy.journal import JournalNote
+from fedhealth.privacy.entries import Approved
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.pld import informative_epsilon
-from fedhealth.privacy.release import Cohort, Digest, StepName
+from fedhealth.privacy.release import Cohort, StepName
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
 from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.split import sides_of
@@ -164,30 +163,6 @@ def approve_study(folder: Path, state: SiteState, proposal: Proposal) -> None:
     create_file(_signed_file(state, proposal.study), proposal.signed_bytes, PUBLIC_MODE)
 
 
-def withdraw_study(folder: Path, state: SiteState, study: Digest) -> None:
-    """Withdraw an approval: nothing more leaves for the study, and what it had not spent is free again.
-
-    Raises:
-        ApprovalMissing: the study is not approved here, or was withdrawn before.
-    """
-    with state.opened_ledger(load_site_file(folder).id) as ledger:
-        if study not in ledger.account.approved or study in ledger.account.withdrawn:
-            raise _not_approved(study)
-        ledger.append(Withdrawn(study=study, by=local_user(), at=time.time_ns() // 10**6))
-
-
-def resume_study(folder: Path, state: SiteState, study: Digest) -> None:
-    """Let a study that a failure stopped here go on; the gate must not be running.
-
-    Raises:
-        ApprovalMissing: the study is not approved here.
-    """
-    with state.opened_ledger(load_site_file(folder).id) as ledger:
-        if study not in ledger.account.approved:
-            raise _not_approved(study)
-        ledger.resume(study, JournalNote(kind="resumed", text=study, at=time.time_ns() // 10**6))
-
-
 def _doubts(table: Table, patient_column: str) -> tuple[str, ...]:
     share = patients_per_row(table, patient_column)
     if share < NEARLY_UNIQUE:
@@ -212,10 +187,6 @@ def _check_new(ledger: Ledger, study: Study, state: SiteState, data: bytes) -> N
         f"study '{study.name}' ({study.digest[:12]}) was approved here before",
         next_step="Nothing to do; an approval is given once.",
     )
-
-
-def _not_approved(study: Digest) -> ApprovalMissing:
-    return ApprovalMissing(f"study {study[:12]} is not approved here", next_step="Check the digest.")
 
 
 def _check_fit(study: Study, site: SiteFile) -> None:

@@ -61,6 +61,7 @@ from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads, mark_for
 from fedhealth.site.hold import behind
+from fedhealth.site.instructions import Instruction, carry_out
 from fedhealth.site.prepared_studies import PreparedStudies
 from fedhealth.site.starting_head import StartingHead
 from fedhealth.site.stopped_studies import StoppedStudies
@@ -153,6 +154,24 @@ class Gate:
         except Exception as error:
             _LOG.error("a request failed: %(defect)s", {"defect": type(error).__name__})
             return Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
+
+    def administer(self, instruction: Instruction, by: str) -> None:
+        """Do what an administrator says, between two frames; it holds from the next frame on.
+
+        Args:
+            instruction: what to do.
+            by: the local user who says so.
+
+        Raises:
+            FedHealthError: for the administrator; nothing was done.
+        """
+        if self._held is not None:
+            self._held.administer(instruction, by)
+        carry_out(instruction, self._ledger, by, self._clock.unix_ms())
+        if instruction.study is not None and instruction.verb == "withdraw":
+            self._pending.pop(instruction.study, None)  # its input is needed no more
+        elif instruction.study is not None:
+            self._stopped.resume(instruction.study)
 
     def prepare(self, data: bytes) -> Study:
         """Take in an approved study ahead of its first round; argument and errors are those of `PreparedStudies`."""
@@ -272,7 +291,10 @@ class Gate:
         newest = self._start.is_under(receipt)
         pending = self._pending.get(request.study) if request.study else None
         late = pending is not None and arrived > pending.deadline
-        goes_on = pending is not None and not late and (newest or self._start.confirmed)
+        account = self._ledger.account
+        ended = account.acts.paused or request.study in account.withdrawn  # by an administrator, in mid-round
+        # An attempt counts only where one is made: it must not be missing when the site goes on.
+        goes_on = pending is not None and not late and not ended and (newest or self._start.confirmed)
         begun = self._ledger.witness(request.receipt, pending.identity.digest if pending and goes_on else None)
         if newest:
             self._start.confirm()

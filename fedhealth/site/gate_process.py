@@ -1,24 +1,26 @@
-"""The gate as a process: one Unix socket for the node, no network.
+"""The gate as a process: one Unix socket for the node, one for its administrators, no network.
 
 One connection at a time, one frame in flight; the caller's Unix user is checked by the kernel's word
 (`SO_PEERCRED`), the frame's size before it is read. A large frame is looked at first: a body longer than any approved
-study's step takes is dropped as it comes and never held. Where the kernel allows it the process first leaves the
-network (`fedhealth.site.isolation`). It ends when its standard input closes, so that it never outlives whoever started
-it, and no node can keep it from ending by stopping in the middle of a frame.
+study's step takes is dropped as it comes and never held. Administrators are heard whenever the gate would wait
+otherwise, also for the rest of a frame, so no node can keep a pause from being heard. Where the kernel allows it the
+process first leaves the network (`fedhealth.site.isolation`). It ends when its standard input closes, so that it never
+outlives whoever started it, and no node can keep it from ending by stopping in the middle of a frame.
 """
 
 import logging
+import math
 import select
 import socket
 import struct
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 
 from fedhealth.canonical import digest_state
-from fedhealth.errors import FedHealthError, LedgerBehind, LedgerDamaged, LedgerForked, LinkUnavailable
+from fedhealth.errors import FedHealthError, LedgerBehind, LedgerDamaged, LedgerForked
 from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Outgoing
 from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.policy.rules import load_policy
@@ -29,10 +31,12 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import INPUT_DOMAIN, Digest
 from fedhealth.records.table import read_table
 from fedhealth.signing import load_public_key
+from fedhealth.site.administration import AdministratorPort
 from fedhealth.site.gate import Gate
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads
 from fedhealth.site.state import SiteState, local_user
+from fedhealth.site.unix_socket import listen_at, peer_user
 
 _LOG = logging.getLogger(__name__)
 _FRAME_SECONDS = 10.0
@@ -41,6 +45,9 @@ _PART_SECONDS = 30.0
 """How long over each part of a large one, either way: longer than the link lets a chunk stall."""
 _SMALL_FRAME_BYTES = 2**20
 """Frames up to here are read without a look at what they are: signed studies, receipts, small models."""
+
+_HURRY_SECONDS = 5.0
+"""How long a node may go on taking a reply while an administrator waits."""
 
 SYSTEM_CLOCK = Clock(monotonic=time.monotonic, unix_ms=lambda: time.time_ns() // 10**6)
 
@@ -114,7 +121,12 @@ Leaving = Callable[[Buffer, bytes, int, Digest | None], None]
 
 
 def serve_gate(
-    gate: Gate | HeldGate, path: Path, allowed_users: Iterable[int], lifeline: int | None, on_leaving: Leaving
+    gate: Gate | HeldGate,
+    path: Path,
+    allowed_users: Iterable[int],
+    lifeline: int | None,
+    on_leaving: Leaving,
+    administrators: AdministratorPort | None = None,
 ) -> None:
     """Serve one node after another until the lifeline closes.
 
@@ -124,70 +136,43 @@ def serve_gate(
         allowed_users: Unix user ids that may connect.
         lifeline: a file descriptor whose end of file ends the process; None to serve for ever.
         on_leaving: the egress log.
+        administrators: where they are heard; None where nobody is.
 
     Raises:
         LinkUnavailable: the socket cannot be made.
         LedgerDamaged: what leaves cannot be written down.
     """
-    allowed = frozenset(allowed_users)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # Under another name until it listens, so that whoever finds the socket can connect.
-        unready = path.with_name(path.name + "~")
-        unready.unlink(missing_ok=True)
-        listener.bind(str(unready))
-        unready.chmod(0o660)
-        listener.listen(1)
-        unready.replace(path)
-    except OSError as error:
-        raise LinkUnavailable(
-            f"the gate cannot listen at {path}",
-            got=error.strerror or str(error),
-            next_step="Choose a shorter path (at most 106 bytes) in a folder the gate may write to.",
-        ) from error
-    watched = _watched(listener, lifeline)
-    with listener:
+    allowed, minding = frozenset(allowed_users), _Minding(lifeline, administrators)
+    with listen_at(path, 0o660) as listener, suppress(_LifelineClosed):
         while True:
-            ready, _, _ = select.select(watched, [], [])
-            if lifeline in ready:
-                return
+            minding.wait([listener])
             connection, _ = listener.accept()
             with connection:
-                if _peer_user(connection) not in allowed:
+                if peer_user(connection) not in allowed:
                     _LOG.warning("a process of another user tried to speak to the gate and was refused")
                     continue
-                if not _converse(gate, connection, lifeline, on_leaving):
-                    return
+                _converse(gate, connection, minding, on_leaving)
 
 
-def _converse(gate: Gate | HeldGate, connection: socket.socket, lifeline: int | None, on_leaving: Leaving) -> bool:
-    """Answer frames until the node hangs up (True) or the lifeline closes (False)."""
-    line, watched = _Line(connection, lifeline), _watched(connection, lifeline)
+def _converse(gate: Gate | HeldGate, connection: socket.socket, minding: "_Minding", on_leaving: Leaving) -> None:
+    """Answer frames until the node hangs up."""
+    line = _Line(connection, minding)
     with suppress(_Gone):
         while True:
-            ready, _, _ = select.select(watched, [], [])
-            if lifeline in ready:
-                return False
+            minding.wait([connection])
             frame, digest = _receive(gate, line)
             reply = gate.handle(frame, digest)
-            wait = reply.leaves_at - time.monotonic()
-            if wait > 0:
-                if lifeline is not None and select.select([lifeline], [], [], wait)[0]:
-                    return False
-                if lifeline is None:
-                    time.sleep(wait)
+            minding.wait([], reply.leaves_at)
             on_leaving(frame, reply.start, len(reply.body), reply.body_sha256)
             _send(reply, line)
             del frame, reply  # their memory is free for the next frame
-    return True
 
 
 def _send(reply: Outgoing, line: "_Line") -> None:
-    line.send(struct.pack("!I", len(reply.start) + len(reply.body)) + reply.start)
+    start = struct.pack("!I", len(reply.start) + len(reply.body)) + reply.start
     try:
         with closing(reply.parts()) as parts:
-            for part in parts:
-                line.send(part)
+            line.send(chain([start], parts))
     except LedgerDamaged as error:
         _LOG.error("the rest of a reply cannot be read: %(error)s", {"error": error})
         raise _Gone from error
@@ -218,18 +203,60 @@ def _receive(gate: Gate | HeldGate, line: "_Line") -> tuple[Buffer, Digest | Non
 
 
 class _Gone(Exception):
-    """The node hung up, stopped in the middle of a frame, announced too much, or the lifeline closed."""
+    """The node hung up, stopped in the middle of a frame, or announced too much."""
 
 
-_Selectable = socket.socket | int
+class _LifelineClosed(Exception):
+    """Whoever started this process is gone."""
+
+
+class _Minding:
+    """What a gate minds beside the node, whenever it waits: the lifeline, and its administrators."""
+
+    def __init__(self, lifeline: int | None, administrators: AdministratorPort | None) -> None:
+        self._lifeline, self._administrators = [] if lifeline is None else [lifeline], administrators
+
+    def wait(self, readable: list[socket.socket], until: float | None = None) -> bool:
+        """Wait until one of the node's sockets can be read; False where the monotonic second comes first."""
+        while True:
+            port = self._administrators
+            limits = [each for each in (until, port.deadline if port else None) if each is not None]
+            rest = max(0.0, min(limits) - time.monotonic()) if limits else None
+            watched = [port.watched] if port else []
+            ready = self._select([*watched, *readable], [], rest)
+            if port and (watched[0] in ready or (port.deadline or math.inf) <= time.monotonic()):
+                port.attend()
+            if any(each in ready for each in readable):
+                return True
+            if until is not None and until <= time.monotonic():
+                return False
+
+    def wait_to_send(self, connection: socket.socket, until: float, *, hurried: bool) -> None:
+        """Wait until something can be sent, the monotonic second comes, or, unless hurried, an administrator."""
+        watched = [self._administrators.watched] if self._administrators and not hurried else []
+        self._select(watched, [connection], max(0.0, until - time.monotonic()))
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether an administrator waits to be heard."""
+        return self._administrators is not None and bool(self._select([self._administrators.watched], [], 0.0))
+
+    def _select(
+        self, readable: list[socket.socket], writable: list[socket.socket], seconds: float | None
+    ) -> list[socket.socket | int]:
+        watched: list[socket.socket | int] = [*self._lifeline, *readable]
+        ready, _, _ = select.select(watched, writable, [], seconds)
+        if self._lifeline and self._lifeline[0] in ready:
+            raise _LifelineClosed
+        return ready
 
 
 class _Line:
-    """A connection of the node: every part must come, or be taken, in time, and the lifeline ends it."""
+    """A connection of the node: every part must come, or be taken, in time."""
 
-    def __init__(self, connection: socket.socket, lifeline: int | None) -> None:
+    def __init__(self, connection: socket.socket, minding: _Minding) -> None:
         self.pool = MemoryPool()
-        self._connection, self._lifeline = connection, [] if lifeline is None else [lifeline]
+        self._connection, self._minding = connection, minding
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * CHUNK_BYTES)
 
@@ -240,21 +267,31 @@ class _Line:
             count = self._attempt(self._connection.recv_into, part[filled:])
             if count == 0:
                 raise _Gone
-            if count is None:
-                self._wait([*self._lifeline, self._connection], [], deadline)
-            else:
+            if count is not None:
                 filled += count
+            elif not self._minding.wait([self._connection], deadline):
+                raise _Gone
         return part
 
-    def send(self, part: Buffer) -> None:
-        """Send a part; some of it must be taken each `_PART_SECONDS`."""
-        deadline, rest = time.monotonic() + _PART_SECONDS, memoryview(part)
-        while rest:
-            count = self._attempt(self._connection.send, rest[:CHUNK_BYTES])
-            if count is None:
-                self._wait(self._lifeline, [self._connection], deadline)
-            else:
-                deadline, rest = time.monotonic() + _PART_SECONDS, rest[count:]
+    def send(self, parts: Iterable[Buffer]) -> None:
+        """Send parts; some must be taken each `_PART_SECONDS`, and all soon once an administrator waits.
+
+        Nothing can be written to the ledger while a payload is read from it. A node that is hung up on for that
+        asks again and gets the same payload.
+        """
+        latest = math.inf
+        for part in parts:
+            deadline, rest = time.monotonic() + _PART_SECONDS, memoryview(part)
+            while rest:
+                count = self._attempt(self._connection.send, rest[:CHUNK_BYTES])
+                if count is not None:
+                    deadline, rest = time.monotonic() + _PART_SECONDS, rest[count:]
+                    continue
+                if latest == math.inf and self._minding.is_wanted:
+                    latest = time.monotonic() + _HURRY_SECONDS
+                if time.monotonic() >= min(deadline, latest):
+                    raise _Gone
+                self._minding.wait_to_send(self._connection, min(deadline, latest), hurried=latest < math.inf)
 
     def _attempt(self, move: Callable[[memoryview], int], part: memoryview) -> int | None:
         """Return how many bytes were moved, or None if none can be now."""
@@ -264,21 +301,3 @@ class _Line:
             return None
         except OSError as error:
             raise _Gone from error
-
-    def _wait(self, readable: Sequence[_Selectable], writable: Sequence[_Selectable], deadline: float) -> None:
-        ready = select.select(readable, writable, [], max(0.0, deadline - time.monotonic()))
-        if not any(ready) or (self._lifeline and self._lifeline[0] in ready[0]):
-            raise _Gone
-
-
-def _watched(connection: socket.socket, lifeline: int | None) -> list[socket.socket | int]:
-    return [connection] if lifeline is None else [connection, lifeline]
-
-
-def _peer_user(connection: socket.socket) -> int:
-    """Return the Unix user id of the process at the other end, by the kernel's word."""
-    size = struct.calcsize("3i")
-    if sys.platform == "darwin":
-        raw = connection.getsockopt(0, 1, 4 + 4)  # LOCAL_PEERCRED: version, uid, ...
-        return int(struct.unpack("II", raw)[1])
-    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])

@@ -8,6 +8,7 @@ gate stopped.
 import logging
 import secrets
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -30,7 +31,8 @@ from fedhealth.privacy.copies import Copy, EntrySeal, page_of, read_page
 from fedhealth.privacy.hold_mark import Mark
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
-from fedhealth.site.hold import LedgerHold
+from fedhealth.site.hold import LedgerHold, behind
+from fedhealth.site.instructions import Instruction
 
 _LOG = logging.getLogger(__name__)
 
@@ -141,6 +143,16 @@ class HeldGate:
         except Exception as error:
             _LOG.error("a request failed: %(defect)s", {"defect": type(error).__name__})
         return Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
+
+    def administer(self, instruction: Instruction, by: str) -> NoReturn:
+        """Refuse what an administrator says: nothing is written to a ledger that is held.
+
+        Raises:
+            LedgerBehind, LedgerForked: always.
+        """
+        site = self._ledger.created.site
+        self._hold.check(site)
+        raise behind(site)
 
     def take(self, request: Witnessed, body: bytes) -> bytes:
         """Keep the coordinator's receipt and a page of the entries that it gives back.

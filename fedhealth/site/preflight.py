@@ -33,6 +33,7 @@ from fedhealth.site.file_rights import groups_of, may
 from fedhealth.site.landlock import Sandbox, landlock_abi
 from fedhealth.site.node_file import NodeFile, load_node_file
 from fedhealth.site.state import SiteState
+from fedhealth.site.unix_socket import MAX_PATH_BYTES
 
 ENOUGH_BYTES, LEAST_BYTES = 5 * 1024**3, 200 * 1024**2
 """Free disk space below which a site is warned, and below which it should not start."""
@@ -211,8 +212,8 @@ def _permissions(state: SiteState) -> Finding:
             f"others may use {', '.join(open_to_others)} in {state.root}",
             f"Find out who read them; then: chmod -R go-rwx {state.gate}",
         )
-    if len(os.fsencode(state.socket)) > 106:
-        return Finding("permissions", "wrong", "the socket's path is too long", "Choose a shorter path for the state.")
+    if len(os.fsencode(state.administrators_socket)) > MAX_PATH_BYTES:
+        return Finding("permissions", "wrong", "a socket's path is too long", "Choose a shorter path for the state.")
     return Finding("permissions", "ok", "the gate's state is its user's alone")
 
 

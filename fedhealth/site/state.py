@@ -56,8 +56,13 @@ class SiteState:
 
     @property
     def socket(self) -> Path:
-        """The one socket between them."""
+        """The socket between them."""
         return self.root / SOCKET_NAME
+
+    @property
+    def administrators_socket(self) -> Path:
+        """The administrators' socket, in a folder that the node's user cannot enter."""
+        return self.gate / "admin.sock"
 
     @property
     def ledger(self) -> Path:
@@ -252,7 +257,12 @@ def _open_budget(name: str, budget: DataSetBudget) -> AnyBudget:
 
 def local_user() -> str:
     """Return the name under which an approval is recorded: the Unix user of this process."""
+    return user_name(os.getuid())
+
+
+def user_name(user: int) -> str:
+    """Return the name under which the acts of a Unix user are recorded."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(user).pw_name
     except KeyError:  # in a container, a user need not have a name
-        return f"uid-{os.getuid()}"
+        return f"uid-{user}"

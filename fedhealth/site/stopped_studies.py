@@ -26,6 +26,10 @@ class StoppedStudies:
     def __contains__(self, study: Digest) -> bool:
         return study in self._stopped
 
+    def resume(self, study: Digest) -> None:
+        """Let a study go on; the ledger says so already."""
+        self._stopped.discard(study)
+
     def stop(self, study: Digest, error: Exception) -> None:
         """Stop a study here until its administrator resumes it."""
         self._stopped.add(study)

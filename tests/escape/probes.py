@@ -27,6 +27,7 @@ if MODE == "confined":
 
     confine_node(STATE, PORT)
 
+ADMIN = STATE / "gate" / "admin.sock"
 PACKAGE = Path(__file__).resolve().parents[2] / "fedhealth"
 LIBC = ctypes.CDLL(None, use_errno=True)
 PROC = Path("/proc") / str(GATE)
@@ -101,21 +102,28 @@ def read_the_key_by_a_symbolic_link():
     return len(link.read_bytes()) > 0
 
 
-def replace_the_socket():
-    own = STATE / "planted.sock"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(own))
-    own.unlink()
-    (STATE / "gate.sock").rename(STATE / "gate.sock.moved")
-    (STATE / "gate.sock.moved").rename(STATE / "gate.sock")
-    return True
+def replace(path):
+    def probe():
+        own = path.with_name("planted.sock")
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(own))
+        own.unlink()
+        path.rename(path.with_name("moved.sock"))
+        path.with_name("moved.sock").rename(path)
+        return True
+
+    return probe
 
 
-def remove_the_socket():
-    os.link(STATE / "gate.sock", STATE / "gate.sock.kept", follow_symlinks=False)
-    (STATE / "gate.sock").unlink()
-    (STATE / "gate.sock.kept").rename(STATE / "gate.sock")
-    return True
+def remove(path):
+    def probe():
+        kept = path.with_name("kept.sock")
+        os.link(path, kept, follow_symlinks=False)
+        path.unlink()
+        kept.rename(path)
+        return True
+
+    return probe
 
 
 def watch(path):
@@ -309,6 +317,18 @@ def find_shared_memory():
 
 
 # Sockets and frames
+
+
+def pause_and_unpause():
+    """Tell the gate both, as its administrators do."""
+    from fedhealth.errors import ConfigInvalid
+    from fedhealth.site.administration import tell_gate
+    from fedhealth.site.instructions import Instruction
+
+    try:
+        return all(tell_gate(ADMIN, Instruction(site="ward-a", verb=verb)) for verb in ("pause", "unpause"))
+    except ConfigInvalid as error:
+        raise PermissionError(str(error)) from error
 
 
 def connect_to(path):
@@ -549,13 +569,16 @@ PROBES = {
     "leave a link where the gate will make its socket": can_create_in(STATE, lambda path: path.symlink_to("/etc")),
     "link the data into its own folder": link_the_data,
     "read the key by a symbolic link": read_the_key_by_a_symbolic_link,
-    "replace the socket": replace_the_socket,
-    "remove the socket": remove_the_socket,
+    "replace the socket": replace(STATE / "gate.sock"),
+    "remove the socket": remove(STATE / "gate.sock"),
+    "replace the administrators' socket": replace(ADMIN),
+    "remove the administrators' socket": remove(ADMIN),
+    "give the gate an administrator's instructions": pause_and_unpause,
     "watch the gate's state": watch(STATE / "gate"),
     "watch the data": watch(SITE),
     "watch all files": lambda: call(FANOTIFY_INIT, 4, 0) >= 0,
     "find the gate's files in /dev/shm": find_files_left_in("/dev/shm"),
-    "connect to a socket of the gate's administrator": connect_to(STATE / "gate" / "admin.sock"),
+    "connect to a socket of the gate's administrator": connect_to(ADMIN),
     "read the gate's memory": read_memory,
     "open the gate's memory to write": write_memory_file,
     "copy out of the gate's memory": copy_memory(VM_READ),

@@ -105,11 +105,14 @@ BARE_GATE = """
 import sys
 from pathlib import Path
 from fedhealth.learning.diagnosis import STEPS
+from fedhealth.site.administration import AdministratorPort
 from fedhealth.site.gate_process import open_gate, serve_gate
 from fedhealth.site.state import SiteState
 state = SiteState(Path(sys.argv[2]))
 gate, ledger = open_gate(Path(sys.argv[1]), state, STEPS)
-serve_gate(gate, state.socket, map(int, sys.argv[3:]), None, lambda *_: None)
+users = set(map(int, sys.argv[3:]))
+port = AdministratorPort(state.administrators_socket, users, gate.administer)
+serve_gate(gate, state.socket, users, None, lambda *_: None, port)
 """
 
 
@@ -189,10 +192,6 @@ class Hospital:
         while not self.state.socket.exists():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
-        admin, path = self.running.enter_context(socket.socket(socket.AF_UNIX)), self.state.gate / "admin.sock"
-        admin.bind(str(path))
-        admin.listen()
-        path.chmod(0o777)  # its folder alone keeps others away
 
     def _end(self):
         self.process.kill()

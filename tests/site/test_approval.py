@@ -22,7 +22,8 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.mu_squared import epsilon_of
 from fedhealth.privacy.stream import SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.privacy.verify import verify_ledger
-from fedhealth.site.approval import examine_study, resume_study, withdraw_study
+from fedhealth.site.acts import resume_study, withdraw_study
+from fedhealth.site.approval import examine_study
 from fedhealth.site.gate import Gate
 from fedhealth.site.state import init_site
 from fedhealth.study.signature import sign_study

@@ -11,7 +11,7 @@ from fedhealth.errors import ConfigInvalid, DataUnusable, LedgerDamaged
 from fedhealth.link.frames import ReleaseReply
 from fedhealth.privacy.journal import ConsentNote, DataNote
 from fedhealth.records.split import is_held_out
-from fedhealth.site.approval import resume_study
+from fedhealth.site.acts import resume_study
 from fedhealth.site.consent import forget_patient, renew_consent, studies_of
 
 # Under the wards' split key of zeros and a fraction of 1/4.

@@ -29,7 +29,7 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.records.split import is_held_out
-from fedhealth.site.approval import withdraw_study
+from fedhealth.site.acts import withdraw_study
 from fedhealth.site.consent import forget_patient, studies_of
 from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate
 from fedhealth.site.held_gate import HeldGate

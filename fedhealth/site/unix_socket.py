@@ -1,0 +1,53 @@
+"""Unix sockets of a gate: made so that whoever finds one can connect, and the kernel's word for who did.
+
+Source: unix(7), `SO_PEERCRED`; `LOCAL_PEERCRED` on macOS.
+"""
+
+import socket
+import struct
+import sys
+from pathlib import Path
+
+from fedhealth.errors import LinkUnavailable
+
+MAX_PATH_BYTES = 106
+"""Longest path of a socket: the kernel's 107, less the sign that the name has until it listens."""
+
+
+def listen_at(path: Path, mode: int, waiting: int = 1) -> socket.socket:
+    """Return a socket that listens at a path, in the place of what was there.
+
+    Args:
+        path: where.
+        mode: who may connect, by the file's permissions.
+        waiting: how many may wait for their turn.
+
+    Raises:
+        LinkUnavailable: it cannot be made.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Under another name until it listens, so that whoever finds the socket can connect.
+        unready = path.with_name(path.name + "~")
+        unready.unlink(missing_ok=True)
+        listener.bind(str(unready))
+        unready.chmod(mode)
+        listener.listen(waiting)
+        unready.replace(path)
+    except OSError as error:
+        listener.close()
+        raise LinkUnavailable(
+            f"the gate cannot listen at {path}",
+            got=error.strerror or str(error),
+            next_step=f"Choose a shorter path (at most {MAX_PATH_BYTES} bytes) in a folder the gate may write to.",
+        ) from error
+    return listener
+
+
+def peer_user(connection: socket.socket) -> int:
+    """Return the Unix user id of the process at the other end, by the kernel's word."""
+    size = struct.calcsize("3i")
+    if sys.platform == "darwin":
+        raw = connection.getsockopt(0, 1, 4 + 4)  # LOCAL_PEERCRED: version, uid, ...
+        return int(struct.unpack("II", raw)[1])
+    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
