@@ -70,10 +70,16 @@ def run_until_stopped(work: Coroutine[Any, Any, Any], lifeline: bool) -> bool:
 
     async def supervised() -> bool:
         loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+        def read_on() -> None:
+            if not os.read(sys.stdin.fileno(), 1):
+                loop.remove_reader(sys.stdin.fileno())  # or it would be cancelled again in the midst of closing
+                task.cancel()
+
         for stop in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(stop, task.cancel)
         if lifeline:
-            loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 1) else task.cancel())
+            loop.add_reader(sys.stdin.fileno(), read_on)
         with suppress(asyncio.CancelledError):
             await task
         return not task.cancelled()

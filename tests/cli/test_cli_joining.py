@@ -43,11 +43,16 @@ def home(tmp_path):
     install_chain(made, root.certify_issuer(request.read_bytes(), now), root.pem, now)
     command = [sys.executable, "-m", "fedhealth.cli.main", "coordinator", "serve", "--home", str(made.root)]
     command += ["--address", "127.0.0.1:0", "--enrolment", f"127.0.0.1:{port}", "--lifeline"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    said = tmp_path / "serve.log"
+    with (
+        said.open("wb") as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process,
+    ):
         assert json.loads(process.stdout.readline())["event"] == "listening"
         yield made
         process.stdin.close()
         assert process.wait(10) == 0
+    assert "Traceback" not in said.read_text()
 
 
 def patiently(run, seconds=10.0):
