@@ -46,6 +46,9 @@ def enrol(
     state: State,
     trust: Trust = None,
     unsafe_test_site: UnsafeTestSite = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="http://HOST:PORT of the HTTP proxy to go through, now and later.")
+    ] = None,
 ) -> None:
     """Join a federation with an invitation; makes ledger and keys where there are none. Prints the ledger's key.
 
@@ -59,7 +62,7 @@ def enrol(
 
     parsed = parse_invitation(invitation)
     new = NewSite(researcher_pins(trust), test_site_seed(unsafe_test_site))
-    typer.echo(enrol_site(folder, SiteState(state), parsed, new, datetime.now(UTC)))
+    typer.echo(enrol_site(folder, SiteState(state), parsed, new, datetime.now(UTC), proxy))
     typer.echo(f"site '{parsed.site}' joined federation '{parsed.federation}'", err=True)
 
 

@@ -94,7 +94,7 @@ def node(state: State, lifeline: Lifeline = False) -> None:
     withhold_tracebacks()
 
     file = load_node_file(state / "node")
-    _tell_incomplete("node", confine_node(state, file.port))  # before anything is imported that starts threads
+    _tell_incomplete("node", confine_node(state, file.port_outwards))  # before anything is imported that starts threads
     with loading(lifeline):
         from fedhealth.site.node import run_node
         from fedhealth.site.state import SiteState

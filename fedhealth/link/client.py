@@ -112,6 +112,7 @@ async def run_link(
     *,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     link: SiteLink | None = None,
+    proxy: str | None = None,
 ) -> None:
     """Keep a stream to the coordinator up until cancelled, answering asks side by side.
 
@@ -123,6 +124,7 @@ async def run_link(
         on_state: called with a `LinkState` at each step; must not block.
         clock: gives the present, with time zone.
         link: lets the site itself ask while the stream is up.
+        proxy: as `tls.open_channel` has it.
 
     Raises:
         IdentityInvalid: the certificate expired or does not fit; looked at before each connection.
@@ -137,7 +139,9 @@ async def run_link(
         check_identity(identity, federation, Role.SITE, clock())
         on_state(LinkState.CONNECTING)
         began = loop.time()
-        ended_as = await _one_stream(identity, address, federation, services, on_state, link or SiteLink())
+        ended_as = await _one_stream(
+            lambda: open_channel(identity, address, federation, proxy), address, services, on_state, link or SiteLink()
+        )
         on_state(ended_as)
         if loop.time() - began >= STEADY_SECONDS:
             delay = FIRST_DELAY_SECONDS
@@ -148,15 +152,14 @@ async def run_link(
 
 
 async def _one_stream(
-    identity: TlsIdentity,
+    open_to_coordinator: Callable[[], aio.Channel],
     address: str,
-    federation: str,
     services: Mapping[str, Service],
     on_state: Callable[[str], None],
     link: SiteLink,
 ) -> LinkState:
     """Hold one stream until it ends, and return why it did."""
-    async with open_channel(identity, address, federation) as channel:
+    async with open_to_coordinator() as channel:
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()  # no serializers: messages are bytes
         frames = FrameStream(SessionEnd(Role.SITE), call.read, call.write)
 

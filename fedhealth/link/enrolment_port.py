@@ -28,6 +28,7 @@ from fedhealth.link.enrolment import (
     parse_answer,
     parse_ask,
 )
+from fedhealth.link.proxy import connect
 from fedhealth.pki.names import coordinator_dns_name
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,9 @@ class EnrolmentPort:
             return TurnedAway(code=error.code)
 
 
-def ask_unverified(address: str, question: Ask, timeout_seconds: float = CONNECTION_SECONDS) -> Answer:
+def ask_unverified(
+    address: str, question: Ask, timeout_seconds: float = CONNECTION_SECONDS, proxy: str | None = None
+) -> Answer:
     """Ask where nothing is known of the other end yet: only for what is checked by its hash.
 
     Raises:
@@ -137,11 +140,16 @@ def ask_unverified(address: str, question: Ask, timeout_seconds: float = CONNECT
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return _ask(address, question, context, None, timeout_seconds)
+    return _ask(lambda: connect(address, proxy, timeout_seconds), address, question, context, None)
 
 
 def ask_coordinator(
-    address: str, question: Ask, federation: str, root_pem: bytes, timeout_seconds: float = CONNECTION_SECONDS
+    address: str,
+    question: Ask,
+    federation: str,
+    root_pem: bytes,
+    timeout_seconds: float = CONNECTION_SECONDS,
+    proxy: str | None = None,
 ) -> Answer:
     """Ask the coordinator of a federation, and nobody else.
 
@@ -151,6 +159,7 @@ def ask_coordinator(
         federation: whose coordinator it must be.
         root_pem: the federation's root.
         timeout_seconds: how long each step may take.
+        proxy: `http://host:port` of the proxy to go through, None to go directly.
 
     Raises:
         IdentityInvalid: the other end is not that coordinator, or this machine's clock is wrong.
@@ -159,14 +168,17 @@ def ask_coordinator(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=root_pem.decode("ascii"))
-    return _ask(address, question, context, coordinator_dns_name(federation), timeout_seconds)
+    return _ask(
+        lambda: connect(address, proxy, timeout_seconds), address, question, context, coordinator_dns_name(federation)
+    )
 
 
-def _ask(address: str, question: Ask, context: ssl.SSLContext, name: str | None, timeout_seconds: float) -> Answer:
-    host, _, port = address.rpartition(":")
+def _ask(
+    connected: Callable[[], socket.socket], address: str, question: Ask, context: ssl.SSLContext, name: str | None
+) -> Answer:
     try:
         with (
-            socket.create_connection((host, int(port)), timeout=timeout_seconds) as plain,
+            connected() as plain,
             context.wrap_socket(plain, server_hostname=name) as tls,
         ):
             tls.sendall(frame(question))

@@ -94,7 +94,7 @@ async def ask_renewal(
     federation: str,
     role: Role,
     request_pem: bytes,
-    open_to: Callable[[TlsIdentity, str, str], aio.Channel] = open_channel,
+    proxy: str | None = None,
 ) -> bytes:
     """Ask for the next certificate, and return the new leaf and its issuer's certificate, PEM.
 
@@ -104,7 +104,7 @@ async def ask_renewal(
         federation: the federation of both ends.
         role: what the new certificate is to be good for: `SITE` or `RENEWAL`.
         request_pem: a signing request of the new key.
-        open_to: opens the channel.
+        proxy: as `tls.open_channel` has it.
 
     Raises:
         RenewalRefused: the coordinator says no.
@@ -113,7 +113,7 @@ async def ask_renewal(
     if role not in (Role.SITE, Role.RENEWAL):
         raise ValueError("a site renews its own certificates")
     body = canonical_bytes(RenewRequest(role=role, request=request_pem.decode()))
-    async with open_to(identity, address, federation) as channel:
+    async with open_channel(identity, address, federation, proxy) as channel:
         call: Callable[..., Awaitable[bytes]] = channel.unary_unary(f"/{RENEWAL_SERVICE}/{RENEWAL_METHOD}")
         try:
             return await call(body, timeout=RENEWAL_SECONDS)

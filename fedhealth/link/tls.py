@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 
 os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES256-GCM-SHA384"  # before grpc is loaded; see above
+os.environ["no_grpc_proxy"] = ""  # noqa: SIM112 - grpc's own spelling; or `no_proxy` decides which way a site goes
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or each refused handshake is a line on stderr
 
 import grpc as grpc
@@ -78,7 +79,7 @@ def server_credentials(current: Callable[[], TlsIdentity]) -> grpc.ServerCredent
     return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
 
 
-def open_channel(identity: TlsIdentity, address: str, federation: str) -> aio.Channel:
+def open_channel(identity: TlsIdentity, address: str, federation: str, proxy: str | None = None) -> aio.Channel:
     """Return a channel, not yet connected, that accepts only the federation's coordinator at the other end.
 
     Args:
@@ -86,6 +87,7 @@ def open_channel(identity: TlsIdentity, address: str, federation: str) -> aio.Ch
         address: `host:port` of the coordinator.
         federation: whose coordinator it must be: the server's certificate needs
             `names.coordinator_dns_name(federation)`, whatever the address.
+        proxy: `http://host:port` of the proxy to go through, as `proxy.Proxy` has it; None to go directly.
     """
     credentials = grpc.ssl_channel_credentials(
         identity.root_pem, private_key=identity.key_pem, certificate_chain=identity.chain_pem
@@ -95,6 +97,8 @@ def open_channel(identity: TlsIdentity, address: str, federation: str) -> aio.Ch
         ("grpc.ssl_target_name_override", coordinator_dns_name(federation)),
         ("grpc.use_local_subchannel_pool", 1),  # a new channel means a new connection, without old back-off
         ("grpc.enable_retries", 0),  # the link has its own
-        ("grpc.enable_http_proxy", 0),  # a proxy would be a decision of the site, not of the environment
+        ("grpc.enable_http_proxy", int(proxy is not None)),  # a decision of the site, not of the environment
     ]
+    if proxy is not None:
+        options.append(("grpc.http_proxy", proxy))
     return aio.secure_channel(address, credentials, options)

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fedhealth.errors import IdentityInvalid, LinkUnavailable
+from fedhealth.errors import ConfigInvalid, IdentityInvalid, LinkUnavailable
 from fedhealth.link.enrolment import AskRoot, AskTerms, Join, Joined, Root, Terms, TurnedAway, make_join
 from fedhealth.link.enrolment_port import CLOCK_TOLERANCE, ask_coordinator, ask_unverified
+from fedhealth.link.proxy import split_proxy
 from fedhealth.pki.certificates import fingerprint_of, key_pem, load_key, make_key, make_request, parse_certificate
 from fedhealth.pki.identity import ROOT_FILE, TlsIdentity, check_identity, store_identity
 from fedhealth.pki.invitation import Invitation, InvitationInvalid
@@ -43,7 +44,9 @@ class NewSite:
     unsafe_noise_seed: int | None = None
 
 
-def enrol_site(folder: Path, state: SiteState, invitation: Invitation, new: NewSite, now: datetime) -> str:
+def enrol_site(
+    folder: Path, state: SiteState, invitation: Invitation, new: NewSite, now: datetime, proxy: str | None = None
+) -> str:
     """Join a federation, or join it again; may be run again after it was killed at any point.
 
     Args:
@@ -52,6 +55,7 @@ def enrol_site(folder: Path, state: SiteState, invitation: Invitation, new: NewS
         invitation: as `invitation.parse_invitation` returned it.
         new: what a new ledger is made with.
         now: the present, with time zone.
+        proxy: `http://host:port` of the HTTP proxy to go through, now and whenever the node connects.
 
     Returns:
         The ledger's public key, which the coordinator pinned.
@@ -70,22 +74,37 @@ def enrol_site(folder: Path, state: SiteState, invitation: Invitation, new: NewS
             next_step="Ask the coordinator's operator for an invitation of this site.",
         )
     invitation.check_time(now)
-    root_pem = _fetch_root(invitation)
-    terms = _ask_terms(invitation, root_pem, now)
+    _check_proxy(proxy)
+    root_pem = _fetch_root(invitation, proxy)
+    terms = _ask_terms(invitation, root_pem, now, proxy)
     _make_ledger(folder, state, terms.witness_key, new)
     state.node.mkdir(mode=0o700, exist_ok=True)
     ledger_key = public_key_hex(state.ledger_key().public_key())
     join = _request(state, invitation)
-    joined = ask_coordinator(invitation.address, join, invitation.federation, root_pem)
+    joined = ask_coordinator(invitation.address, join, invitation.federation, root_pem, proxy=proxy)
     if not isinstance(joined, Joined):
         raise _turned_away(invitation, joined)
     _check(joined, state, invitation, terms, ledger_key, root_pem, now)
-    _keep(joined, state, invitation, root_pem)
+    _keep(joined, state, invitation, root_pem, proxy)
     return ledger_key
 
 
-def _fetch_root(invitation: Invitation) -> bytes:
-    answer = ask_unverified(invitation.address, AskRoot())
+def _check_proxy(proxy: str | None) -> None:
+    try:
+        if proxy is not None:
+            split_proxy(proxy)
+    except ValueError as error:
+        raise ConfigInvalid(
+            "this proxy cannot be used",
+            got="another form",  # not the text: it may hold a password
+            wanted="http://HOST:PORT",
+            next_step="A proxy that wants a name and a password is not gone through; ask for an exception for this "
+            "machine.",
+        ) from error
+
+
+def _fetch_root(invitation: Invitation, proxy: str | None) -> bytes:
+    answer = ask_unverified(invitation.address, AskRoot(), proxy=proxy)
     if not isinstance(answer, Root):
         raise _turned_away(invitation, answer)
     root = answer.pem.encode()
@@ -100,8 +119,8 @@ def _fetch_root(invitation: Invitation) -> bytes:
     return root
 
 
-def _ask_terms(invitation: Invitation, root_pem: bytes, now: datetime) -> Terms:
-    terms = ask_coordinator(invitation.address, AskTerms(), invitation.federation, root_pem)
+def _ask_terms(invitation: Invitation, root_pem: bytes, now: datetime, proxy: str | None) -> Terms:
+    terms = ask_coordinator(invitation.address, AskTerms(), invitation.federation, root_pem, proxy=proxy)
     if not isinstance(terms, Terms) or terms.federation != invitation.federation:
         raise _turned_away(invitation, terms)
     there = datetime.fromtimestamp(terms.now, UTC)
@@ -179,13 +198,14 @@ def _check(
         raise _strange_answer("the word for another ledger")
 
 
-def _keep(joined: Joined, state: SiteState, invitation: Invitation, root_pem: bytes) -> None:
+def _keep(joined: Joined, state: SiteState, invitation: Invitation, root_pem: bytes, proxy: str | None) -> None:
     node, joining = state.node, state.node / "joining"
     replace_file(state.gate / LEDGER_CERTIFICATE_FILE, joined.ledger.model_dump_json().encode(), PUBLIC_MODE)
     replace_file(node / ROOT_FILE, root_pem, PUBLIC_MODE)
     for role, chain in ((Role.RENEWAL, joined.renewal_chain), (Role.SITE, joined.tls_chain)):
         store_identity(node, role, load_key(read_secret(joining / _KEYS[role])), chain.encode())
     text = f'site = "{invitation.site}"\nfederation = "{invitation.federation}"\ncoordinator = "{joined.link}"\n'
+    text += f'proxy = "{proxy}"\n' if proxy else ""
     replace_file(node / "node.toml", text.encode(), PUBLIC_MODE)
     shutil.rmtree(joining)
     _give(state.gate, state.root)

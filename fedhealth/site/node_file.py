@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedhealth.config import read_toml
+from fedhealth.link.proxy import Proxy, split_proxy
 
 
 def _has_port(address: str) -> str:
@@ -21,17 +22,19 @@ class NodeFile(BaseModel):
         site: this site's id.
         federation: name of the federation, part of every certificate.
         coordinator: host and port.
+        proxy: `http://host:port` of the HTTP proxy that everything goes through, None to go directly.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     site: str
     federation: str
     coordinator: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$"), AfterValidator(_has_port)]
+    proxy: Proxy | None = None
 
     @property
-    def port(self) -> int:
-        """The coordinator's port."""
-        return int(self.coordinator.rpartition(":")[2])
+    def port_outwards(self) -> int:
+        """The one port that the node connects to: the proxy's where there is one, or else the coordinator's."""
+        return split_proxy(self.proxy)[1] if self.proxy else int(self.coordinator.rpartition(":")[2])
 
 
 def load_node_file(folder: Path) -> NodeFile:

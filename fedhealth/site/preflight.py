@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
 
 from cryptography import x509
 
 from fedhealth.errors import FedHealthError
+from fedhealth.link.proxy import connect
 from fedhealth.pki.identity import ROOT_FILE, read_identity
 from fedhealth.pki.names import coordinator_dns_name
 from fedhealth.pki.profiles import Role
@@ -218,50 +218,58 @@ def _permissions(state: SiteState) -> Finding:
 
 
 def _line(file: NodeFile, state: SiteState) -> Iterator[Finding]:
-    host, port = file.coordinator.rpartition(":")[0], file.port
+    through = f" through the proxy {file.proxy}" if file.proxy else ""
     try:
-        connection = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+        connection = connect(file.coordinator, file.proxy, _CONNECT_SECONDS)
     except OSError as error:
-        yield _no_way(host, port, error)
+        yield _no_way_by_proxy(file, error) if file.proxy else _no_way(file.coordinator, error)
         return
-    yield Finding("port", "ok", f"{file.coordinator} can be reached")
+    yield Finding("port", "ok", f"{file.coordinator} can be reached{through}")
     with connection:
         yield _tls(connection, file, state)
 
 
-def _no_way(host: str, port: int, error: OSError) -> Finding:
-    if isinstance(error, socket.gaierror):
-        return Finding("port", "wrong", f"there is no address for '{host}'", "Check the name in node.toml, and DNS.")
+def _no_way_by_proxy(file: NodeFile, error: OSError) -> Finding:
+    why = "nothing listens there" if isinstance(error, ConnectionRefusedError) else error.strerror or "no answer"
+    return Finding(
+        "port",
+        "wrong",
+        f"{file.coordinator} cannot be reached through the proxy {file.proxy}: {why}",
+        f"Ask for a rule in the proxy that allows CONNECT to {file.coordinator}, or correct `proxy` in node.toml.",
+    )
+
+
+def _no_way(address: str, error: OSError) -> Finding:
+    host, _, port = address.rpartition(":")
     proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
-    if proxy and _connects_by(proxy, host, port):
+    if proxy and _connects_by(proxy, address):
         return Finding(
             "port",
             "wrong",
-            f"{host}:{port} can be reached through the proxy of this network only (CONNECT works)",
-            f"Ask for a direct way out to {host}:{port}. Or run a forwarder through the proxy on this machine and name "
-            "its address in node.toml: the link makes sure for itself whom it speaks with.",
+            f"{address} can be reached through the proxy of this network only (CONNECT works)",
+            f'Write proxy = "{proxy.rstrip("/")}" into node.toml: TLS goes through it unopened, and the link makes '
+            "sure for itself whom it speaks with.",
         )
+    if isinstance(error, socket.gaierror):
+        return Finding("port", "wrong", f"there is no address for '{host}'", "Check the name in node.toml, and DNS.")
     refused = isinstance(error, ConnectionRefusedError)
     why = "nothing listens there" if refused else error.strerror or "no answer in 5 seconds"
     return Finding(
         "port",
         "wrong",
-        f"{host}:{port} cannot be reached: {why}",
+        f"{address} cannot be reached: {why}",
         "Ask the coordinator's operator whether it is running."
         if refused
         else f"Ask for a firewall rule outwards to {host}, TCP port {port}.",
     )
 
 
-def _connects_by(proxy: str, host: str, port: int) -> bool:
-    """Return whether an HTTP proxy opens a way with CONNECT (RFC 9110, 9.3.6)."""
-    parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+def _connects_by(proxy: str, address: str) -> bool:
     try:
-        with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=_CONNECT_SECONDS) as connection:
-            connection.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
-            return connection.recv(64).split(b" ")[1:2] == [b"200"]
+        connect(address, proxy, _CONNECT_SECONDS).close()
     except (OSError, ValueError):
         return False
+    return True
 
 
 def _tls(connection: socket.socket, file: NodeFile, state: SiteState) -> Finding:

@@ -75,7 +75,8 @@ class Renewal:
         shown = self.leaf() or self._renewal_certificate()
         key = make_key(profiles().of(role).key)
         request = make_request(key, self._file.federation, self._file.site)
-        chain = await ask_renewal(shown, self._file.coordinator, self._file.federation, role, request)
+        file = self._file
+        chain = await ask_renewal(shown, file.coordinator, file.federation, role, request, file.proxy)
         fresh = TlsIdentity(chain, key_pem(key), shown.root_pem)
         if check_identity(fresh, self._file.federation, role, self._clock()) != self._file.site:
             raise LinkUnavailable("the coordinator sent another site's certificate", next_step="Ask its operator.")
@@ -221,7 +222,10 @@ class _Link:
         file = self._file
         task: asyncio.Task[None] = asyncio.create_task(
             run_link(
-                identity, file.coordinator, file.federation, self._services, told, clock=self._clock, link=self._link
+                *(identity, file.coordinator, file.federation, self._services, told),
+                clock=self._clock,
+                link=self._link,
+                proxy=file.proxy,
             )
         )
         return task

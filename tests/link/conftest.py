@@ -79,11 +79,11 @@ class Federation:
             await server.stop()
 
     @contextlib.asynccontextmanager
-    async def node(self, name, address, services=None, states=None, identity=None):
+    async def node(self, name, address, services=None, states=None, identity=None, proxy=None):
         """Run a site; `states` collects what it tells about itself."""
         states = [] if states is None else states
         task = asyncio.create_task(
-            run_link(identity or self.site(name), address, "heart", services or {}, states.append)
+            run_link(identity or self.site(name), address, "heart", services or {}, states.append, proxy=proxy)
         )
         try:
             yield task

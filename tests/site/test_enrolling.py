@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from connect_proxy import ConnectProxy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhealth.coordinator import invitations as invitations_module
@@ -68,8 +69,9 @@ def fresh(datacentre):
     return datacentre
 
 
-def join(invitation, state, folder=HUNGARY, now=None):
-    return enrol_site(folder, SiteState(state), invitation, NewSite({"alice": RESEARCHER}), now or datetime.now(UTC))
+def join(invitation, state, folder=HUNGARY, now=None, proxy=None):
+    now = now or datetime.now(UTC)
+    return enrol_site(folder, SiteState(state), invitation, NewSite({"alice": RESEARCHER}), now, proxy)
 
 
 def test_a_site_that_joined_has_what_a_node_needs_and_the_coordinator_has_its_ledger_pinned(fresh, tmp_path):
@@ -319,3 +321,21 @@ def test_the_line_that_a_person_carries_is_the_invitation(datacentre):
     text = invite_site(datacentre.home, "hungary", datetime.now(UTC))
     assert text.startswith("fedhealth-1/heart/hungary/c.example:7444/") and len(text) < 130
     assert format_invitation(parse_invitation(text)) == text
+
+
+def test_a_site_joins_through_a_proxy_and_its_node_goes_on_through_it(fresh, tmp_path):
+    invitation = dataclasses.replace(fresh.invite(), address="c.invalid:7444")  # has no address but for the proxy
+    with ConnectProxy({"c.invalid:7444": fresh.address}) as proxy:
+        join(invitation, tmp_path / "state", proxy=proxy.url)
+    assert proxy.asked == 3 * [("CONNECT", "c.invalid:7444")]
+    assert invitation.token not in proxy.crossed and invitation.token.hex().encode() not in proxy.crossed
+    file = load_node_file(SiteState(tmp_path / "state").node)
+    assert (file.coordinator, file.proxy) == ("c.example:7443", proxy.url)
+    assert proxy.url.endswith(f":{file.port_outwards}")  # the one port that the node may connect to
+
+
+def test_a_proxy_that_wants_a_password_is_refused_and_the_password_not_repeated(fresh, tmp_path):
+    with pytest.raises(ConfigInvalid, match="http://HOST:PORT") as refused:
+        join(fresh.invite(), tmp_path / "state", proxy="http://me:secret@proxy:3128")
+    assert "secret" not in str(refused.value)
+    assert not (tmp_path / "state").exists()

@@ -11,6 +11,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from connect_proxy import ConnectProxy
 
 from fedhealth.cli.main import main
 from fedhealth.pki.authority import install_authority, request_authority
@@ -86,8 +87,9 @@ def site(ward, federation):
     here.listener.close()
 
 
-def point(site, port, host="127.0.0.1"):
+def point(site, port, host="127.0.0.1", proxy=None):
     text = f'site = "ward-a"\nfederation = "heart"\ncoordinator = "{host}:{port}"\n'
+    text += f'proxy = "{proxy}"\n' if proxy else ""
     (site.state.node / "node.toml").write_text(text)
 
 
@@ -220,9 +222,20 @@ def test_a_network_that_has_a_proxy_only(site, monkeypatch):
         thread = threading.Thread(target=answer)
         thread.start()
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        check(inspect(site)["port"], "wrong", "through the proxy", "direct way out", "forwarder")
+        check(inspect(site)["port"], "wrong", "through the proxy", "proxy = ", "node.toml")
         thread.join(10)
     assert asked[0].startswith(b"CONNECT 127.0.0.1:")
+
+
+def test_a_site_with_a_proxy_is_looked_at_through_it(site):
+    address = f"127.0.0.1:{site.listener.getsockname()[1]}"
+    with ConnectProxy({"c.invalid:7443": address}) as proxy:
+        point(site, 7443, "c.invalid", proxy.url)
+        found = inspect(site)
+        check(found["port"], "ok", "through the proxy")
+        check(found["TLS"], "ok", "coordinator")
+        point(site, 7444, "c.invalid", proxy.url)
+        check(inspect(site)["port"], "wrong", "the proxy answers 403", "allows CONNECT to c.invalid:7444")
 
 
 def test_something_between_that_opens_tls(site, tmp_path):
