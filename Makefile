@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint types unit lock clean benchmarks long
+.PHONY: demo test lint types unit lock clean benchmarks long hosts
 
 demo: $(VENV)/.base
 	$(BIN)/fedhealth demo
@@ -41,6 +41,10 @@ long: $(VENV)/.dev
 	$(BIN)/python benchmarks/claims.py
 	$(BIN)/python benchmarks/tampering.py
 	$(BIN)/python benchmarks/audit.py
+
+# A study over separate hosts: needs root, iproute2 and util-linux, and says so where one is missing.
+hosts: $(VENV)/.dev
+	$(BIN)/python -m pytest -m hosts tests/hosts
 
 # The lock holds everything except torch, with hashes. torch comes second, pinned by version only: its build
 # differs from machine to machine (CPU or CUDA), and its own requirements are in the lock already.

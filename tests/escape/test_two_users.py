@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_escape import GATE, GROUP, NODE, as_user, environment, why_not
+from unix_users import GATE, GROUP, NODE, as_user, environment, why_not
 
 from fedhealth.demo.federation import point_node, set_up
 from fedhealth.demo.processes import Processes
