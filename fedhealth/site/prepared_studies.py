@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import secrets
 from functools import partial
+from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import SignedStudy, open_signed_study
+
+_COMPUTING = ("fedhealth", "numpy", "torch")
+"""Packages whose version may change a sum in its last bits."""
 
 
 class PreparedStudies:
@@ -108,15 +112,17 @@ class PreparedStudies:
         """Return the data set's version, counter and keyed fingerprint, and journal it when it is new.
 
         It covers whatever at this site decides a sum beside study and input: the table without the patients who
-        withdrew their consent, which column names the patient, and the split.
+        withdrew their consent, which column names the patient, the split, and the versions of what computes, because
+        another one may round another last bit: the same noise on two sums would tell their difference.
         """
         inputs, data_set = self._inputs, self._inputs.site.data_set
-        content = (data_set.name, self._table.columns, self._table.rows, data_set.patient_column, inputs.split_key)
+        read = (data_set.name, self._table.columns, self._table.rows, data_set.patient_column, inputs.split_key)
+        content = (*read, *(version(package) for package in _COMPUTING))
         mark = hmac.new(inputs.naming_secret, repr(content).encode(), hashlib.sha256).hexdigest()
         versions = [note for note in self._ledger.journal() if note.kind == "data"]
         if not versions or versions[-1].content != mark:
-            version = len(versions) + 1
-            digest = inputs.members.record(version, members)
-            versions.append(DataNote(version=version, content=mark, members=digest, at=self._clock.unix_ms()))
+            number = len(versions) + 1
+            digest = inputs.members.record(number, members)
+            versions.append(DataNote(version=number, content=mark, members=digest, at=self._clock.unix_ms()))
             self._ledger.note(versions[-1])
         return f"{versions[-1].version} {mark}"

@@ -206,6 +206,13 @@ def init_site(
             got=f"budgets for {sorted(policy.budget)}",
             next_step=f"Add [budget.{site.data_set.name}] with epsilon and delta.",
         )
+    if others := sorted(policy.budget.keys() - {site.data_set.name}):
+        raise ConfigInvalid(
+            f"policy file {folder / 'policy.toml'} sets budgets for data sets that site '{site.id}' does not have",
+            got=", ".join(others),
+            wanted=f"[budget.{site.data_set.name}] alone",
+            next_step="Remove them: under another name the same patients would have a second budget.",
+        )
     try:
         state.gate.mkdir(mode=0o700, parents=True)
     except FileExistsError as error:

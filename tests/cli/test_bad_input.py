@@ -354,6 +354,15 @@ def test_init_wants_a_budget_for_the_data_set(site, command, tmp_path):
     check_one_message(said, ["no budget for data set 'heart-disease'", "['other']", "[budget.heart-disease]"])
 
 
+def test_init_refuses_a_second_budget_that_the_same_patients_could_be_renamed_into(site, command, tmp_path):
+    more = "[budget.renamed]\nepsilon = 3.0\ndelta = 1e-4\n[budget.heart-disease]"
+    site.edit("policy.toml", "[budget.heart-disease]", more)
+    ended, said = command("site", "init", site.folder, "--state", tmp_path / "new", "--witness", KEY)
+    assert ended == 3
+    check_one_message(said, ["does not have", "renamed", "second budget"])
+    assert not (tmp_path / "new").exists()
+
+
 # The researcher's protocol: name: (text, replacement, words); None for the whole file.
 IN_A_PROTOCOL = {
     "broken TOML": ("[endpoint]", "[endpoint", ["is not TOML", "line", "Correct the file"]),

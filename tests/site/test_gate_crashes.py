@@ -210,3 +210,14 @@ def test_with_a_full_disk_nothing_is_charged_and_nothing_computed(hospital, monk
     assert site.send(site.question())[0].code == RefusalCode.BUSY
     site.reopen()
     assert (site.charges(), site.entries, computed) == (0, 2, [])
+
+
+def test_a_release_that_another_version_computes_has_noise_of_its_own(hospital, monkeypatch):
+    # Another torch may round another last bit, and two sums under one noise would tell their difference.
+    payloads = []
+    for name, torch_version in (("before", "2.13.0"), ("same", "2.13.0"), ("after", "2.14.0")):
+        monkeypatch.setattr(
+            "fedhealth.site.prepared_studies.version", lambda package, v=torch_version: v if package == "torch" else "1"
+        )
+        payloads.append(hospital(name).ask()[1])
+    assert payloads[0] == payloads[1] != payloads[2]
