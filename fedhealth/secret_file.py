@@ -6,6 +6,7 @@ and a key that others on the machine may read is refused rather than used.
 Leaves to others: what the bytes mean (`authority`, `identity`, `signing`), encryption at rest, and backups.
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -64,6 +65,22 @@ def read_file(path: Path) -> bytes:
             wanted="a PEM file",
             next_step="Correct the path or the file's owner, or create the file again.",
         ) from error
+
+
+def read_plain_file(path: Path, most_bytes: int) -> bytes:
+    """Return the content of a plain file of limited size; a link, a pipe or a device is an error.
+
+    For a folder that somebody else writes to: a pipe would wait for ever, a device never end, a link show another file.
+
+    Raises:
+        OSError: it is no such file, or cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most_bytes:
+            raise OSError(errno.EINVAL, "no plain file of ordinary size", str(path))
+        return file.read(most_bytes)
 
 
 def read_secret(path: Path) -> bytes:

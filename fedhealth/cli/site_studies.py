@@ -1,5 +1,6 @@
 """`fedhealth site approve | offers | withdraw | resume`: which studies may use this hospital's data."""
 
+import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -117,9 +118,16 @@ def resume(
 
 
 def _read(path: Path) -> bytes:
+    """Return the content of a signed study; offered ones lie in the node's folder, where anything may lie."""
+    from fedhealth.secret_file import read_plain_file
+    from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES
+
     try:
-        return path.read_bytes()
+        return read_plain_file(path, MAX_SIGNED_STUDY_BYTES)
     except OSError as error:
         raise ConfigInvalid(
-            f"the signed study {path} cannot be read", got=error.strerror or "an error", next_step="Check the path."
+            f"the signed study {path} cannot be read",
+            got="a link" if error.errno == errno.ELOOP else error.strerror or "an error",
+            wanted=f"a plain file of at most {MAX_SIGNED_STUDY_BYTES:,} bytes",
+            next_step="Check the path.",
         ) from error

@@ -145,9 +145,11 @@ def prepare_records(
     if missing := [column for column in wanted if column not in table.columns]:
         raise DataUnusable(
             f"the data file {table.path} lacks what study '{study.name}' asks for",
-            got=f"columns {', '.join(table.columns)}",
+            # Without a header the first line is a patient's: of its cells, none is shown.
+            got=f"{len(table.columns)} columns, {len(wanted) - len(missing)} of them asked for",
             wanted=f"also {', '.join(missing)}",
-            next_step="Add the columns, or tell the researcher that this site cannot take part.",
+            next_step="Add the columns, with a header in the first line; or tell the researcher that this site cannot "
+            "take part.",
         )
     place = {column: table.columns.index(column) for column in wanted}
     number = _number if strict else _number_or_nan

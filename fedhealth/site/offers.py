@@ -6,17 +6,14 @@ ledger's.
 """
 
 import asyncio
-import errno
 import hashlib
 import logging
-import os
-import stat
 from pathlib import Path
 
 from fedhealth.errors import IdentityInvalid, LinkUnavailable
 from fedhealth.link.catalogue import CATALOGUE, MAX_CATALOGUE_BYTES, studies_in
 from fedhealth.link.client import SiteLink
-from fedhealth.secret_file import replace_file
+from fedhealth.secret_file import read_plain_file, replace_file
 from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES, SignedStudy, open_signed_study
 
 _LOG = logging.getLogger(__name__)
@@ -84,20 +81,7 @@ def read_offers(node: Path) -> dict[Path, SignedStudy]:
     folder = folder_of(node)
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         try:
-            offers[path] = open_signed_study(_read_plain(path))
+            offers[path] = open_signed_study(read_plain_file(path, MAX_SIGNED_STUDY_BYTES))
         except (IdentityInvalid, OSError) as error:
             _LOG.warning("an offered study is left out: %(error)s", {"error": error})
     return offers
-
-
-def _read_plain(path: Path) -> bytes:
-    """Return the content of a plain file of ordinary size; a link, a pipe or a device is an error.
-
-    The folder is the node's, and whoever reads it may be root: a pipe would wait for ever, a device never end.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SIGNED_STUDY_BYTES:
-            raise OSError(errno.EINVAL, "no plain file of ordinary size")
-        return file.read(MAX_SIGNED_STUDY_BYTES)

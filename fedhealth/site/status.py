@@ -10,16 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedhealth.errors import FedHealthError
 from fedhealth.pki.identity import read_identity
 from fedhealth.pki.profiles import Role
 from fedhealth.privacy.verified_ledger import LedgerContents, Spending
 from fedhealth.privacy.verify import read_ledger
+from fedhealth.secret_file import read_plain_file
 from fedhealth.site.offers import read_offers
 from fedhealth.site.state import SiteState
 from fedhealth.study.signature import SignedStudy
 
+_LONGEST_LINK = 4096
 UNKNOWN = "unknown: this user may not look, or the site has not joined"
 
 
@@ -46,6 +51,28 @@ class SiteStatus:
     spending: tuple[Spending, ...]
     studies: int
     waits: tuple[str, ...]
+
+
+class RecordedLink(BaseModel):
+    """The last that the node said of its link; anything at all that has this shape.
+
+    Attributes:
+        state: one of `fedhealth.link.client.LinkState`.
+        since: ISO 8601, with time zone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    state: Annotated[str, Field(pattern=r"^[a-z-]{1,40}$")]
+    since: Annotated[str, Field(max_length=40)]
+
+
+def recorded_link(node: Path) -> RecordedLink:
+    """Return what `record_link` kept; the folder is the node's, and whoever reads it may be root.
+
+    Raises:
+        OSError, ValueError: there is nothing, or nothing that can be believed.
+    """
+    return RecordedLink.model_validate_json(read_plain_file(node / "link.json", _LONGEST_LINK))
 
 
 def record_link(node: Path, change: str, now: datetime) -> None:
@@ -118,10 +145,9 @@ def _life(state: SiteState, role: Role, now: datetime) -> str:
 
 
 def _link(node: Path, now: datetime) -> str:
-    said = json.loads((node / "link.json").read_bytes())
-    since = datetime.fromisoformat(said["since"])
-    minutes = max(0, int((now - since).total_seconds() // 60))
-    return f"{said['state']} for {minutes // 60} h {minutes % 60} min"
+    said = recorded_link(node)
+    minutes = max(0, int((now - datetime.fromisoformat(said.since)).total_seconds() // 60))
+    return f"{said.state} for {minutes // 60} h {minutes % 60} min"
 
 
 def _gate(path: Path) -> str:
@@ -138,5 +164,5 @@ def _gate(path: Path) -> str:
 def _or_unknown(read: Callable[[], str]) -> str:
     try:
         return read()
-    except (FedHealthError, OSError, ValueError, KeyError):
+    except (FedHealthError, OSError, ValueError, TypeError):
         return UNKNOWN

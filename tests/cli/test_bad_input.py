@@ -1,5 +1,6 @@
 """What a person can get wrong: one message (what, got, wanted, next step), a stable exit code, nothing charged."""
 
+import os
 import re
 import shutil
 import socket
@@ -139,7 +140,12 @@ AT_APPROVAL = {
     "a column is missing": (
         lambda site: site.edit_csv(with_line(1, lambda line: line.replace("chol", "cholesterol"))),
         4,
-        ["lacks what study", "columns id, age", "also chol", "Add the columns"],
+        ["lacks what study", "16 columns, 11 of them asked for", "also chol", "Add the columns"],
+    ),
+    "there is no header, and the first line is a patient's": (
+        lambda site: site.edit_csv(with_line(1, lambda _: "SECRET-VALUE," + ",".join(map(str, range(15))))),
+        4,
+        ["lacks what study", "16 columns, 0 of them asked for", "a header in the first line"],
     ),
     "a column stands twice": (
         lambda site: site.edit_csv(with_line(1, lambda line: line.replace("thal,", "age,"))),
@@ -210,6 +216,21 @@ AT_APPROVAL = {
         lambda site: site.study.write_bytes(site.study.read_bytes().replace(b'"rounds":20', b'"rounds":21')),
         8,
         ["signed study cannot be trusted", "changed", "sign and submit the protocol again"],
+    ),
+    "the offered study is a pipe": (
+        lambda site: (site.study.unlink(), os.mkfifo(site.study)),
+        3,
+        ["study.signed cannot be read", "no plain file", "wanted a plain file of at most"],
+    ),
+    "the offered study is a link to a device": (
+        lambda site: (site.study.unlink(), site.study.symlink_to("/dev/zero")),
+        3,
+        ["study.signed cannot be read", "got a link", "Check the path"],
+    ),
+    "the offered study is larger than any is": (
+        lambda site: os.truncate(site.study, 2**34),
+        3,
+        ["study.signed cannot be read", "of ordinary size", "Check the path"],
     ),
     "the signed study is missing": (
         lambda site: site.study.unlink(),

@@ -326,3 +326,21 @@ def test_status_of_an_expired_certificate_and_of_a_site_that_never_joined(site):
     shutil.rmtree(site.state.node)
     found = status_of(site.state, datetime.now(UTC))
     assert found.certificate == found.renewal == found.link == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.write_text('{"since":"2026-01-01T00:00:00+00:00","state":"\\u001b[2Jgone"}'),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text('{"since":"2026-01-01T00:00:00","state":"connected"}'),
+    ],
+    ids=["a pipe", "a link to a device", "signs for the terminal", "another shape", "a time without its zone"],
+)
+def test_a_node_that_was_taken_over_neither_stops_nor_fools_whoever_asks_for_the_status(site, spoil):
+    site.state.node.mkdir(exist_ok=True)
+    (site.state.node / "link.json").unlink(missing_ok=True)
+    spoil(site.state.node / "link.json")
+    assert status_of(site.state, datetime.now(UTC)).link == UNKNOWN
