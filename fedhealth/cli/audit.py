@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -112,7 +113,8 @@ def acts(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> No
         typer.echo(json_text({"site": history.created.site, "acts": [dataclasses.asdict(line) for line in lines]}))
     else:
         for line in lines:
-            typer.echo(f"{line.entry:6}  {time_text(line.at)}  {shown(line.by or '-')}: {line.what}")
+            typer.echo(f"{line.entry:6}  {time_text(line.at)}  {shown(line.by or '-')}")
+            typer.echo(textwrap.fill(line.what, 80, initial_indent=" " * 8, subsequent_indent=" " * 10))
     _end(history.ledger.verified)
 
 

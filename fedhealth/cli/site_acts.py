@@ -1,5 +1,6 @@
 """`fedhealth site pause | unpause | rotate-key | key-statement | recover-ledger`: acts that the ledger keeps."""
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -94,7 +95,8 @@ def recover_ledger(
         typer.echo("the ledger needs no recovery; nothing was written")
         return
     for line in describe_recovery(recovery):
-        typer.echo(line)
+        indent = " " * (len(line) - len(line.lstrip()))
+        typer.echo(textwrap.fill(line.strip(), 80, initial_indent=indent, subsequent_indent=indent + "  "))
     if not yes and not typer.confirm("Write this?"):
         typer.echo("not written; the gate stays held")
         raise typer.Exit(LedgerBehind.exit_code)
