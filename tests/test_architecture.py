@@ -100,6 +100,7 @@ def test_the_gate_knows_no_network():
         "gate_process",
         "held_gate",
         "prepared_studies",
+        "replies",
         "starting_head",
         "stopped_studies",
         "approval",

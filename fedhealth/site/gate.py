@@ -17,8 +17,7 @@ process's business (`fedhealth.site.gate_process`); what is computed, that of `f
 """
 
 import logging
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from fedhealth.errors import (
@@ -31,19 +30,15 @@ from fedhealth.errors import (
 )
 from fedhealth.learning.plan import Step, decode_weights, holds_weights, plan_study
 from fedhealth.link.frames import (
-    Accepted,
     Answer,
     AskHead,
     FrameInvalid,
     Outgoing,
     PutStudy,
     Refused,
-    ReleaseReply,
     StoredPayload,
     Witnessed,
     pack,
-    pack_start,
-    release_statement,
     unpack_request,
 )
 from fedhealth.link.memory import Buffer
@@ -63,6 +58,7 @@ from fedhealth.site.held_gate import HeldGate, LedgerHeads, mark_for
 from fedhealth.site.hold import behind
 from fedhealth.site.instructions import Instruction, carry_out
 from fedhealth.site.prepared_studies import PreparedStudies
+from fedhealth.site.replies import Replies
 from fedhealth.site.starting_head import StartingHead
 from fedhealth.site.stopped_studies import StoppedStudies
 from fedhealth.study.protocol import Study
@@ -95,7 +91,6 @@ class Gate:
 
     def __init__(self, inputs: GateInputs, ledger: Ledger, compute: Compute, clock: Clock) -> None:
         self._inputs, self._ledger, self._compute, self._clock = inputs, ledger, compute, clock
-        self._created = ledger.created
         if isinstance(inputs.noise_secret, UnsafeFixedNoiseSecret) and not ledger.created.unsafe_test_site:
             raise ConfigInvalid(
                 f"the gate of '{inputs.site.id}' was given known noise, and its ledger does not say so",
@@ -106,6 +101,7 @@ class Gate:
         self._start = StartingHead(inputs, ledger, self._heads.challenge, clock)
         self._held: HeldGate | None = None
         self._stopped = StoppedStudies(ledger, clock)
+        self._replies = Replies(ledger, clock)
         self._prepared = PreparedStudies(inputs, ledger, compute, clock)
 
     def longest_body(self, start: Buffer) -> int:
@@ -188,15 +184,7 @@ class Gate:
             _LOG.warning("a study was refused: %(error)s", {"error": error})
             raise _Refusal(RefusalCode.POLICY) from error
         approval = self._approval(signed.study.digest)
-        accepted = Accepted(
-            study=approval.study,
-            declared_patients=approval.declared_patients,
-            reply_after_ms=approval.reply_after_ms,
-            unsafe_test_site=self._created.unsafe_test_site,
-            signature="0" * 128,
-        )
-        signature = self._ledger.sign("accepted", accepted.statement())
-        return pack(accepted.model_copy(update={"signature": signature}))
+        return self._replies.accepted(approval)
 
     def _answer(self, request: Answer, data: Buffer, digest: Digest, arrived: float) -> Outgoing:
         self._check_not_paused()
@@ -246,7 +234,7 @@ class Gate:
         if row is not None and row.payload_bytes is not None:
             del self._pending[study]
             payload = StoredPayload(row.payload_bytes, partial(self._ledger.payload_parts, name))
-            return self._at_public_time(self._reply(name, payload), approval, step, arrived)
+            return self._replies.at_public_time(self._replies.release(name, payload), approval, step, arrived)
         if not self._start.confirmed:
             return Outgoing(self._heads.need_witness(), arrived)
         if row is None:
@@ -346,23 +334,8 @@ class Gate:
             self._stopped.stop(study, error)
             reply = Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
         else:
-            reply = self._reply(name, payload)
-        return self._at_public_time(reply, approval, pending.step.name, arrived)
-
-    def _reply(self, release: Digest, payload: Buffer | StoredPayload) -> Outgoing:
-        # The ledger has the digest since the payload was stored; were the payload damaged since, nobody would take it.
-        digest = self._ledger.account.stored[release].payload_sha256
-        signature = self._ledger.sign("release-reply", release_statement(release, digest))
-        start = pack_start(ReleaseReply(release=release, signature=signature), len(payload))
-        return Outgoing(start, self._clock.monotonic(), payload, digest)
-
-    def _at_public_time(self, reply: Outgoing, approval: Approved, step: StepName, arrived: float) -> Outgoing:
-        """Let a reply go at arrival plus the public duration; after an overrun, at the next multiple."""
-        duration = approval.reply_after_ms[step] / 1000
-        multiples = max(1, math.ceil((self._clock.monotonic() - arrived) / duration))
-        if multiples > 1:
-            _LOG.warning("a reply took too long and leaves at %(multiple)d times reply_after", {"multiple": multiples})
-        return replace(reply, leaves_at=arrived + multiples * duration)
+            reply = self._replies.release(name, payload)
+        return self._replies.at_public_time(reply, approval, pending.step.name, arrived)
 
     def _check_not_paused(self) -> None:
         if self._ledger.account.acts.paused:
