@@ -9,7 +9,8 @@ class ConnectProxy:
     """A proxy on a free port of this machine.
 
     Args:
-        ways: where it goes, `host:port` to connect to by the `host:port` that is asked for; 403 for all others.
+        ways: where it goes, `host:port` to connect to by the `host:port` that is asked for; 403 for all others, 502
+            where nobody listens.
     """
 
     def __init__(self, ways):
@@ -55,15 +56,24 @@ class ConnectProxy:
         address = words[1].decode()
         self.asked.append((words[0].decode(), address))
         if address not in self.ways:
-            near.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
-            near.shutdown(socket.SHUT_RDWR)
+            self._refuse(near, b"403 Forbidden")
             return
         host, _, port = self.ways[address].rpartition(":")
-        far = socket.create_connection((host, int(port)))
+        try:
+            far = socket.create_connection((host, int(port)))
+        except OSError:
+            self._refuse(near, b"502 Bad Gateway")
+            return
         self._sockets.append(far)
         near.sendall(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 hospital\r\n\r\n")
         self._begin(self._pump, far, near)
         self._pump(near, far)
+
+    @staticmethod
+    def _refuse(near, status):
+        with contextlib.suppress(OSError):  # it hung up
+            near.sendall(b"HTTP/1.1 " + status + b"\r\n\r\n")
+            near.shutdown(socket.SHUT_RDWR)
 
     def _pump(self, source, target):
         try:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from connect_proxy import ConnectProxy
 
 from fedhealth.cli.main import main
 from fedhealth.coordinator.home import CoordinatorHome, init_coordinator, install_chain
@@ -32,8 +33,13 @@ def fedhealth(capsys, monkeypatch):
 
 
 @pytest.fixture
-def home(tmp_path):
-    """The home of a coordinator that serves in a process of its own."""
+def home(coordinator):
+    return coordinator[0]
+
+
+@pytest.fixture
+def coordinator(tmp_path):
+    """The home of a coordinator that serves in a process of its own, and the port of its link."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -48,8 +54,9 @@ def home(tmp_path):
         said.open("wb") as log,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process,
     ):
-        assert json.loads(process.stdout.readline())["event"] == "listening"
-        yield made
+        listening = json.loads(process.stdout.readline())
+        assert listening["event"] == "listening"
+        yield made, listening["port"]
         process.stdin.close()
         assert process.wait(10) == 0
     assert "Traceback" not in said.read_text()
@@ -76,6 +83,25 @@ def test_two_commands_and_one_line_join_a_site_and_one_takes_it_out(home, fedhea
     assert "revoked" in fedhealth("coordinator", "members", "--home", home.root)[1]
     code, _, said = fedhealth("coordinator", "revoke", "atlantis", "--home", home.root)
     assert code == 3 and "never joined" in said and "Traceback" not in said
+
+
+def test_a_confined_node_goes_out_through_the_proxy_that_was_named_when_it_joined(coordinator, fedhealth, tmp_path):
+    home, port = coordinator
+    line, state = fedhealth("coordinator", "invite", "hungary", "--home", home.root)[1], tmp_path / "state"
+    enrolment = line.split("/")[3]
+    with ConnectProxy({enrolment: enrolment, "127.0.0.1:7443": f"127.0.0.1:{port}"}) as proxy:
+        enrol = ("site", "enrol", SITES / "hungary", line, "--state", state, "--proxy", proxy.url)
+        assert patiently(lambda: fedhealth(*enrol))[0] == 0
+        command = [sys.executable, "-m", "fedhealth.cli.main", "site", "node", "--state", str(state), "--lifeline"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as node:
+            deadline = time.monotonic() + 30
+            status = ("site", "status", "--state", state, "--json")
+            while not json.loads(fedhealth(*status)[1])["link"].startswith("connected"):
+                assert node.poll() is None and time.monotonic() < deadline
+                time.sleep(0.2)
+            node.stdin.close()
+            assert node.wait(10) == 0
+    assert proxy.asked[-1] == ("CONNECT", "127.0.0.1:7443")
 
 
 @pytest.mark.parametrize(
