@@ -2,7 +2,7 @@
 
 import typer
 
-from fedhealth.cli import joining, site_acts, site_patients, site_processes, site_studies, upkeep
+from fedhealth.cli import joining, site_acts, site_patients, site_processes, site_studies, starting, upkeep
 
 app = typer.Typer(
     help="For the site administrator: make a site, approve studies, run its processes.", no_args_is_help=True
@@ -24,6 +24,7 @@ for verb in (
     site_processes.gate,
     site_processes.node,
     site_processes.egress,
+    starting.start,
     joining.enrol,
     upkeep.preflight,
     upkeep.status,

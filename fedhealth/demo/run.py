@@ -19,10 +19,10 @@ from rich.table import Table
 from fedhealth.coordinator.evidence import Evidence, Figure
 from fedhealth.coordinator.report import Reference, render_report
 from fedhealth.demo.federation import Federation, point_node, set_up
-from fedhealth.demo.processes import Child, Processes
 from fedhealth.errors import ApprovalMissing, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
 from fedhealth.privacy.verified_ledger import VerifiedLedger
 from fedhealth.privacy.verify import verify_ledger
+from fedhealth.processes import Child, Processes
 
 _START_SECONDS = 60.0
 _CHECK_SECONDS = 0.2

@@ -9,7 +9,8 @@ Source: unshare(2), user_namespaces(7), unix(7).
 import ctypes
 import os
 import pwd
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedhealth.errors import ConfigInvalid
@@ -65,6 +66,32 @@ def leave_network(allowed_users: frozenset[int]) -> bool:
             next_step="Start the gate as its own user directly, not through a program that changes users.",
         ) from error
     return True
+
+
+@contextmanager
+def spawning_without_network() -> Iterator[None]:
+    """Give the children that root starts in here an empty network; this process keeps its own.
+
+    Where that cannot be done they keep the network, and a gate says so.
+
+    Raises:
+        OSError: this process cannot go back to its own network.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    setns = getattr(libc, "setns", None)
+    if setns is None or os.geteuid() != 0:
+        yield
+        return
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        left = libc.unshare(_CLONE_NEWNET) == 0
+        try:
+            yield
+        finally:
+            if left and setns(own, _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(own)
 
 
 def has_network() -> bool:

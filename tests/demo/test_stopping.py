@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedhealth.demo.processes import Processes
 from fedhealth.errors import FederationFailed
 from fedhealth.privacy.verify import verify_ledger
+from fedhealth.processes import Processes
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 

@@ -3,17 +3,18 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from unix_users import GATE, GROUP, NODE, as_user, environment, why_not
+from unix_users import GATE, GROUP, NODE, as_user, environment, interpreter, why_not
 
 from fedhealth.demo.federation import point_node, set_up
-from fedhealth.demo.processes import Processes
 from fedhealth.privacy.verify import verify_ledger
+from fedhealth.processes import Processes
 
 ROOT = Path(__file__).resolve().parents[2]
 SITES = ("hungary", "switzerland")
@@ -89,3 +90,44 @@ def test_a_study_runs_with_gate_and_node_as_two_users(federation):
         egress = (site.state.gate / "egress" / "releases.jsonl").read_text().splitlines()
         assert len(egress) == 4
     assert "Landlock" not in "".join(log.read_text() for log in logs.values())
+
+
+# These users have no entry that says which groups they are in.
+START = f"""
+import sys
+from pathlib import Path
+from fedhealth.processes import Processes
+from fedhealth.site import starting
+from fedhealth.site.state import SiteState
+starting.groups_of = lambda user: (int(user), frozenset({{{GROUP}, int(user)}}))
+with Processes(None) as processes:
+    site, state = Path(sys.argv[1]), SiteState(Path(sys.argv[2]))
+    starting.keep_running(site, state, processes, lambda line: print(line, flush=True))
+"""
+
+
+def test_root_starts_gate_and_node_as_two_users_and_the_gate_without_a_network(federation):
+    site, log = federation.sites[0], federation.logs / "start.log"
+    point_node(site, "127.0.0.1:1")
+    own(site.state.node, NODE, NODE)
+    words = [interpreter(), "-c", START, str(site.folder), str(site.state.root)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(words, env=environment(), cwd="/", stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 90
+        while "node: waits for the coordinator" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        users, networks = {}, {}
+        for child in map(Path, (f"/proc/{pid}" for pid in children)):
+            verb = child.joinpath("cmdline").read_bytes().split(b"\0")[4].decode()
+            users[verb] = child.joinpath("status").read_text().split("Uid:")[1].split()[:4]
+            networks[verb] = child.joinpath("ns", "net").readlink()
+        assert users == {"gate": [str(GATE)] * 4, "node": [str(NODE)] * 4}
+        ours = Path("/proc/self/ns/net").readlink()
+        assert networks["node"] == ours != networks["gate"]
+        assert "keeps its network" not in log.read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)

@@ -16,7 +16,7 @@ import pytest
 from leak_scan import FLOATS, HASHES, PACKERS, Needles, encodings, text_forms
 
 from fedhealth.demo.federation import point_node, set_up
-from fedhealth.demo.processes import Processes
+from fedhealth.processes import Processes
 from fedhealth.records.table import prepare_records, read_table
 from fedhealth.study.protocol import load_study
 

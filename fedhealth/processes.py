@@ -1,4 +1,4 @@
-"""The processes of a federation on one machine, started and surely stopped.
+"""Processes that this one starts and surely stops: a site's two, or a whole federation's on one machine.
 
 Every child holds the read end of a pipe whose write end only the parent has: when the parent ends, however it ends,
 the pipe closes and the child stops by itself. Children are in sessions of their own, so that Ctrl-C reaches the
@@ -11,10 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fedhealth.errors import FederationFailed
 
@@ -24,11 +24,11 @@ STOP_SECONDS = 2.0
 
 @dataclass
 class Child:
-    """One running process and its log file."""
+    """One running process and its log file; without one, it says what it has to say where its parent does."""
 
     name: str
     process: subprocess.Popen[bytes]
-    log: Path
+    log: Path | None
     has_events: bool = False
 
     def end(self) -> str:
@@ -36,20 +36,36 @@ class Child:
         status = self.process.wait()
         if status < 0:
             return f"{signal.Signals(-status).name}, a signal that ended it"
-        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+        log = self.log
+        lines = log.read_text(errors="replace").strip().splitlines() if log is not None and log.exists() else []
         messages = [line.removeprefix("error: ").removesuffix(".") for line in lines if line.startswith("error: ")]
         said = messages[-1] if messages else " | ".join(lines[-3:])
         return f"exit code {status}: {said}" if said else f"exit code {status}"
+
+
+@dataclass(frozen=True)
+class RunAs:
+    """The Unix user that a child becomes before it begins, by numbers.
+
+    Attributes:
+        user: its id.
+        group: its first group.
+        groups: all of its groups.
+    """
+
+    user: int
+    group: int
+    groups: frozenset[int]
 
 
 class Processes:
     """Children of this process; use as a context manager.
 
     Args:
-        logs: folder for one log file per child; must exist.
+        logs: folder for one log file per child; must exist. None to have them write where this process does.
     """
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path | None) -> None:
         self._logs = logs
         self._children: list[Child] = []
 
@@ -59,20 +75,37 @@ class Processes:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, name: str, arguments: Sequence[str], *, events: bool = False) -> Child:
-        """Start `fedhealth` with these arguments; with `events` its standard output is readable here."""
-        log = self._logs / f"{name}.log"
-        with log.open("ab") as output:
+    def start(self, name: str, arguments: Sequence[str], *, events: bool = False, run_as: RunAs | None = None) -> Child:
+        """Start `fedhealth` with these arguments.
+
+        Args:
+            name: what the child is called here.
+            arguments: of `fedhealth`; paths must be absolute where `run_as` is given.
+            events: its standard output is readable here.
+            run_as: for a parent that is root; None for this process's own user.
+        """
+        log = None if self._logs is None else self._logs / f"{name}.log"
+        with ExitStack() as stack:
+            output: IO[Any] = sys.stderr if log is None else stack.enter_context(log.open("ab"))
             process = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-m", "fedhealth.cli.main", *arguments, "--lifeline"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if events else output,
                 stderr=output,
                 start_new_session=True,
+                user=run_as.user if run_as else None,
+                group=run_as.group if run_as else None,
+                extra_groups=sorted(run_as.groups) if run_as else None,
+                cwd="/" if run_as else None,  # this one's may be closed to that user
             )
         child = Child(name, process, log, events)
         self._children.append(child)
         return child
+
+    def forget(self, child: Child) -> None:
+        """Expect no more of a child that has ended and was seen to."""
+        _close(child.process.stdin)
+        self._children.remove(child)
 
     def check(self) -> None:
         """Raise if a child ended that should be running; one with events is left to whoever reads them.

@@ -1,0 +1,144 @@
+"""Gate and node as the children of one process: started, kept running, and what they wait for said in plain words.
+
+As root each becomes the user that its folder belongs to, and the gate has no network; else both run as this user. A
+node that ends is started again, later each time; when the gate ends a person must look, so everything stops.
+
+Leaves to others: what a machine must have (`fedhealth.site.preflight`), that no child outlives this process
+(`fedhealth.processes`), and starting at boot (`deploy/systemd`).
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from fedhealth.errors import ConfigInvalid, FederationFailed
+from fedhealth.processes import Child, Processes, RunAs
+from fedhealth.site.file_rights import groups_of
+from fedhealth.site.isolation import spawning_without_network
+from fedhealth.site.node_file import load_node_file
+from fedhealth.site.state import SiteState
+from fedhealth.site.status import RecordedLink, recorded_link
+
+_LOOK_SECONDS = 0.2
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
+"""Seconds before a node that ended is started again; doubled each time until one has run for the longest wait."""
+
+_LINK_WORDS = {
+    "connecting": "waits for the coordinator at {coordinator}",
+    "connected": "connected to the coordinator; waits for studies (fedhealth site offers lists what is offered)",
+    "disconnected": "waits for the coordinator at {coordinator}, which does not answer; it goes on trying",
+    "refused": "refused by the coordinator at {coordinator}; ask its operator whether this site is a member",
+    "replaced": "another node of this site has connected in its place; is one running elsewhere?",
+    "coordinator-older": "waits for the coordinator's operator: it runs an older FedHealth and must be upgraded",
+}
+
+
+def users_of(state: SiteState) -> tuple[RunAs | None, RunAs | None]:
+    """Return as whom gate and node run: the users that their folders belong to; None for this process's own.
+
+    Raises:
+        ConfigInvalid: this user cannot start both, or they share no group for the socket between them.
+    """
+    own, gate, node = os.geteuid(), state.gate.stat().st_uid, state.node.stat().st_uid
+    if own != 0 and {gate, node} != {own}:
+        raise ConfigInvalid(
+            "this user cannot start the gate and the node",
+            got=f"folders that belong to users number {gate} and {node}",
+            next_step="Run this as root; or start the units in deploy/systemd.",
+        )
+    if {gate, node} == {own}:
+        return None, None
+    (_, of_gate), (_, of_node) = groups_of(str(gate)), groups_of(str(node))
+    shared = state.root.stat().st_gid
+    if gate != node and shared not in of_gate & of_node:
+        raise ConfigInvalid(
+            f"gate and node share no group that {state.root} belongs to",
+            got=f"group number {shared}",
+            wanted="one that both users are in",
+            next_step="See deploy/README.md: systemd-sysusers makes users and group, and chgrp gives it the folder.",
+        )
+    return RunAs(gate, shared, of_gate), RunAs(node, shared, of_node)
+
+
+class NodeWaits:
+    """How long to wait before a node that ended is started again."""
+
+    def __init__(self) -> None:
+        self._next = _FIRST_WAIT
+
+    def after(self, ran: float) -> float:
+        """Return the seconds to wait after a node that ran for so many seconds."""
+        now = _FIRST_WAIT if ran >= _LONGEST_WAIT else self._next
+        self._next = min(2 * now, _LONGEST_WAIT)
+        return now
+
+
+def keep_running(folder: Path, state: SiteState, processes: Processes, say: Callable[[str], None]) -> NoReturn:
+    """Start gate and node and keep them running until this process is stopped.
+
+    Args:
+        folder: the site's folder.
+        state: its state.
+        processes: owns the two; whoever does stops them.
+        say: told what is waited for, a line at a time.
+
+    Raises:
+        ConfigInvalid: as `users_of`, or the site has not joined.
+        FederationFailed: the gate ended.
+    """
+    coordinator = load_node_file(state.node).coordinator
+    gate_user, node_user = users_of(state)
+    place = ["--state", str(state.root.absolute())]
+    allowed = ["--node-user", str(node_user.user)] if node_user and node_user != gate_user else []
+    before, last = _mark_of(state.socket), _link_of(state)
+    say("gate: reads the data and prepares the approved studies")
+    with spawning_without_network():
+        gate = processes.start("gate", ["site", "gate", str(folder.absolute()), *place, *allowed], run_as=gate_user)
+    while _mark_of(state.socket) in (None, before):
+        _check(gate)
+        time.sleep(_LOOK_SECONDS)
+    say("gate: ready")
+    waits, node, due = NodeWaits(), None, time.monotonic()
+    while True:
+        _check(gate)
+        if node is not None and node.process.poll() is not None:
+            wait = waits.after(time.monotonic() - due)
+            say(f"node: ended with {node.end()}; it is started again in {wait:g} seconds")
+            processes.forget(node)
+            node, due = None, time.monotonic() + wait
+        if node is None and time.monotonic() >= due:
+            due = time.monotonic()
+            node = processes.start("node", ["site", "node", *place], run_as=node_user)
+        link = _link_of(state)
+        if link not in (None, last):
+            last = link
+            if words := _LINK_WORDS.get(link.state if link else ""):
+                say(f"node: {words.format(coordinator=coordinator)}")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _check(gate: Child) -> None:
+    if gate.process.poll() is not None:
+        raise FederationFailed(
+            "the gate ended, so the site is stopped",
+            got=gate.end(),
+            next_step="Its reason stands above. When it is dealt with, start the site again.",
+        )
+
+
+def _mark_of(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a socket is made anew; one that a killed gate left is no gate."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _link_of(state: SiteState) -> RecordedLink | None:
+    try:
+        return recorded_link(state.node)
+    except (OSError, ValueError):
+        return None
