@@ -86,7 +86,9 @@ def read_identity(directory: Path, role: Role) -> TlsIdentity:
     whole = read_secret(directory / IDENTITY_FILE[role])
     key = load_key(whole)
     chain = b"".join(map(certificate_pem, parse_chain(whole, 2)))
-    return TlsIdentity(chain, key_pem(key), read_file(directory / ROOT_FILE))
+    # Written anew, because gRPC finds roots in a text ("TRUSTED CERTIFICATE") that `parse_certificate` passes over.
+    root = certificate_pem(parse_certificate(read_file(directory / ROOT_FILE)))
+    return TlsIdentity(chain, key_pem(key), root)
 
 
 def check_identity(identity: TlsIdentity, federation: str, role: Role, now: datetime) -> str:

@@ -21,7 +21,15 @@ from fedhealth.errors import ConfigInvalid, IdentityInvalid, LinkUnavailable
 from fedhealth.link.enrolment import AskRoot, AskTerms, Join, Joined, Root, Terms, TurnedAway, make_join
 from fedhealth.link.enrolment_port import CLOCK_TOLERANCE, ask_coordinator, ask_unverified
 from fedhealth.link.proxy import split_proxy
-from fedhealth.pki.certificates import fingerprint_of, key_pem, load_key, make_key, make_request, parse_certificate
+from fedhealth.pki.certificates import (
+    certificate_pem,
+    fingerprint_of,
+    key_pem,
+    load_key,
+    make_key,
+    make_request,
+    parse_certificate,
+)
 from fedhealth.pki.identity import ROOT_FILE, TlsIdentity, check_identity, store_identity
 from fedhealth.pki.invitation import Invitation, InvitationInvalid
 from fedhealth.pki.profiles import Role, profiles
@@ -107,8 +115,8 @@ def _fetch_root(invitation: Invitation, proxy: str | None) -> bytes:
     answer = ask_unverified(invitation.address, AskRoot(), proxy=proxy)
     if not isinstance(answer, Root):
         raise _turned_away(invitation, answer)
-    root = answer.pem.encode()
-    got = fingerprint_of(parse_certificate(root))
+    root = parse_certificate(answer.pem.encode())
+    got = fingerprint_of(root)
     if got != invitation.root_sha256.hex():
         raise IdentityInvalid(
             f"whoever answers at {invitation.address} is not the federation of this invitation",
@@ -116,7 +124,7 @@ def _fetch_root(invitation: Invitation, proxy: str | None) -> bytes:
             wanted=f"{invitation.root_sha256.hex()[:16]}...",
             next_step="Nothing was sent. Ask the coordinator's operator; something may lie between.",
         )
-    return root
+    return certificate_pem(root)  # not the text that came: TLS could find roots in it that the hash is not of
 
 
 def _ask_terms(invitation: Invitation, root_pem: bytes, now: datetime, proxy: str | None) -> Terms:
@@ -217,8 +225,11 @@ def _give(folder: Path, like: Path) -> None:
     if os.geteuid() != 0:
         return
     owner = like.stat()
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    # By descriptors: whoever owns the folder could put a link to another one in a path while root walks along it.
+    for _, folders, files, here in os.fwalk(folder):
+        os.fchown(here, owner.st_uid, owner.st_gid)
+        for name in (*folders, *files):
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=here, follow_symlinks=False)
 
 
 def _turned_away(invitation: Invitation, answer: object) -> IdentityInvalid | LinkUnavailable:

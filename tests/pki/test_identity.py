@@ -182,3 +182,11 @@ def test_a_stored_identity_replaces_the_one_before_and_leaves_nothing_beside_it(
     store_identity(folder, Role.SITE, key, before[before.index(b"-----BEGIN CERTIFICATE") :])
     assert (folder / "tls.pem").read_bytes().startswith(key_pem(key))
     assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_of_a_root_file_only_the_one_root_is_trusted(folder, tmp_path_factory):
+    """gRPC would take the second for a root as well."""
+    foreign = found(tmp_path_factory.mktemp("foreign")).root_pem.replace(b" CERTIFICATE-", b" TRUSTED CERTIFICATE-")
+    root = (folder / "root.pem").read_bytes()
+    (folder / "root.pem").write_bytes(b"Our root:\n" + root + foreign)
+    assert load_identity(folder, "heart", Role.SITE, NOW).root_pem == root

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import socket
 import ssl
 import stat
@@ -20,6 +21,7 @@ from fedhealth.demo.federation import open_desk
 from fedhealth.errors import ConfigInvalid, FedHealthError, IdentityInvalid, LinkUnavailable
 from fedhealth.link import enrolment_port
 from fedhealth.link.enrolment import LedgerCertificate
+from fedhealth.pki.certificates import certificate_pem
 from fedhealth.pki.identity import load_identity
 from fedhealth.pki.invitation import InvitationInvalid, format_invitation, parse_invitation
 from fedhealth.pki.profiles import Role
@@ -339,3 +341,45 @@ def test_a_proxy_that_wants_a_password_is_refused_and_the_password_not_repeated(
         join(fresh.invite(), tmp_path / "state", proxy="http://me:secret@proxy:3128")
     assert "secret" not in str(refused.value)
     assert not (tmp_path / "state").exists()
+
+
+def test_a_root_that_somebody_put_behind_the_real_one_is_not_kept(fresh, tmp_path, monkeypatch):
+    """gRPC takes a "TRUSTED CERTIFICATE" for a root, which neither a fingerprint nor Python's TLS looks at."""
+    foreign = certificate_pem(create_root(tmp_path / "foreign", "heart", None, datetime.now(UTC)).certificate)
+    hidden = foreign.replace(b" CERTIFICATE-", b" TRUSTED CERTIFICATE-").decode()
+
+    def asked_through_somebody(address, question, proxy=None):
+        real = enrolment_port.ask_unverified(address, question, proxy=proxy)
+        return real.model_copy(update={"pem": real.pem + hidden})
+
+    monkeypatch.setattr(enrolling, "ask_unverified", asked_through_somebody)
+    join(fresh.invite(), tmp_path / "state")
+    assert (tmp_path / "state" / "node" / "root.pem").read_bytes() == fresh.home.open_authority().root_pem
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_gives_away_nothing_outside_the_folder_whose_owner_swaps_a_folder_for_a_link(fresh, tmp_path, monkeypatch):
+    """A node that was taken over owns its folder while root lets the site join again."""
+    join(fresh.invite(), tmp_path / "state")
+    node, outside = tmp_path / "state" / "node", tmp_path / "outside"
+    for folder in (node / "offers", outside):
+        folder.mkdir()
+        (folder / "shadow").write_text("")
+    os.chown(node, 65534, 65534)
+
+    def swapped(real):
+        def give(target, *owner, **how):
+            at = None if "dir_fd" in how else os.fstat(target) if isinstance(target, int) else target.stat()
+            if at and os.path.samestat(at, node.stat()):  # by now root has seen what is in the folder
+                (node / "offers").rename(node / "moved")
+                (node / "offers").symlink_to(outside)
+            return real(target, *owner, **how)
+
+        return give
+
+    for name in ("chown", "fchown"):
+        monkeypatch.setattr(os, name, swapped(getattr(os, name)))
+    join(fresh.invite(), tmp_path / "state")
+    assert (node / "offers").is_symlink()
+    assert ((outside / "shadow").stat().st_uid, outside.stat().st_uid) == (0, 0)
+    assert (node / "tls.pem").stat().st_uid == 65534
