@@ -177,13 +177,13 @@ class _Link:
                 await _ended(new)
                 return False
             await asyncio.wait({old}, timeout=1.0)  # the coordinator ends it as soon as it has the new one
+            await _ended(old)  # while it counts as leaving: what it says at its end is no disturbance
         except asyncio.CancelledError:
             await _ended(new)
             raise
         finally:
             raising.cancel()
             self._leaving = None
-        await _ended(old)
         self._task, self.identity = new, identity
         return True
 
