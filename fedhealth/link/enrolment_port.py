@@ -4,7 +4,8 @@ A port of its own, because a site that joins has no certificate yet and the link
 only while an invitation is; Python's own TLS, because gRPC would take a stranger's megabytes before anybody looks.
 
 Invariants: a connection that is slow, large or malformed ends by itself, having taken at most `MAX_MESSAGE_BYTES` and a
-TLS buffer; no more than `MAX_CONNECTIONS` are served at a time; what goes wrong is told in one code.
+TLS buffer; no more than `MAX_CONNECTIONS` are held at a time, those that have not begun TLS included; what goes wrong
+is told in one code.
 
 Leaves to others: what is answered (`answer`), and when the port is open.
 """
@@ -14,6 +15,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -33,9 +35,12 @@ from fedhealth.pki.names import coordinator_dns_name
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 16
+MAX_CONNECTIONS = 64
+"""A third of a MiB each."""
 CONNECTION_SECONDS = 10.0
 """From the end of the handshake; the handshake itself has as long."""
+GOODBYE_SECONDS = 2.0
+"""How long the other end may take to close."""
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
 _CLOCK_ERRORS = (9, 10)
@@ -54,7 +59,7 @@ class EnrolmentPort:
         self._identity_file, self._answer = identity_file, answer
         self._server: asyncio.Server | None = None
         self._context: ssl.SSLContext | None = None
-        self._open = 0
+        self._serving: set[asyncio.Task[None]] = set()
 
     @property
     def is_open(self) -> bool:
@@ -76,14 +81,8 @@ class EnrolmentPort:
         self.show_again()
         host, _, port = address.rpartition(":")
         try:
-            self._server = await asyncio.start_server(
-                self._serve,
-                host,
-                int(port),
-                ssl=context,
-                ssl_handshake_timeout=CONNECTION_SECONDS,
-                limit=4096,
-                backlog=MAX_CONNECTIONS,
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: _Door(self._let_in), host, int(port), backlog=MAX_CONNECTIONS
             )
         except OSError as error:
             raise LinkUnavailable(
@@ -106,18 +105,38 @@ class EnrolmentPort:
             server.close()
             await server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+    def _let_in(self, plain: asyncio.Transport) -> None:
+        """Serve a connection, or hang up; TLS takes a third of a MiB for each, so this comes before it."""
+        if len(self._serving) >= MAX_CONNECTIONS or self._context is None:
+            plain.abort()
+            return
+        plain.pause_reading()
+        task = asyncio.create_task(self._serve(plain, self._context))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, plain: asyncio.Transport, context: ssl.SSLContext) -> None:
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=4096)
+        protocol = asyncio.StreamReaderProtocol(reader)
         try:
-            if self._open <= MAX_CONNECTIONS:
+            tls = await loop.start_tls(
+                *(plain, protocol, context),
+                server_side=True,
+                ssl_handshake_timeout=CONNECTION_SECONDS,
+                ssl_shutdown_timeout=GOODBYE_SECONDS,
+            )
+            if tls is None:
+                return  # it went away meanwhile
+            protocol.connection_made(tls)
+            with closing(asyncio.StreamWriter(tls, protocol, reader, loop)) as writer:
                 async with asyncio.timeout(CONNECTION_SECONDS):
                     writer.write(frame(await self._reply(reader)))
                     await writer.drain()
+            await writer.wait_closed()
         except (OSError, EOFError, TimeoutError) as error:
             logger.warning("an enrolment was cut: %(error)s", {"error": error})
         finally:
-            self._open -= 1
-            writer.close()
+            plain.abort()
 
     async def _reply(self, reader: asyncio.StreamReader) -> Answer:
         try:
@@ -126,6 +145,18 @@ class EnrolmentPort:
         except MessageInvalid as error:
             logger.warning("an enrolment was turned away: %(code)s", {"code": error.code})
             return TurnedAway(code=error.code)
+
+
+class _Door(asyncio.Protocol):
+    """A connection before anybody decided about it."""
+
+    def __init__(self, let_in: Callable[[asyncio.Transport], None]) -> None:
+        self._let_in = let_in
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask what becomes of it, before anything is read."""
+        if isinstance(transport, asyncio.Transport):
+            self._let_in(transport)
 
 
 def ask_unverified(

@@ -183,7 +183,7 @@ def _unpack(path: Path, key: X25519PrivateKey, gate: Path) -> dict[str, bytes]:
             for member in archive:
                 content = archive.extractfile(member)
                 if content is None or not _is_wanted(member.name):
-                    raise _not_ours(f"an unknown part '{member.name[:40]}'")
+                    raise _not_ours(f"an unknown part {member.name[:40]!r}")
                 if member.name.startswith("site/"):
                     site_files[member.name.removeprefix("site/")] = content.read()
                     continue
@@ -198,7 +198,7 @@ def _is_wanted(name: str) -> bool:
     if folder == "site":
         return file in _SITE_FILES
     if folder:
-        return file.endswith(_FOLDERS.get(folder, "\0")) and not file.startswith(".")
+        return folder in _FOLDERS and file.endswith(_FOLDERS[folder]) and file.isprintable() and file[0] != "."
     return file in (*_LEDGER, *_FILES)
 
 

@@ -12,6 +12,7 @@ from fedhealth.coordinator.asking import NoRelease
 from fedhealth.errors import ConfigInvalid, IdentityInvalid, LedgerBehind, LedgerDamaged
 from fedhealth.privacy.entries import Recovered
 from fedhealth.privacy.verify import verify_ledger
+from fedhealth.site import backup
 from fedhealth.site.backup import back_up_site, create_recovery_key, recover_site
 from fedhealth.site.held_gate import HeldGate
 from fedhealth.site.recovery import examine_recovery
@@ -151,6 +152,20 @@ def test_a_backup_shows_nothing_and_every_byte_of_it_counts(site, tmp_path):
     with pytest.raises(IdentityInvalid, match="another recovery key"):
         recover_site(site.here.folder, site.here.state, site.backup, tmp_path / "other.key")
     assert bring_back(site).entries == 5  # what failed before is not in the way
+
+
+@pytest.mark.parametrize("name", ["../outside.pub", "researchers/../outside.pub", "../outside-ö\0", "studies/ö\0.json"])
+def test_a_forged_backup_puts_nothing_where_it_does_not_belong(site, monkeypatch, tmp_path, name):
+    """Whoever knows the public half can make one."""
+    planted = tmp_path / "planted"
+    planted.write_text("planted")
+    parts = backup._parts
+    monkeypatch.setattr(backup, "_parts", lambda *where: [*parts(*where), (name, planted)])
+    back_up(site)
+    lose_the_machine(site)
+    with pytest.raises(IdentityInvalid, match="unknown part"):
+        bring_back(site)
+    assert not list(tmp_path.rglob("outside*"))
 
 
 def test_a_backup_is_never_written_over_a_site_or_a_file_and_never_of_a_damaged_ledger(site):

@@ -1,11 +1,13 @@
 """A site joins over real sockets: what both ends keep, what is refused, and what a kill leaves."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 import socket
 import ssl
 import stat
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -317,6 +319,18 @@ def test_a_stranger_who_sends_without_end_or_nothing_is_cut_and_others_join(fres
                 answer = b""
             assert answer == b"" or b"bad-request" in answer
     join(fresh.invite(), tmp_path / "state")
+
+
+def test_strangers_who_connect_and_say_nothing_are_held_in_small_number_and_cut(fresh, tmp_path, monkeypatch):
+    monkeypatch.setattr(enrolment_port, "CONNECTION_SECONDS", 1.0)
+    host, port = fresh.address.split(":")
+    with contextlib.ExitStack() as strangers:
+        for _ in range(enrolment_port.MAX_CONNECTIONS):
+            strangers.enter_context(socket.create_connection((host, int(port))))
+        with socket.create_connection((host, int(port)), timeout=0.5) as one_more, contextlib.suppress(ConnectionError):
+            assert one_more.recv(1) == b""  # hung up on at once, before TLS takes memory for it
+        time.sleep(1.5)
+        join(fresh.invite(), tmp_path / "state")
 
 
 def test_the_line_that_a_person_carries_is_the_invitation(datacentre):
