@@ -9,6 +9,7 @@ key is not the old one; a refusal is a status code and nothing more.
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import FedHealthError, LinkUnavailable
 from fedhealth.link.peer import Admission, proven_leaf, refusal_code
+from fedhealth.link.quota import QUOTA_OF_SITE, Bucket
 from fedhealth.link.tls import aio, grpc, open_channel
 from fedhealth.pki.identity import TlsIdentity
 from fedhealth.pki.leaf import LeafRefused, check_leaf
@@ -60,12 +62,19 @@ def renewal_handler(federation: str, admits: Admission, certify: Certify) -> grp
         admits: raises if a site's certificate is not on the record.
         certify: makes the new certificate and puts it on the record.
     """
+    buckets: dict[str, Bucket] = {}  # of members only, so there are never many
+
+    def has_one(site: str) -> bool:
+        most = QUOTA_OF_SITE.requests_a_second
+        return buckets.setdefault(site, Bucket(most, most, time.monotonic)).has_one()
 
     def answer(body: bytes, context: aio.ServicerContext) -> bytes | grpc.StatusCode:
         try:
             leaf = proven_leaf(context)
             site, role = _holder(leaf, federation)
             admits(site, leaf, role)
+            if not has_one(site):  # each costs signatures and a disk that is waited for
+                return grpc.StatusCode.RESOURCE_EXHAUSTED
             if len(body) > MAX_RENEWAL_BYTES:
                 return grpc.StatusCode.INVALID_ARGUMENT
             wish = RenewRequest.model_validate_json(body)

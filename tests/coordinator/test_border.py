@@ -15,7 +15,7 @@ from fedhealth.coordinator.home import (
     install_chain,
     revoke_site,
 )
-from fedhealth.errors import ConfigInvalid
+from fedhealth.errors import ConfigInvalid, LinkUnavailable
 from fedhealth.link.client import run_link
 from fedhealth.link.renewal import RenewalRefused, ask_renewal
 from fedhealth.link.services import PeerAway, service_of
@@ -193,3 +193,22 @@ def unused_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return taken.getsockname()[1]
+
+
+def test_a_site_that_renews_without_end_is_put_off_and_others_renew(home):
+    hungary, va = joined(home, "hungary")[0], joined(home, "va")[0]
+
+    def wish(site):
+        return make_request(make_key("P-256"), "heart", site)
+
+    async def scenario():
+        async with border(home) as (_, address):
+            asked = [ask_renewal(hungary, address, "heart", Role.SITE, wish("hungary")) for _ in range(40)]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            await ask_renewal(va, address, "heart", Role.SITE, wish("va"))
+            return answers
+
+    answers = asyncio.run(scenario())
+    put_off = [str(answer) for answer in answers if isinstance(answer, LinkUnavailable)]
+    assert 0 < len(put_off) < 40 and all("RESOURCE_EXHAUSTED" in answer for answer in put_off)
+    assert not any(isinstance(answer, RenewalRefused) for answer in answers)  # it is told to try again, not to give up
