@@ -7,8 +7,11 @@ Leaves to others: what the bytes mean (`authority`, `identity`, `signing`), encr
 """
 
 import errno
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedhealth.errors import IdentityInvalid
@@ -131,3 +134,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes, and other threads, that change a folder's files waiting until this is over."""
+    with (folder / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

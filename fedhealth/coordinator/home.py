@@ -26,7 +26,7 @@ from fedhealth.pki.leaf import Flaw, LeafRefused
 from fedhealth.pki.names import check_name
 from fedhealth.pki.profiles import Role, profiles
 from fedhealth.privacy.rotation import KeyStatement, follow_rotations
-from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
+from fedhealth.secret_file import PUBLIC_MODE, create_file, locked_folder, replace_file
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
 
 Address = Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]{1,253}:\d{1,5}$")]
@@ -262,8 +262,9 @@ def revoke_site(home: CoordinatorHome, site: str, now: datetime) -> None:
     Raises:
         ConfigInvalid: no such site joined.
     """
-    (home.invitations / f"{check_name(site)}.json").unlink(missing_ok=True)
-    home.members().revoke(site, now)
+    with locked_folder(home.invitations):  # or a join that is under way would let it in again
+        (home.invitations / f"{check_name(site)}.json").unlink(missing_ok=True)
+        home.members().revoke(site, now)
 
 
 def follow_key(home: CoordinatorHome, statement: KeyStatement) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from fedhealth.link.enrolment import Join, Joined
 from fedhealth.pki.invitation import LONGEST_LIFETIME, InvitationInvalid, new_token, token_hash
 from fedhealth.pki.names import check_name
 from fedhealth.privacy.release import Digest
-from fedhealth.secret_file import SECRET_MODE, replace_file
+from fedhealth.secret_file import SECRET_MODE, locked_folder, replace_file
 
 
 class Turned(StrEnum):
@@ -87,7 +87,8 @@ class Invitations:
         if not timedelta(0) < lifetime <= LONGEST_LIFETIME:
             raise ConfigInvalid("an invitation cannot last that long", got=str(lifetime), wanted="at most an hour")
         token, ends = new_token(), datetime.fromtimestamp(int((now + lifetime).timestamp()), UTC)
-        self._write(site, _Record(token_sha256=token_hash(token), ends=int(ends.timestamp())))
+        with locked_folder(self._folder):
+            self._write(site, _Record(token_sha256=token_hash(token), ends=int(ends.timestamp())))
         return token, ends
 
     def any_open(self, now: datetime) -> bool:
@@ -107,6 +108,10 @@ class Invitations:
         Raises:
             JoinRefused: the token is not good for this.
         """
+        with locked_folder(self._folder):
+            return self._redeemed(join, request_sha256, now, admit)
+
+    def _redeemed(self, join: Join, request_sha256: str, now: datetime, admit: Callable[[], Joined]) -> Joined:
         record = self._find(join.site)
         if record is None:
             raise JoinRefused(Turned.NOT_INVITED)

@@ -8,9 +8,6 @@ Invariants: one file per site, replaced whole and durable before anything is tol
 coordinator that renews, a command that revokes) follow each other; a missing or damaged file refuses.
 """
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +21,7 @@ from fedhealth.pki.leaf import Flaw, LeafRefused
 from fedhealth.pki.names import check_name
 from fedhealth.pki.profiles import Role
 from fedhealth.privacy.release import Digest
-from fedhealth.secret_file import SECRET_MODE, replace_file
+from fedhealth.secret_file import SECRET_MODE, locked_folder, replace_file
 
 Seconds = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
@@ -126,7 +123,7 @@ class Members:
         Raises:
             IdentityInvalid: it has another ledger than when it first joined.
         """
-        with self._locked():
+        with locked_folder(self._folder):
             before = self.find(site)
             if before is not None and before.ledger_key != ledger_key:
                 raise IdentityInvalid(
@@ -140,7 +137,7 @@ class Members:
 
     def repin(self, site: str, ledger_key: str) -> None:
         """Pin the key that a site's own signed statements lead to; whether they do is the caller's to check."""
-        with self._locked():
+        with locked_folder(self._folder):
             member = self.find(site)
             if member is not None:
                 self._write(member.model_copy(update={"ledger_key": ledger_key}))
@@ -151,7 +148,7 @@ class Members:
         Raises:
             LeafRefused: the site was revoked meanwhile, or never joined.
         """
-        with self._locked():
+        with locked_folder(self._folder):
             member = self.find(site)
             if member is None or member.revoked is not None:
                 raise LeafRefused(Flaw.REVOKED, "a site that is not in", "one that is")
@@ -165,7 +162,7 @@ class Members:
         Raises:
             ConfigInvalid: no such site joined.
         """
-        with self._locked():
+        with locked_folder(self._folder):
             member = self.find(site)
             if member is None:
                 joined = ", ".join(sorted(path.stem for path in self._folder.glob("*.json")))
@@ -182,9 +179,3 @@ class Members:
 
     def _write(self, member: Member) -> None:
         replace_file(self._path(member.site), member.model_dump_json().encode(), SECRET_MODE)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self._folder / "lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import stat
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,9 +16,10 @@ import pytest
 from connect_proxy import ConnectProxy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedhealth.coordinator import enrolling as coordinators_enrolling
 from fedhealth.coordinator import invitations as invitations_module
 from fedhealth.coordinator.enrolling import invite_site
-from fedhealth.coordinator.home import CoordinatorHome, init_coordinator, install_chain
+from fedhealth.coordinator.home import CoordinatorHome, init_coordinator, install_chain, revoke_site
 from fedhealth.coordinator.invitations import Invitations
 from fedhealth.demo.federation import open_desk
 from fedhealth.errors import ConfigInvalid, FedHealthError, IdentityInvalid, LinkUnavailable
@@ -331,6 +333,23 @@ def test_strangers_who_connect_and_say_nothing_are_held_in_small_number_and_cut(
             assert one_more.recv(1) == b""  # hung up on at once, before TLS takes memory for it
         time.sleep(1.5)
         join(fresh.invite(), tmp_path / "state")
+
+
+def test_a_site_that_is_revoked_while_it_joins_is_out(fresh, tmp_path, monkeypatch):
+    join(fresh.invite(), tmp_path / "state")
+    admit = coordinators_enrolling.admit_site
+    revoking = threading.Thread(target=revoke_site, args=(fresh.home, "hungary", datetime.now(UTC)))
+
+    def slowly(*arguments):
+        revoking.start()
+        revoking.join(0.3)
+        return admit(*arguments)
+
+    monkeypatch.setattr(coordinators_enrolling, "admit_site", slowly)
+    join(fresh.invite(), tmp_path / "state")
+    revoking.join(10)
+    assert fresh.home.members().find("hungary").revoked is not None
+    assert not (fresh.home.invitations / "hungary.json").exists()
 
 
 def test_the_line_that_a_person_carries_is_the_invitation(datacentre):
