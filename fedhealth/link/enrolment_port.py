@@ -15,7 +15,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -132,7 +132,8 @@ class EnrolmentPort:
                 async with asyncio.timeout(CONNECTION_SECONDS):
                     writer.write(frame(await self._reply(reader)))
                     await writer.drain()
-            await writer.wait_closed()
+            with suppress(OSError, TimeoutError):  # the answer is out; how the peer hangs up is its own business
+                await writer.wait_closed()
         except (OSError, EOFError, TimeoutError) as error:
             logger.warning("an enrolment was cut: %(error)s", {"error": error})
         finally:
