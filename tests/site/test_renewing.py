@@ -179,7 +179,8 @@ def test_the_link_changes_over_again_and_again_and_every_question_is_answered(ho
             return number
 
     assert asyncio.run(main()) > 6
-    assert set(states) <= {"connecting", "connected"}, "a change-over is no disturbance"
+    # On a slow machine a change-over may be given up half-way: then the old stream says "replaced" and connects again.
+    assert set(states) <= {"connecting", "connected", "replaced"}, "a change-over is no disturbance"
 
 
 def test_the_link_changes_over_only_while_nothing_is_answered(home, node):
