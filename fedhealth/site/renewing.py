@@ -155,10 +155,12 @@ class _Link:
         self._file, self._services, self._on_state, self._clock = file, services, on_state, clock
         self._task: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._connected: set[asyncio.Task[None]] = set()
 
     async def change_over(self, identity: TlsIdentity, is_idle: Callable[[], bool]) -> bool:
         """Show this from now on; say whether that was possible. The old stream ends when the new one is up."""
-        if self._task is None:
+        if self._task is None or self._task not in self._connected:
+            await self.stop()  # what is not up has nothing to hand over, and must not come up beside the new one
             self._task, self.identity = self._start(identity, lambda: None), identity
             return True
         try:
@@ -173,7 +175,7 @@ class _Link:
         raising = asyncio.create_task(up.wait())
         try:
             await asyncio.wait({new, raising, old}, timeout=CHANGE_OVER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if not up.is_set():
+            if not up.is_set() and not old.done():
                 await _ended(new)
                 return False
             await asyncio.wait({old}, timeout=1.0)  # the coordinator ends it as soon as it has the new one
@@ -212,10 +214,13 @@ class _Link:
     def _start(self, identity: TlsIdentity, on_up: Callable[[], None]) -> asyncio.Task[None]:
         def told(state: str) -> None:
             if state == LinkState.CONNECTED:
+                self._connected.add(task)
                 on_up()
+            else:
+                self._connected.discard(task)
             if task is self._leaving:
-                if state == LinkState.REPLACED:
-                    task.cancel()
+                if state != LinkState.CONNECTED:
+                    task.cancel()  # it ended, however it says so: connecting again, it would end the new stream
                 return
             self._on_state(state)
 
@@ -228,6 +233,7 @@ class _Link:
                 proxy=file.proxy,
             )
         )
+        task.add_done_callback(self._connected.discard)
         return task
 
 

@@ -11,6 +11,7 @@ import pytest
 from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator, install_chain
 from fedhealth.errors import IdentityInvalid
+from fedhealth.link.client import SiteLink
 from fedhealth.link.renewal import (
     RENEWAL_METHOD,
     RENEWAL_SERVICE,
@@ -24,6 +25,7 @@ from fedhealth.pki.certificates import key_pem, load_key, make_key, make_request
 from fedhealth.pki.identity import ROOT_FILE, TlsIdentity, read_identity, store_identity
 from fedhealth.pki.profiles import Role
 from fedhealth.pki.root import create_root
+from fedhealth.site import renewing as site_renewing
 from fedhealth.site.node_file import NodeFile
 from fedhealth.site.renewing import keep_linked
 
@@ -179,8 +181,40 @@ def test_the_link_changes_over_again_and_again_and_every_question_is_answered(ho
             return number
 
     assert asyncio.run(main()) > 6
-    # On a slow machine a change-over may be given up half-way: then the old stream says "replaced" and connects again.
-    assert set(states) <= {"connecting", "connected", "replaced"}, "a change-over is no disturbance"
+    assert set(states) <= {"connecting", "connected"}, "a change-over is no disturbance"
+
+
+def test_an_old_link_that_ends_without_saying_why_does_not_come_back_beside_the_new_one(node, monkeypatch):
+    folder, told, links = node(), [], []
+
+    async def run_link(identity, address, federation, services, on_state, **_):
+        number, up = len(links), asyncio.Event()
+        links.append(up)
+        on_state("connecting")
+        on_state("connected")
+        up.set()
+        if number == 0:
+            while len(links) < 2:
+                await asyncio.sleep(0.005)
+            await links[1].wait()
+            on_state("disconnected")  # cut off before the coordinator's "replaced" had arrived
+            await asyncio.sleep(0.05)
+            told.append("came back")
+        await asyncio.Event().wait()
+
+    async def main():
+        identity = read_identity(folder, Role.SITE)
+        file = NodeFile(site="hungary", federation="heart", coordinator="127.0.0.1:1")
+        link = site_renewing._Link(file, {}, told.append, lambda: datetime.now(UTC), SiteLink())
+        assert await link.change_over(identity, lambda: True)
+        await asyncio.sleep(0.02)
+        assert await link.change_over(identity, lambda: True)
+        await asyncio.sleep(0.1)
+        await link.stop()
+
+    monkeypatch.setattr(site_renewing, "run_link", run_link)
+    asyncio.run(main())
+    assert told == ["connecting", "connected", "connecting", "connected"]
 
 
 def test_the_link_changes_over_only_while_nothing_is_answered(home, node):
