@@ -40,13 +40,14 @@ def read_config(path: Path, what: str) -> bytes:
         ConfigInvalid: missing, or larger than 256 KiB.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigInvalid(
             f"{what} {path} cannot be read", got=error.strerror or "an error", next_step="Check the path."
         ) from error
     if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigInvalid(f"{what} {path} is too large", got=f"{len(raw)} bytes", wanted="at most 256 KiB")
+        raise ConfigInvalid(f"{what} {path} is too large", wanted="at most 256 KiB")
     return raw
 
 

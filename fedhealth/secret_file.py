@@ -1,7 +1,8 @@
 """Files that must not be half there: private keys, created once and readable by their owner only, and durable state.
 
 Invariants: a secret is never written over an existing file (`O_EXCL`), its mode is 0600 from the first byte,
-and a key that others on the machine may read is refused rather than used.
+and a key that others on the machine may read is refused rather than used. Reading neither waits nor follows a link, and
+is bounded: a file may lie in a folder that another Unix user writes to, and whoever reads it may be root.
 
 Leaves to others: what the bytes mean (`authority`, `identity`, `signing`), encryption at rest, and backups.
 """
@@ -18,6 +19,7 @@ from fedhealth.errors import IdentityInvalid
 
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
+MAX_KEY_BYTES = 64 * 1024
 
 
 def create_file(path: Path, data: bytes, mode: int = SECRET_MODE) -> None:
@@ -54,20 +56,12 @@ def create_file(path: Path, data: bytes, mode: int = SECRET_MODE) -> None:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of a file that must exist.
+    """Return the content of a plain file of at most 64 KiB that must exist; as `read_plain_file`.
 
     Raises:
-        IdentityInvalid: it is missing or cannot be read.
+        IdentityInvalid: it is missing, no plain file, too large, or cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise IdentityInvalid(
-            f"cannot read '{path}'",
-            got=error.strerror or type(error).__name__,
-            wanted="a PEM file",
-            next_step="Correct the path or the file's owner, or create the file again.",
-        ) from error
+    return _read(path)[0]
 
 
 def read_plain_file(path: Path, most_bytes: int) -> bytes:
@@ -78,22 +72,16 @@ def read_plain_file(path: Path, most_bytes: int) -> bytes:
     Raises:
         OSError: it is no such file, or cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > most_bytes:
-            raise OSError(errno.EINVAL, "no plain file of ordinary size", str(path))
-        return file.read(most_bytes)
+    return _read_plain(path, most_bytes)[0]
 
 
 def read_secret(path: Path) -> bytes:
     """Return the content of a private key file, unless others on this machine could read it as well.
 
     Raises:
-        IdentityInvalid: it is missing, cannot be read, or its mode lets the group or everybody in.
+        IdentityInvalid: as `read_file`, or its mode lets the group or everybody in.
     """
-    data = read_file(path)
-    mode = stat.S_IMODE(path.stat().st_mode)
+    data, mode = _read(path)
     if mode & 0o077:
         raise IdentityInvalid(
             f"private key '{path}' is open to other users",
@@ -102,6 +90,40 @@ def read_secret(path: Path) -> bytes:
             next_step=f"Find out who read it; then: chmod 600 {path}",
         )
     return data
+
+
+def _read(path: Path) -> tuple[bytes, int]:
+    try:
+        return _read_plain(path, MAX_KEY_BYTES)
+    except OSError as error:
+        raise IdentityInvalid(
+            f"cannot read '{path}'",
+            got=error.strerror or type(error).__name__,
+            wanted=f"a plain file, such as PEM, of at most {MAX_KEY_BYTES // 1024} KiB",
+            next_step="Correct the path or the file's owner, or create the file again.",
+        ) from error
+
+
+def _read_plain(path: Path, most_bytes: int) -> tuple[bytes, int]:
+    """Return content and mode of one and the same file, whatever happens to its name meanwhile."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "a link, not the file itself", str(path)) from None
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "no plain file", str(path))
+        data = b""
+        while len(data) <= most_bytes and (part := os.read(descriptor, most_bytes + 1 - len(data))):
+            data += part
+    finally:
+        os.close(descriptor)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes", str(path))
+    return data, stat.S_IMODE(status.st_mode)
 
 
 def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:

@@ -1,6 +1,5 @@
 """`fedhealth site approve | offers | withdraw | resume`: which studies may use this hospital's data."""
 
-import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -127,7 +126,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise ConfigInvalid(
             f"the signed study {path} cannot be read",
-            got="a link" if error.errno == errno.ELOOP else error.strerror or "an error",
+            got=error.strerror or "an error",
             wanted=f"a plain file of at most {MAX_SIGNED_STUDY_BYTES:,} bytes",
             next_step="Check the path.",
         ) from error

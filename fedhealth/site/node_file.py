@@ -5,8 +5,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fedhealth.config import read_toml
+from fedhealth.config import MAX_CONFIG_BYTES, parse_toml
+from fedhealth.errors import ConfigInvalid
 from fedhealth.link.proxy import Proxy, split_proxy
+from fedhealth.secret_file import read_plain_file
 
 
 def _has_port(address: str) -> str:
@@ -46,4 +48,14 @@ def load_node_file(folder: Path) -> NodeFile:
     Raises:
         ConfigInvalid: the file is missing or wrong.
     """
-    return read_toml(folder / "node.toml", NodeFile, "node file")
+    path = folder / "node.toml"
+    try:
+        raw = read_plain_file(path, MAX_CONFIG_BYTES)  # the folder is the node's, and whoever reads it may be root
+    except OSError as error:
+        raise ConfigInvalid(
+            f"node file {path} cannot be read",
+            got=error.strerror or "an error",
+            wanted="a plain file of at most 256 KiB",
+            next_step="Check the path; where no person wrote it, find out what runs as the node's user.",
+        ) from error
+    return parse_toml(raw, path, NodeFile, "node file")

@@ -23,12 +23,14 @@ from cryptography import x509
 
 from fedhealth.errors import FedHealthError
 from fedhealth.link.proxy import connect
+from fedhealth.pki.certificates import certificate_pem, parse_certificate
 from fedhealth.pki.identity import ROOT_FILE, read_identity
 from fedhealth.pki.names import coordinator_dns_name
 from fedhealth.pki.profiles import Role
 from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.records.table import read_table
+from fedhealth.secret_file import read_file
 from fedhealth.site.file_rights import groups_of, may
 from fedhealth.site.landlock import Sandbox, landlock_abi
 from fedhealth.site.node_file import NodeFile, load_node_file
@@ -277,7 +279,10 @@ def _tls(connection: socket.socket, file: NodeFile, state: SiteState) -> Finding
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["h2"])
-    context.load_verify_locations(state.node / ROOT_FILE)
+    root = _known(lambda: certificate_pem(parse_certificate(read_file(state.node / ROOT_FILE))))
+    if isinstance(root, str):
+        return Finding("TLS", "unknown", root, _JOIN)
+    context.load_verify_locations(cadata=root.decode("ascii"))
     try:
         with context.wrap_socket(connection, server_hostname=coordinator_dns_name(file.federation)):
             return Finding("TLS", "ok", f"the coordinator of federation '{file.federation}' answers")

@@ -230,7 +230,7 @@ AT_APPROVAL = {
     "the offered study is larger than any is": (
         lambda site: os.truncate(site.study, 2**34),
         3,
-        ["study.signed cannot be read", "of ordinary size", "Check the path"],
+        ["study.signed cannot be read", "larger than", "Check the path"],
     ),
     "the signed study is missing": (
         lambda site: site.study.unlink(),

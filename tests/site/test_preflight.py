@@ -344,3 +344,42 @@ def test_a_node_that_was_taken_over_neither_stops_nor_fools_whoever_asks_for_the
     (site.state.node / "link.json").unlink(missing_ok=True)
     spoil(site.state.node / "link.json")
     assert status_of(site.state, datetime.now(UTC)).link == UNKNOWN
+
+
+def _sparse(path):
+    path.touch(mode=0o600)
+    os.truncate(path, 2**36)
+
+
+def _link_to_a_copy(path):
+    copy = path.parent.parent / f"copy of {path.name}"
+    copy.write_bytes(path.read_bytes())
+    copy.chmod(0o600)
+    path.unlink()
+    path.symlink_to(copy)
+
+
+SPOILT = {
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path, 0o600)),
+    "a link to a device": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+    "a link to another's file": _link_to_a_copy,
+    "larger than memory": lambda path: (path.unlink(), _sparse(path)),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("name", ["tls.pem", "renewal.pem", "root.pem", "node.toml"])
+def test_no_file_of_a_node_that_was_taken_over_holds_up_or_misleads_whoever_looks(site, name, how):
+    """Root runs both commands, in a folder where the node's user can put anything."""
+    SPOILT[how](site.state.node / name)
+    found, checks = status_of(site.state, datetime.now(UTC)), inspect(site)
+    unknown = {"tls.pem": (True, False), "renewal.pem": (False, True), "root.pem": (True, True)}
+    assert (found.certificate == UNKNOWN, found.renewal == UNKNOWN) == unknown.get(name, (False, False))
+    if name == "root.pem":
+        check(checks["TLS"], "unknown", "root.pem", "site enrol --help")
+    elif name == "node.toml":
+        check(checks["port"], "unknown", "node.toml", "site enrol --help")
+        assert "TLS" not in checks
+    else:
+        check(checks["TLS"], "ok")
