@@ -1,4 +1,4 @@
-"""`fedhealth site pause | unpause | rotate-key | key-statement | recover-ledger`: acts that the ledger keeps."""
+"""`fedhealth site pause | resume | rotate-key | key-statement | recover-ledger`: acts that the ledger keeps."""
 
 import textwrap
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from fedhealth.cli.site_arguments import Folder, State, made_state
+from fedhealth.cli.site_arguments import STUDY_HELP, Folder, State, made_state
 from fedhealth.errors import LedgerBehind
 
 
 def pause(folder: Folder, state: State) -> None:
-    """Let the whole site answer `busy` until it is unpaused; the ledger says by whom. The gate may be running.
+    """Let the whole site answer `busy` until it is resumed; the ledger says by whom. The gate may be running.
 
     A running gate is told over a socket that only its own user and root can open; it holds from the next frame on,
     also in the middle of a round. A gate that computes finishes that first.
@@ -25,16 +25,31 @@ def pause(folder: Folder, state: State) -> None:
     typer.echo(f"paused; the gate answers busy to every study {'from now on' if running else 'when it is started'}")
 
 
-def unpause(folder: Folder, state: State) -> None:
-    """Let a paused site go on; the ledger says by whom. The gate may be running.
+def resume(
+    folder: Folder,
+    state: State,
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help=f"A stopped study; {STUDY_HELP}", show_default=False),
+    ] = None,
+) -> None:
+    """Let a paused site go on; or, if a study is named, one that a failure stopped here. The gate may be running.
 
-    Example: fedhealth site unpause sites/hungary --state state/hungary
+    The ledger says by whom. A study is stopped here when the gate fails after a charge: for want of memory, disk or
+    time. Find out why before it goes on.
+
+    Example: fedhealth site resume sites/hungary --state state/hungary
     """
-    from fedhealth.site.acts import unpause_site
+    from fedhealth.site.acts import resume_site, resume_study
     from fedhealth.site.state import SiteState
 
-    running = unpause_site(folder, SiteState(made_state(state)))
-    typer.echo("the site goes on" if running else "the site goes on; start the gate again")
+    site_state = SiteState(made_state(state))
+    if study is None:
+        running = resume_site(folder, site_state)
+        typer.echo("the site goes on" if running else "the site goes on; start the gate again")
+        return
+    running = resume_study(folder, site_state, study)
+    typer.echo("resumed; the gate goes on with it" if running else "resumed; start the gate again")
 
 
 def rotate_key(folder: Folder, state: State) -> None:

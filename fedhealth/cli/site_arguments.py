@@ -10,6 +10,7 @@ from fedhealth.errors import ConfigInvalid
 Folder = Annotated[
     Path, typer.Argument(metavar="SITE_FOLDER", help="The site's folder, with site.toml and policy.toml.")
 ]
+STUDY_HELP = "its digest, or the first 8 digits of it or more."
 State = Annotated[Path, typer.Option("--state", help="The site's state folder, made by `site init`.")]
 
 

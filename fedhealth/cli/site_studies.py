@@ -1,11 +1,11 @@
-"""`fedhealth site approve | offers | withdraw | resume`: which studies may use this hospital's data."""
+"""`fedhealth site approve | offers | withdraw`: which studies may use this hospital's data."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedhealth.cli.site_arguments import Folder, State, made_state
+from fedhealth.cli.site_arguments import STUDY_HELP, Folder, State, made_state
 from fedhealth.errors import ApprovalMissing, ConfigInvalid
 
 
@@ -86,34 +86,18 @@ def offers(
 
 def withdraw(
     folder: Folder,
-    study: Annotated[str, typer.Argument(metavar="STUDY_DIGEST", help="64 hexadecimal digits.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help=f"The study: {STUDY_HELP}")],
     state: State,
 ) -> None:
     """Withdraw an approval: nothing more leaves for the study, from a running gate's next frame on.
 
-    Example: fedhealth site withdraw sites/hungary DIGEST --state state/hungary
+    Example: fedhealth site withdraw sites/hungary 3f9ac04e --state state/hungary
     """
     from fedhealth.site.acts import withdraw_study
     from fedhealth.site.state import SiteState
 
     withdraw_study(folder, SiteState(made_state(state)), study)
     typer.echo("withdrawn; what the study had not spent is free again")
-
-
-def resume(
-    folder: Folder,
-    study: Annotated[str, typer.Argument(metavar="STUDY_DIGEST", help="64 hexadecimal digits.")],
-    state: State,
-) -> None:
-    """Let a study that a failure stopped here go on. The gate may be running.
-
-    Example: fedhealth site resume sites/hungary DIGEST --state state/hungary
-    """
-    from fedhealth.site.acts import resume_study
-    from fedhealth.site.state import SiteState
-
-    running = resume_study(folder, SiteState(made_state(state)), study)
-    typer.echo("resumed; the gate goes on with it" if running else "resumed; start the gate again")
 
 
 def _read(path: Path) -> bytes:

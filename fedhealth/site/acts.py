@@ -23,7 +23,7 @@ from fedhealth.privacy.rotation import KeyStatement, sign_rotation
 from fedhealth.secret_file import sync_folder
 from fedhealth.signing import create_signing_key, load_signing_key
 from fedhealth.site.administration import tell_gate
-from fedhealth.site.instructions import Instruction, Verb, carry_out, not_approved
+from fedhealth.site.instructions import Instruction, Pause, Resume, Withdraw, carry_out, not_approved
 from fedhealth.site.state import SiteState, local_user
 
 
@@ -40,7 +40,7 @@ def record_policy(ledger: Ledger, policy_sha256: Digest, at: int) -> None:
 
 
 def pause_site(folder: Path, state: SiteState) -> bool:
-    """Let the site answer `busy` to every study until `unpause_site`.
+    """Let the site answer `busy` to every study until `resume_site`.
 
     Returns:
         Whether a running gate did it, so that it holds already.
@@ -50,21 +50,26 @@ def pause_site(folder: Path, state: SiteState) -> bool:
         LedgerDamaged: the ledger is held, or cannot be written.
         LinkUnavailable: the gate does not answer.
     """
-    return _instruct(folder, state, "pause")
+    return _instruct(state, Pause(site=load_site_file(folder).id))
 
 
-def unpause_site(folder: Path, state: SiteState) -> bool:
+def resume_site(folder: Path, state: SiteState) -> bool:
     """Let the site go on; returns as `pause_site`.
 
     Raises:
         ConfigInvalid: the site is not paused, or this user may not tell the gate.
         LedgerDamaged, LinkUnavailable: as `pause_site`.
     """
-    return _instruct(folder, state, "unpause")
+    return _instruct(state, Resume(site=load_site_file(folder).id))
 
 
-def withdraw_study(folder: Path, state: SiteState, study: Digest) -> bool:
+def withdraw_study(folder: Path, state: SiteState, study: str) -> bool:
     """Withdraw an approval: nothing more leaves for the study, and what it had not spent is free again.
+
+    Args:
+        folder: the site's folder.
+        state: its state.
+        study: its digest, or the first 8 digits of it or more.
 
     Returns as `pause_site`.
 
@@ -72,24 +77,28 @@ def withdraw_study(folder: Path, state: SiteState, study: Digest) -> bool:
         ApprovalMissing: the study is not approved here, or was withdrawn before.
         ConfigInvalid, LedgerDamaged, LinkUnavailable: as `pause_site`.
     """
-    return _instruct(folder, state, "withdraw", study)
+    site = load_site_file(folder).id
+    try:
+        return _instruct(state, Withdraw(site=site, study=study))
+    except ValidationError as error:
+        raise not_approved(study) from error
 
 
-def resume_study(folder: Path, state: SiteState, study: Digest) -> bool:
-    """Let a study that a failure stopped here go on; returns as `pause_site`.
+def resume_study(folder: Path, state: SiteState, study: str) -> bool:
+    """Let a study that a failure stopped here go on; arguments as `withdraw_study`, returns as `pause_site`.
 
     Raises:
         ApprovalMissing: the study is not approved here.
         ConfigInvalid, LedgerDamaged, LinkUnavailable: as `pause_site`.
     """
-    return _instruct(folder, state, "resume", study)
-
-
-def _instruct(folder: Path, state: SiteState, verb: Verb, study: str | None = None) -> bool:
+    site = load_site_file(folder).id
     try:
-        instruction = Instruction(site=load_site_file(folder).id, verb=verb, study=study)
+        return _instruct(state, Resume(site=site, study=study))
     except ValidationError as error:
-        raise not_approved(str(study)) from error
+        raise not_approved(study) from error
+
+
+def _instruct(state: SiteState, instruction: Instruction) -> bool:
     if tell_gate(state.administrators_socket, instruction):
         return True
     with state.opened_ledger(instruction.site) as ledger:

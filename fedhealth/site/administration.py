@@ -32,7 +32,7 @@ from fedhealth.errors import (
     LedgerForked,
     LinkUnavailable,
 )
-from fedhealth.site.instructions import Instruction
+from fedhealth.site.instructions import INSTRUCTION, Instruction
 from fedhealth.site.state import user_name
 from fedhealth.site.unix_socket import listen_at, peer_user
 
@@ -166,7 +166,7 @@ class AdministratorPort:
 
 def _instruction_in(data: bytes) -> Instruction:
     try:
-        instruction = Instruction.model_validate_json(data)
+        instruction = INSTRUCTION.validate_json(data)
         if canonical_bytes(instruction) == data:
             return instruction
     except ValidationError:

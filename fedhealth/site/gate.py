@@ -56,7 +56,7 @@ from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads, mark_for
 from fedhealth.site.hold import behind
-from fedhealth.site.instructions import Instruction, carry_out
+from fedhealth.site.instructions import Instruction, Withdraw, carry_out
 from fedhealth.site.prepared_studies import PreparedStudies
 from fedhealth.site.replies import Replies
 from fedhealth.site.starting_head import StartingHead
@@ -163,11 +163,11 @@ class Gate:
         """
         if self._held is not None:
             self._held.administer(instruction, by)
-        carry_out(instruction, self._ledger, by, self._clock.unix_ms())
-        if instruction.study is not None and instruction.verb == "withdraw":
-            self._pending.pop(instruction.study, None)  # its input is needed no more
-        elif instruction.study is not None:
-            self._stopped.resume(instruction.study)
+        study = carry_out(instruction, self._ledger, by, self._clock.unix_ms())
+        if study is not None and isinstance(instruction, Withdraw):
+            self._pending.pop(study, None)  # its input is needed no more
+        elif study is not None:
+            self._stopped.resume(study)
 
     def prepare(self, data: bytes) -> Study:
         """Take in an approved study ahead of its first round; argument and errors are those of `PreparedStudies`."""

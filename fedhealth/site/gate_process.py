@@ -87,7 +87,7 @@ def open_gate(
         )
         gate = Gate(inputs, ledger, compute, clock)
         if ledger.account.acts.paused:
-            _LOG.warning("the site is paused and answers busy; to go on: fedhealth site unpause")
+            _LOG.warning("the site is paused and answers busy; to go on: fedhealth site resume")
         if table.ragged:
             _LOG.warning("some lines of the data are not like their header and are left out")
         for study in ledger.account.approved:

@@ -3,17 +3,18 @@
 | verb | from the next frame on |
 |---|---|
 | `pause` | the site answers `busy` to every study |
-| `unpause` | it goes on |
-| `withdraw` | it answers `not-approved` for the study; what the study had not spent is free again |
-| `resume` | a study that a failure stopped here goes on |
+| `resume` | the paused site goes on |
+| `resume` a study | a study that a failure stopped here goes on |
+| `withdraw` a study | it answers `not-approved` for the study; what the study had not spent is free again |
 
-Each is an entry of the ledger, or for `resume` a line of the journal, by whom and when, so that nobody can say later
-that it was otherwise. They are independent of patients.
+Each is an entry of the ledger, or for `resume` of a study a line of the journal, by whom and when, so that nobody can
+say later that it was otherwise. They are independent of patients.
 """
 
-from typing import Literal, Self
+from collections.abc import Collection
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from fedhealth.errors import ApprovalMissing, ConfigInvalid
 from fedhealth.privacy.acts import Paused, Unpaused
@@ -22,31 +23,40 @@ from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest, SiteId
 
-Verb = Literal["pause", "unpause", "withdraw", "resume"]
+StudyPrefix = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
+"""The first digits of a study's digest, or all of them."""
 
 
-class Instruction(BaseModel):
-    """One instruction.
-
-    Attributes:
-        site: which site it is for.
-        verb: what to do.
-        study: of which study, for `withdraw` and `resume` alone.
-    """
-
+class _ForSite(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     site: SiteId
-    verb: Verb
-    study: Digest | None = None
-
-    @model_validator(mode="after")
-    def _names_a_study_where_one_is_meant(self) -> Self:
-        if (self.study is not None) != (self.verb in ("withdraw", "resume")):
-            raise ValueError("`withdraw` and `resume` name a study, the others none")
-        return self
 
 
-def carry_out(instruction: Instruction, ledger: Ledger, by: str, at: int) -> None:
+class Pause(_ForSite):
+    """Pause the whole site."""
+
+    verb: Literal["pause"] = "pause"
+
+
+class Resume(_ForSite):
+    """Let the paused site go on, or where a study is named, that one."""
+
+    verb: Literal["resume"] = "resume"
+    study: StudyPrefix | None = None
+
+
+class Withdraw(_ForSite):
+    """Withdraw the approval of a study."""
+
+    verb: Literal["withdraw"] = "withdraw"
+    study: StudyPrefix
+
+
+Instruction = Pause | Resume | Withdraw
+INSTRUCTION = TypeAdapter[Instruction](Annotated[Instruction, Field(discriminator="verb")])
+
+
+def carry_out(instruction: Instruction, ledger: Ledger, by: str, at: int) -> Digest | None:
     """Write an instruction into the ledger; durable on return.
 
     Args:
@@ -55,35 +65,62 @@ def carry_out(instruction: Instruction, ledger: Ledger, by: str, at: int) -> Non
         by: the local user.
         at: now, in Unix milliseconds.
 
+    Returns:
+        The digest of the study that it was about; None where it was about the whole site.
+
     Raises:
-        ConfigInvalid: it is for another site, or the site is paused already, or is not paused.
+        ConfigInvalid: it is for another site, or the site is paused already, or is not paused, or several studies
+            begin as the one that is named.
         ApprovalMissing: the study is not approved here, or was withdrawn before.
         LedgerDamaged: it could not be written.
     """
-    account, study = ledger.account, instruction.study
+    account = ledger.account
     if instruction.site != ledger.created.site:
         raise ConfigInvalid(
             f"this state is not of site '{instruction.site}'",
             got=f"the ledger of '{ledger.created.site}'",
             next_step="Give the site's folder and --state that belong together.",
         )
-    if study is not None:
-        if study not in account.approved or (instruction.verb == "withdraw" and study in account.withdrawn):
-            raise not_approved(study)
-        if instruction.verb == "withdraw":
-            ledger.append(Withdrawn(study=study, by=by, at=at))
-        else:
-            ledger.resume(study, JournalNote(kind="resumed", text=study, at=at))
-    elif instruction.verb == "pause":
-        if account.acts.paused:
-            raise ConfigInvalid("the site is paused already", next_step="Nothing to do.")
-        ledger.append(Paused(by=by, at=at))
-    else:
-        if not account.acts.paused:
-            raise ConfigInvalid("the site is not paused", next_step="Nothing to do; or start the gate.")
-        ledger.append(Unpaused(by=by, at=at))
+    if isinstance(instruction, Withdraw):
+        study = study_named(instruction.study, account.approved.keys() - account.withdrawn)
+        ledger.append(Withdrawn(study=study, by=by, at=at))
+        return study
+    if isinstance(instruction, Resume) and instruction.study is not None:
+        study = study_named(instruction.study, account.approved)
+        ledger.resume(study, JournalNote(kind="resumed", text=study, at=at))
+        return study
+    pauses = isinstance(instruction, Pause)
+    if pauses == account.acts.paused:
+        raise ConfigInvalid(
+            "the site is paused already" if pauses else "the site is not paused",
+            next_step="Nothing to do." if pauses else "Nothing to do; to resume a stopped study, name it.",
+        )
+    ledger.append(Paused(by=by, at=at) if pauses else Unpaused(by=by, at=at))
+    return None
+
+
+def study_named(prefix: str, studies: Collection[Digest]) -> Digest:
+    """Return the one study whose digest begins so.
+
+    Raises:
+        ApprovalMissing: there is none.
+        ConfigInvalid: there are several.
+    """
+    found = [study for study in studies if study.startswith(prefix)]
+    if not found:
+        raise not_approved(prefix)
+    if len(found) > 1:
+        raise ConfigInvalid(
+            f"{len(found)} studies have a digest that begins with {prefix}",
+            got=", ".join(sorted(each[: len(prefix) + 4] for each in found)),
+            next_step="Give more digits.",
+        )
+    return found[0]
 
 
 def not_approved(study: str) -> ApprovalMissing:
     """Return the error for a study that nobody approved here."""
-    return ApprovalMissing(f"study {study[:12]} is not approved here", next_step="Check the digest.")
+    return ApprovalMissing(
+        f"study {study[:12]} is not approved here",
+        next_step="Check the digest: at least its first 8 hexadecimal digits, in lower case.",
+    )

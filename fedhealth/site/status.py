@@ -115,7 +115,7 @@ def _waiting(state: SiteState, contents: LedgerContents) -> list[str]:
     elif mark is not None:
         waits.append(f"the ledger is held ({mark.kind}): fedhealth site recover-ledger --help")
     if contents.verified.paused:
-        waits.append("the site is paused: fedhealth site unpause")
+        waits.append("the site is paused: fedhealth site resume")
     offered = {signed.study.digest for signed in _offers(state.node)} - account.approved.keys()
     if offered:
         waits.append(f"{len(offered)} offered studies wait to be looked at: fedhealth site offers")

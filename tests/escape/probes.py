@@ -319,14 +319,14 @@ def find_shared_memory():
 # Sockets and frames
 
 
-def pause_and_unpause():
+def pause_and_resume():
     """Tell the gate both, as its administrators do."""
     from fedhealth.errors import ConfigInvalid
     from fedhealth.site.administration import tell_gate
-    from fedhealth.site.instructions import Instruction
+    from fedhealth.site.instructions import Pause, Resume
 
     try:
-        return all(tell_gate(ADMIN, Instruction(site="ward-a", verb=verb)) for verb in ("pause", "unpause"))
+        return all(tell_gate(ADMIN, verb(site="ward-a")) for verb in (Pause, Resume))
     except ConfigInvalid as error:
         raise PermissionError(str(error)) from error
 
@@ -573,7 +573,7 @@ PROBES = {
     "remove the socket": remove(STATE / "gate.sock"),
     "replace the administrators' socket": replace(ADMIN),
     "remove the administrators' socket": remove(ADMIN),
-    "give the gate an administrator's instructions": pause_and_unpause,
+    "give the gate an administrator's instructions": pause_and_resume,
     "watch the gate's state": watch(STATE / "gate"),
     "watch the data": watch(SITE),
     "watch all files": lambda: call(FANOTIFY_INIT, 4, 0) >= 0,

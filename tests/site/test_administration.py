@@ -23,14 +23,14 @@ from fedhealth.privacy.acts import Paused, Unpaused
 from fedhealth.privacy.entries import Withdrawn
 from fedhealth.privacy.verify import read_ledger, verify_ledger
 from fedhealth.site import gate_process
-from fedhealth.site.acts import pause_site, resume_study, unpause_site, withdraw_study
+from fedhealth.site.acts import pause_site, resume_site, resume_study, withdraw_study
 from fedhealth.site.administration import AdministratorPort, tell_gate
 from fedhealth.site.gate_process import serve_gate
-from fedhealth.site.instructions import Instruction
+from fedhealth.site.instructions import Pause, Resume, study_named
 from fedhealth.site.state import local_user
 
 pytestmark = pytest.mark.processes
-PAUSE, UNPAUSE = (Instruction(site="ward-a", verb=verb) for verb in ("pause", "unpause"))
+PAUSE, RESUME = Pause(site="ward-a"), Resume(site="ward-a")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_round_that_waits_for_the_witness_is_paused_goes_on_and_is_charged_onc
     assert verify_ledger(running.state.gate).paused
     again = command(running, "pause")
     assert (again.returncode, "paused already" in again.stderr) == (ConfigInvalid.exit_code, True)
-    assert command(running, "unpause").stdout == "the site goes on\n"
+    assert command(running, "resume").stdout == "the site goes on\n"
     assert isinstance(running.say(question)[0], ReleaseReply)
     assert charges(running) == 1
     running.end()
@@ -117,7 +117,7 @@ def test_a_round_that_waits_for_the_witness_is_paused_goes_on_and_is_charged_onc
 def test_a_study_is_withdrawn_in_the_middle_of_its_round_and_gives_back_what_it_had_not_spent(start):
     running = start()
     waiting = running.charge(question_of(running))
-    withdrawn = command(running, "withdraw", running.study.digest)
+    withdrawn = command(running, "withdraw", running.study.digest[:8])
     assert withdrawn.returncode == 0, withdrawn.stderr
     for frame in (running.sign(waiting), question_of(running), pack(PutStudy(), running.signed)):
         assert code_of(running.say(frame)) == RefusalCode.NOT_APPROVED
@@ -139,7 +139,7 @@ def test_after_a_gate_was_killed_its_socket_is_left_and_the_same_verbs_work_with
     assert pause_site(running.folder, running.state) is False
     running.launch()
     assert code_of(running.say(question_of(running))) == RefusalCode.BUSY
-    assert unpause_site(running.folder, running.state) is True
+    assert resume_site(running.folder, running.state) is True
 
 
 # Who is heard, and what
@@ -187,13 +187,14 @@ def test_another_user_is_not_heard_even_where_the_files_let_it_in(running):
 NOT_INSTRUCTIONS = {
     "nothing": b"",
     "garbage": b"\xff" * 40,
-    "a verb that does not exist": b'{"site":"ward-a","study":null,"verb":"approve"}',
-    "a name of who does it": b'{"by":"somebody","site":"ward-a","study":null,"verb":"pause"}',
-    "spaces": b'{"site": "ward-a", "study": null, "verb": "pause"}',
-    "keys in another order": b'{"verb":"pause","site":"ward-a","study":null}',
+    "a verb that does not exist": b'{"site":"ward-a","verb":"obey"}',
+    "a name of who does it": b'{"by":"somebody","site":"ward-a","verb":"pause"}',
+    "spaces": b'{"site": "ward-a", "verb": "pause"}',
+    "keys in another order": b'{"verb":"pause","site":"ward-a"}',
     "a pause of one study": canonical_bytes({"site": "ward-a", "study": "ab" * 32, "verb": "pause"}),
     "a withdrawal of none": b'{"site":"ward-a","study":null,"verb":"withdraw"}',
-    "another site": b'{"site":"ward-b","study":null,"verb":"pause"}',
+    "a withdrawal of too few digits": canonical_bytes({"site": "ward-a", "study": "ab" * 3, "verb": "withdraw"}),
+    "another site": b'{"site":"ward-b","verb":"pause"}',
 }
 
 
@@ -226,7 +227,7 @@ def test_who_stalls_holds_up_no_frame_and_others_only_for_its_time(running):
         with pytest.raises(BlockingIOError):
             stalled.recv(1)  # the last of them still has its turn before it
         assert tell_gate(running.state.administrators_socket, PAUSE)
-        assert tell_gate(running.state.administrators_socket, UNPAUSE)
+        assert tell_gate(running.state.administrators_socket, RESUME)
 
 
 def test_a_node_in_the_middle_of_a_frame_does_not_keep_an_administrator_waiting(running):
@@ -236,7 +237,7 @@ def test_a_node_in_the_middle_of_a_frame_does_not_keep_an_administrator_waiting(
         assert pause_site(running.folder, running.state)
         connection.sendall(question[10:])
         assert unpack_reply(receive_frame(connection))[0].code == RefusalCode.BUSY
-        assert unpause_site(running.folder, running.state)
+        assert resume_site(running.folder, running.state)
         assert isinstance(exchange(connection, HEAD)[0], Head), "the same connection goes on"
 
 
@@ -294,7 +295,7 @@ def test_a_pause_in_mid_round_uses_up_no_attempt_of_the_release(hospital, steps)
     here.send(here.question())
     here.gate.administer(PAUSE, "ann")
     assert here.send(here.witnessed())[0].code == RefusalCode.BUSY
-    here.gate.administer(UNPAUSE, "ann")
+    here.gate.administer(RESUME, "ann")
     assert isinstance(here.ask()[0], ReleaseReply)
     assert here.charges() == 1
 
@@ -311,7 +312,7 @@ def test_a_study_that_a_failure_stopped_goes_on_without_a_restart(hospital, step
     assert here.ask()[0].code == RefusalCode.BUSY
     broken[0] = False
     assert here.ask()[0].code == RefusalCode.BUSY
-    here.gate.administer(Instruction(site="ward-a", verb="resume", study=here.study.digest), "ann")
+    here.gate.administer(Resume(site="ward-a", study=here.study.digest), "ann")
     assert isinstance(here.ask()[0], ReleaseReply)
     assert here.charges() == 1
 
@@ -327,8 +328,32 @@ def test_nothing_is_written_to_a_ledger_that_is_held(ward, steps):
     ledger.close()
 
 
-def test_a_digest_that_is_none_is_a_study_that_nobody_approved(ward):
-    here = ward()
-    for call in (withdraw_study, resume_study):
-        with pytest.raises(ApprovalMissing, match="not approved here"):
-            call(here.folder, here.state, "0123")
+# name: (what is given for the study, of a site that approved it; the words of the refusal)
+NO_STUDIES = {
+    "too few digits": (lambda digest: digest[:7], "not approved here"),
+    "too many digits": (lambda digest: digest + "0", "not approved here"),
+    "capital letters": (lambda digest: digest.upper(), "not approved here"),
+    "no digits": (lambda digest: "small-study", "not approved here"),
+    "another study": (lambda digest: ("0" if digest[0] == "1" else "1") + digest[1:12], "not approved here"),
+    "another at its end": (lambda digest: digest[:-1] + ("0" if digest[-1] == "1" else "1"), "not approved here"),
+}
+
+
+@pytest.mark.parametrize(("given", "words"), NO_STUDIES.values(), ids=NO_STUDIES)
+@pytest.mark.parametrize("call", [withdraw_study, resume_study])
+def test_what_names_no_approved_study_changes_nothing(ward, make_protocol, steps, call, given, words):
+    here, study = ward(), make_protocol()
+    here.approve(study, steps["noise_only"])
+    before = here.traces
+    with pytest.raises(ApprovalMissing, match=words):
+        call(here.folder, here.state, given(study.digest))
+    assert here.traces == before
+
+
+def test_a_study_is_named_by_its_first_digits_as_long_as_no_other_begins_so():
+    one, other = "abcdef01" + "0" * 56, "abcdef01" + "1" * 56
+    assert study_named("abcdef01", {one}) == one
+    assert study_named(other[:9], {one, other}) == other
+    with pytest.raises(ConfigInvalid, match="2 studies") as caught:
+        study_named("abcdef01", {one, other})
+    assert "abcdef010000" in str(caught.value) and "abcdef011111" in str(caught.value)

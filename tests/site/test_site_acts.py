@@ -16,7 +16,7 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import create_signing_key, public_key_hex
 from fedhealth.site import acts
-from fedhealth.site.acts import key_statement, pause_site, rotate_key, unpause_site
+from fedhealth.site.acts import key_statement, pause_site, resume_site, rotate_key
 from fedhealth.site.approval import approve_study, examine_study
 from fedhealth.site.state import SiteState, local_user
 from fedhealth.study.signature import sign_study
@@ -92,7 +92,7 @@ def test_a_paused_site_is_busy_for_every_study_and_charges_nothing(ward, make_pr
     assert isinstance(unpack_reply(gate.handle(witnessed).frame)[0], Head)
     assert len(tuple(ledger.history())) == size and verify_ledger(here.state.gate).paused
     ledger.close()
-    unpause_site(here.folder, here.state)
+    resume_site(here.folder, here.state)
     gate, ledger = here.open_gate(steps["noise_only"])
     assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
     ledger.close()
@@ -116,19 +116,19 @@ def test_a_charge_that_waited_before_the_pause_is_answered_after_it_under_the_sa
     gate, ledger = here.open_gate(steps["noise_only"])
     assert here.ask(gate, ledger, study)[0].code == RefusalCode.BUSY
     ledger.close()
-    unpause_site(here.folder, here.state)
+    resume_site(here.folder, here.state)
     gate, ledger = here.open_gate(steps["noise_only"])
     assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
     assert ledger.account.releases(study.digest, "train") == 1
     ledger.close()
 
 
-@pytest.mark.parametrize(("call", "words"), [(pause_site, "paused already"), (unpause_site, "not paused")])
+@pytest.mark.parametrize(("call", "words"), [(pause_site, "paused already"), (resume_site, "not paused")])
 def test_a_pause_begins_and_ends_once(ward, call, words):
     here = ward()
     pause_site(here.folder, here.state)
-    if call is unpause_site:
-        unpause_site(here.folder, here.state)
+    if call is resume_site:
+        resume_site(here.folder, here.state)
     before = here.traces
     with pytest.raises(ConfigInvalid, match=words):
         call(here.folder, here.state)
@@ -279,7 +279,7 @@ def test_the_commands_pause_rotate_and_follow(ward, home, command, tmp_path):
     told = json.loads(command("audit", "acts", here.state.gate, "--json")[1])
     assert [each["entry"] for each in told["acts"]] == [0, 1, 2]
     assert "paused      the whole site" in command("audit", "verify", here.state.gate)[1]
-    assert command("site", "unpause", *where)[0] == 0
+    assert command("site", "resume", *where)[0] == 0
     ended, said = command("site", "rotate-key", *where)
     assert (ended, said.strip()) == (0, current(here.state))
     assert command("site", "key-statement", *where, "-o", statement)[0] == 0
@@ -302,7 +302,7 @@ def test_a_rotated_ledger_is_exported_and_verified_without_the_site(ward, comman
     assert ended == 0 and current(here.state) in said
 
 
-@pytest.mark.parametrize("call", [pause_site, unpause_site, rotate_key, key_statement])
+@pytest.mark.parametrize("call", [pause_site, resume_site, rotate_key, key_statement])
 def test_a_running_gate_must_be_stopped_first(ward, steps, call):
     here = ward()
     _, ledger = here.open_gate(steps["noise_only"])
