@@ -173,7 +173,9 @@ def run(
     ] = None,
     lifeline: Lifeline = False,
 ) -> None:
-    """Run one study to its end and write evidence.json, report.html and model.safetensors; events as JSON lines.
+    """Run one study to its end and write its results, sealed by the coordinator's key; events as JSON lines.
+
+    They are evidence.json, report.html, model.safetensors and study.signed; seal.json is over all four.
 
     Example: fedhealth coordinator run study.signed --home state/coordinator --out results
     """
@@ -185,6 +187,7 @@ def run(
         with loading(lifeline):
             from fedhealth.coordinator.home import CoordinatorHome
             from fedhealth.coordinator.report import render_report
+            from fedhealth.coordinator.run_folder import REPORT, seal_run
             from fedhealth.coordinator.service import RunOptions, StudyRun
             from fedhealth.study.signature import open_signed_study
 
@@ -200,9 +203,8 @@ def run(
 
         async def work() -> None:
             evidence = await StudyRun(CoordinatorHome(home), signed, options, _print).run()
-            titles = {site.site: site.site for site in evidence.sites}
-            page = render_report(evidence, open_signed_study(signed).study, titles)
-            (out / "report.html").write_text(page, "utf-8")
+            (out / REPORT).write_text(render_report(evidence, open_signed_study(signed).study, {}), "utf-8")
+            seal_run(out, CoordinatorHome(home).witness_key())
 
         if not run_until_stopped(work(), lifeline):
             raise typer.Exit(INTERRUPTED_EXIT_CODE)

@@ -3,10 +3,14 @@
 Everything here is computed from noisy counts that were charged, and from public figures: no raw count, no exact size,
 no accuracy before noise. Where the interval of a figure is too wide the figure is withheld, and that decision too
 looks at noisy counts only. Files of this form never hold the "reference" figures that exist for public data.
+
+What happened (`RunResult`) is kept apart from what follows of it (`evidence_of`), so that whoever has the evidence and
+the signed study can work out all figures again: `evidence_of(signed, result_of(evidence)) == evidence`.
 """
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +20,7 @@ from fedhealth.metrics.proportion import proportion_of
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
 from fedhealth.study.protocol import Study
+from fedhealth.study.signature import SignedStudy
 
 
 class _Part(BaseModel):
@@ -128,6 +133,112 @@ class Evidence(_Part):
     sites: tuple[SiteEvidence, ...]
     model_sha256: str
     unsafe_test_sites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """What one site did in a run.
+
+    Attributes:
+        declared_patients: its public round figure.
+        rounds: the training rounds it gave a release in.
+        evaluations: evaluation releases it gave.
+        noisy_counts: the released confusion table on held-out patients.
+        ledger: its ledger's head after the run.
+    """
+
+    declared_patients: int
+    rounds: tuple[int, ...]
+    evaluations: int
+    noisy_counts: Mapping[str, float]
+    ledger: LedgerHead
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What happened in a run; the attributes are those of `Evidence`, sites by their ids."""
+
+    software: str
+    federation: str
+    started: str
+    finished: str
+    rounds_completed: int
+    sites: Mapping[str, SiteResult]
+    model_sha256: str
+    unsafe_test_sites: tuple[str, ...] = ()
+
+
+def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
+    """Return what may be published of a run; every figure in it is computed here."""
+    study = signed.study
+    noise_sd, too_wide = plan_study(study)["evaluate"].mechanism.standard_deviation, study.evaluation.too_wide
+    sites = []
+    for name, site in sorted(run.sites.items()):
+        spent = spent_by(study, len(site.rounds), site.evaluations)
+        sites.append(
+            SiteEvidence(
+                site=name,
+                declared_patients=site.declared_patients,
+                rounds=site.rounds,
+                epsilon=max((line.epsilon for line in spent), default=0.0),
+                delta=study.privacy.delta,
+                spent=spent,
+                noisy_counts=dict(site.noisy_counts),
+                noise_standard_deviation=noise_sd,
+                figures=figures_of(site.noisy_counts, noise_sd, too_wide),
+                ledger=site.ledger,
+            )
+        )
+    return Evidence(
+        software=run.software,
+        federation=run.federation,
+        study={
+            "name": study.name,
+            "title": study.title,
+            "digest": study.digest,
+            "purpose": study.purpose,
+            "legal_basis": study.legal_basis,
+        },
+        researcher=signed.researcher,
+        started=run.started,
+        finished=run.finished,
+        rounds_planned=study.training.rounds,
+        rounds_completed=run.rounds_completed,
+        held_out_fraction=study.evaluation.held_out_fraction,
+        too_wide=too_wide,
+        pooled=pooled_figures((site.noisy_counts for site in run.sites.values()), noise_sd, too_wide),
+        sites=tuple(sites),
+        model_sha256=run.model_sha256,
+        unsafe_test_sites=run.unsafe_test_sites,
+    )
+
+
+def result_of(evidence: Evidence) -> RunResult:
+    """Return what an evidence says that happened, without the figures that follow of it."""
+    return RunResult(
+        software=evidence.software,
+        federation=evidence.federation,
+        started=evidence.started,
+        finished=evidence.finished,
+        rounds_completed=evidence.rounds_completed,
+        sites={
+            site.site: SiteResult(
+                declared_patients=site.declared_patients,
+                rounds=site.rounds,
+                evaluations=sum(line.releases for line in site.spent if line.purpose == "evaluation"),
+                noisy_counts=site.noisy_counts,
+                ledger=site.ledger,
+            )
+            for site in evidence.sites
+        },
+        model_sha256=evidence.model_sha256,
+        unsafe_test_sites=evidence.unsafe_test_sites,
+    )
+
+
+def evidence_bytes(evidence: Evidence) -> bytes:
+    """Return the one form in which evidence is written to `evidence.json`."""
+    return evidence.model_dump_json(indent=2).encode() + b"\n"
 
 
 def figures_of(counts: Mapping[str, float], noise_sd: float, too_wide: float) -> Figures:

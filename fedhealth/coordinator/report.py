@@ -11,6 +11,7 @@ It computes no figure: `fedhealth.coordinator.evidence` does, and for public dat
 this module never imports.
 """
 
+import hashlib
 import io
 import math
 import re
@@ -26,7 +27,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedhealth.coordinator.evidence import Evidence, Figure
+import fedhealth
+from fedhealth.coordinator.evidence import Evidence, Figure, evidence_bytes
 from fedhealth.errors import FedHealthError
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.study.protocol import NumberFeature, Study
@@ -131,6 +133,8 @@ def render_report(
     template = files("fedhealth.coordinator").joinpath("report.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         evidence=evidence,
+        evidence_sha256=hashlib.sha256(evidence_bytes(evidence)).hexdigest(),
+        writer=writer(),
         study=study,
         titles=titles,
         findings=[
@@ -143,6 +147,11 @@ def render_report(
         reference=reference,
         reference_chart=_reference_plot(reference, titles) if reference else None,
     )
+
+
+def writer() -> str:
+    """Return what writes a page here; the same writer makes the same page, to the byte, of the same evidence."""
+    return f"fedhealth {fedhealth.__version__}, matplotlib {matplotlib.__version__}"
 
 
 def _percent(share: float, digits: int = 0) -> str:

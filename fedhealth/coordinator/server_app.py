@@ -32,6 +32,7 @@ from fedhealth.coordinator.app_frames import (
     Start,
     exchange,
 )
+from fedhealth.coordinator.run_folder import MODEL
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
 from fedhealth.flower.rounds import (
     EXAMPLES,
@@ -48,7 +49,6 @@ from fedhealth.secret_file import replace_file
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
 
-MODEL_FILE = "model.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
 _STEP_OF: dict[str, StepName] = {MessageType.TRAIN: "train", MessageType.EVALUATE: "evaluate"}
@@ -149,7 +149,7 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
         except SiteMissing as missing:
             exchange(control, Failed(round=completed + 1, absent=missing.absent))
             return
-        store_model(folder / MODEL_FILE, weights, study.digest, completed)
+        store_model(folder / MODEL, weights, study.digest, completed)
         (folder / CHECKPOINT_FILE).unlink()
         exchange(
             control,

@@ -35,12 +35,13 @@ from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.evidence import (
     Evidence,
     LedgerHead,
-    SiteEvidence,
-    figures_of,
-    pooled_figures,
-    spent_by,
+    RunResult,
+    SiteResult,
+    evidence_bytes,
+    evidence_of,
 )
 from fedhealth.coordinator.home import CoordinatorHome
+from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, SIGNED_STUDY
 from fedhealth.coordinator.witness import Witness
 from fedhealth.errors import ApprovalMissing, FederationFailed, RefusalCode
 from fedhealth.learning.plan import plan_study
@@ -132,7 +133,7 @@ class StudyRun:
         self._progress = _Progress(started=_now())
 
     async def run(self) -> Evidence:
-        """Run the study and return its evidence, which is also in the output folder with the model.
+        """Run the study and return its evidence, which is also in the output folder with model and signed study.
 
         Raises:
             ApprovalMissing: a site has not approved the study.
@@ -148,7 +149,8 @@ class StudyRun:
             await self._run_server_app()
             heads = {site: await self._head(site) for site in sorted(self._pinned)}
             evidence = self._evidence(heads)
-            replace_file(self._options.output / "evidence.json", evidence.model_dump_json(indent=2).encode() + b"\n")
+            replace_file(self._options.output / SIGNED_STUDY, self._signed_bytes)
+            replace_file(self._options.output / EVIDENCE, evidence_bytes(evidence))
             self._asker.checkpointed()  # the counts are in the evidence now, so the sites may drop them
             for site in sorted(self._pinned):
                 with contextlib.suppress(FederationFailed):  # a site that is away keeps a payload longer, no more
@@ -281,50 +283,28 @@ class StudyRun:
 
     def _evidence(self, heads: Mapping[str, Head]) -> Evidence:
         assert self._progress.counts is not None  # noqa: S101 - `_run_server_app` checked it
-        study, noise_sd = self._study, self._plan["evaluate"].mechanism.standard_deviation
-        too_wide = study.evaluation.too_wide
-        sites = []
-        for site in sorted(self._pinned):
-            counts, rounds = self._progress.counts[site], self._progress.rounds[site]
-            spent = spent_by(study, len(rounds), self._progress.evaluated[site])
+        sites = {}
+        for site in self._pinned:
             ledger_key = self._pinned[site].ledger_key
             head = open_checkpoint(heads[site].note, site, load_public_key(ledger_key))
-            sites.append(
-                SiteEvidence(
-                    site=site,
-                    declared_patients=self._accepted[site].declared_patients,
-                    rounds=tuple(rounds),
-                    epsilon=max(line.epsilon for line in spent),
-                    delta=study.privacy.delta,
-                    spent=spent,
-                    noisy_counts=counts,
-                    noise_standard_deviation=noise_sd,
-                    figures=figures_of(counts, noise_sd, too_wide),
-                    ledger=LedgerHead(size=head.size, root=head.root, note=heads[site].note, ledger_key=ledger_key),
-                )
+            sites[site] = SiteResult(
+                declared_patients=self._accepted[site].declared_patients,
+                rounds=tuple(self._progress.rounds[site]),
+                evaluations=self._progress.evaluated[site],
+                noisy_counts=self._progress.counts[site],
+                ledger=LedgerHead(size=head.size, root=head.root, note=heads[site].note, ledger_key=ledger_key),
             )
-        return Evidence(
+        result = RunResult(
             software=f"fedhealth {fedhealth.__version__}",
             federation=self._federation,
-            study={
-                "name": study.name,
-                "title": study.title,
-                "digest": study.digest,
-                "purpose": study.purpose,
-                "legal_basis": study.legal_basis,
-            },
-            researcher=self._signed.researcher,
             started=self._progress.started,
             finished=_now(),
-            rounds_planned=study.training.rounds,
             rounds_completed=self._progress.completed,
-            held_out_fraction=study.evaluation.held_out_fraction,
-            too_wide=too_wide,
-            pooled=pooled_figures(self._progress.counts.values(), noise_sd, too_wide),
-            sites=tuple(sites),
-            model_sha256=hashlib.sha256((self._options.output / "model.safetensors").read_bytes()).hexdigest(),
+            sites=sites,
+            model_sha256=hashlib.sha256((self._options.output / MODEL).read_bytes()).hexdigest(),
             unsafe_test_sites=tuple(site for site, answer in self._accepted.items() if answer.unsafe_test_site),
         )
+        return evidence_of(self._signed, result)
 
 
 def longest_answer(study: Study) -> int:

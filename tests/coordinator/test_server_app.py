@@ -18,7 +18,8 @@ from fedhealth.coordinator.app_frames import (
     exchange,
     unpack_question,
 )
-from fedhealth.coordinator.server_app import CHECKPOINT_FILE, MODEL_FILE, StudyCodec, build_app, store_model
+from fedhealth.coordinator.run_folder import MODEL
+from fedhealth.coordinator.server_app import CHECKPOINT_FILE, StudyCodec, build_app, store_model
 from fedhealth.errors import FederationFailed
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
 from fedhealth.learning.plan import encode_release, plan_study
@@ -104,7 +105,7 @@ def test_a_round_is_said_to_be_done_only_when_it_is_on_disk(tmp_path):
             assert notes == {"study": STUDY.digest, "rounds": question.round}
             np.testing.assert_allclose(weights, np.array([-unit, unit]) * question.round, rtol=1e-12)
         if isinstance(question, Finished):
-            assert load(tmp_path / MODEL_FILE)[1] == {"study": STUDY.digest, "rounds": 3}
+            assert load(tmp_path / MODEL)[1] == {"study": STUDY.digest, "rounds": 3}
 
     run_app(tmp_path, answer, seen)
     assert [question.kind for question in said] == ["round-done"] * 3 + ["finished"]
@@ -123,7 +124,7 @@ def test_a_missing_site_ends_the_study_in_that_round_without_a_model(tmp_path):
     run_app(tmp_path, ask, said.append)
     assert [question.kind for question in said] == ["round-done", "failed"]
     assert said[-1] == Failed(round=2, absent={"ward-b": "budget-spent"})
-    assert not (tmp_path / MODEL_FILE).exists()
+    assert not (tmp_path / MODEL).exists()
     assert load(tmp_path / CHECKPOINT_FILE)[1]["rounds"] == 1  # what was done is kept
 
 
@@ -136,7 +137,7 @@ def test_a_site_missing_from_the_evaluation_leaves_no_model(tmp_path):
     said = []
     run_app(tmp_path, ask, said.append)
     assert said[-1].absent == {"ward-a": "away"}
-    assert not (tmp_path / MODEL_FILE).exists()
+    assert not (tmp_path / MODEL).exists()
 
 
 def test_equal_runs_give_equal_models(tmp_path):
@@ -144,7 +145,7 @@ def test_equal_runs_give_equal_models(tmp_path):
     for name in "abcdef":  # several, because an order that is left to chance is right half the time
         (tmp_path / name).mkdir()
         run_app(tmp_path / name, answer, lambda _: None)
-        models.append((tmp_path / name / MODEL_FILE).read_bytes())
+        models.append((tmp_path / name / MODEL).read_bytes())
     assert len(set(models)) == 1
 
 
