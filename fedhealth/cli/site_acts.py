@@ -95,8 +95,9 @@ def recover_ledger(
     """Put a ledger right after an older copy was found in its place. The gate must not be running.
 
     The coordinator gives the missing entries back while the gate runs; here they are opened, checked against the head
-    that it has signed for, shown, and written once confirmed. Charges come back, payloads do not. Where only the file
-    ledger.anchor is lost, it is made again. A ledger of another history is never repaired.
+    that it has signed for, shown, and written once confirmed. Charges come back, payloads do not. Where the file
+    ledger.anchor is lost, it is made again; what was charged and not stored is then closed, because it may have left.
+    A ledger of another history is never repaired.
 
     Example: fedhealth site recover-ledger sites/hungary --state state/hungary
     """

@@ -107,18 +107,14 @@ def tie_anchor(ledger: Ledger, file: AnchorFile) -> None:
     """Check that a ledger has all that its anchor says it had, and move the anchor with it from now on.
 
     Raises:
-        LedgerDamaged: there is no anchor.
+        AnchorMissing: there is no anchor.
         LedgerBehind: the ledger is older than its anchor.
         LedgerForked: it is of another history.
         JournalBehind: only lines of its journal are missing.
     """
     anchor = file.read()
     if anchor is None:
-        raise AnchorMissing(
-            f"the anchor of the ledger of '{ledger.created.site}' is missing",
-            wanted="the file ledger.anchor beside the ledger, which tells whether the ledger is an older copy",
-            next_step="Find it. If it is lost for good: fedhealth site recover-ledger --help",
-        )
+        raise anchor_missing(ledger.created.site)
     if not superseded(ledger.account, anchor):
         _check(ledger, anchor)
     reached = (ledger.size, ledger.root(ledger.size), ledger.journal_size)
@@ -152,6 +148,16 @@ def _check(ledger: Ledger, anchor: Anchor) -> None:
 def superseded(account: Account, anchor: Anchor) -> bool:
     """Say whether an administrator has confirmed that nobody has the last entries under this anchor."""
     return GivenUp(size=anchor.size, root=anchor.root) in [entry.given_up for entry in account.recovered]
+
+
+def anchor_missing(site: str) -> AnchorMissing:
+    """Return the error for a ledger beside which nothing tells how far it had come."""
+    return AnchorMissing(
+        f"the anchor of the ledger of '{site}' is missing",
+        wanted="the file ledger.anchor beside the ledger, which tells whether the ledger is an older copy",
+        next_step="Find it. If it is lost for good, start the gate and let the coordinator connect: it says how far "
+        "the ledger had come; then stop the gate and run: fedhealth site recover-ledger.",
+    )
 
 
 def forked(site: str) -> LedgerForked:

@@ -26,6 +26,7 @@ from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
 from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.acts import PolicyChanged
+from fedhealth.privacy.anchor import AnchorMissing
 from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import INPUT_DOMAIN, Digest
@@ -57,8 +58,8 @@ def open_gate(
 ) -> tuple[Gate | HeldGate, Ledger]:
     """Open a site's ledger and data and return its gate, with every approved study prepared.
 
-    A ledger that is an older copy or of another history gets a gate that shows its head to the coordinator, takes the
-    missing entries back, and serves nothing.
+    A ledger that is an older copy, may be one, or is of another history gets a gate that shows its head to the
+    coordinator, takes the missing entries back, and serves nothing.
 
     Raises:
         FedHealthError: for the administrator; nothing listens yet.
@@ -66,7 +67,7 @@ def open_gate(
     site, (policy, policy_sha256) = load_site_file(folder), load_policy(folder)
     try:
         ledger = state.open_ledger(site.id)
-    except (LedgerBehind, LedgerForked) as error:
+    except (AnchorMissing, LedgerBehind, LedgerForked) as error:
         _LOG.error("the ledger cannot be used: %(error)s", {"error": error})
         return _open_held_gate(state, site.id, clock)
     try:

@@ -15,13 +15,22 @@ from pathlib import Path
 
 from fedhealth.errors import IdentityInvalid, LedgerBehind, LedgerDamaged, LedgerForked
 from fedhealth.policy.site_file import load_site_file
-from fedhealth.privacy.anchor import Anchor, AnchorMissing, JournalBehind, forked, superseded, tie_anchor
+from fedhealth.privacy.anchor import (
+    Anchor,
+    AnchorMissing,
+    JournalBehind,
+    anchor_missing,
+    forked,
+    superseded,
+    tie_anchor,
+)
 from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.entries import ENTRY, Account, Approved, Entry, GivenUp, Recovered, Reserved, Stored, Withdrawn
 from fedhealth.privacy.hold_mark import Mark
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
+from fedhealth.privacy.release import Digest
 from fedhealth.privacy.verified_ledger import spending_of
 from fedhealth.signing import load_public_key
 from fedhealth.site.hold import LedgerHold, behind
@@ -37,11 +46,12 @@ class Recovery:
         size: entries that it has.
         given_back: bodies of those that follow, as the coordinator gave them back.
         entries: the same, read.
-        mark: the coordinator's signature on the head that they lead to; None where only the anchor, or lines of the
-            journal, are missing.
+        mark: the coordinator's signature on the head that they lead to; None where only lines of the journal are
+            missing.
         given_up: the later head that the anchor remembers, where nobody has its last entries.
         account: of the ledger as it would be.
-        restored: the ledger came from a backup, and the noise secret is a new one.
+        closes: what was charged and not stored may have left all the same, and is closed: the ledger came from a
+            backup, beside a new noise secret, or its anchor is lost and something is open in it.
         journal_ends: Unix time in milliseconds of the journal's last line; later ones are lost. None if it has none.
     """
 
@@ -52,16 +62,13 @@ class Recovery:
     mark: Mark | None
     given_up: GivenUp | None
     account: Account
-    restored: bool
+    closes: bool
     journal_ends: int | None
 
     @property
     def grows(self) -> bool:
-        """Whether anything is written into the ledger, rather than beside it.
-
-        For a ledger from a backup always: what is open in it may have left with other noise.
-        """
-        return bool(self.given_back) or self.given_up is not None or self.restored
+        """Whether anything is written into the ledger, rather than beside it."""
+        return bool(self.given_back) or self.given_up is not None or self.closes
 
 
 def examine_recovery(folder: Path, state: SiteState) -> Recovery | None:
@@ -76,6 +83,7 @@ def examine_recovery(folder: Path, state: SiteState) -> Recovery | None:
 
     Raises:
         LedgerBehind: the coordinator has not given the missing entries back yet.
+        AnchorMissing: the coordinator has not said yet how far the ledger had come.
         LedgerForked: the ledger, or what was given back, is of another history; a person must find out why.
         LedgerDamaged: charges of what has left are lost, or the ledger cannot be read.
     """
@@ -131,12 +139,10 @@ def describe_recovery(recovery: Recovery) -> list[str]:
         )
         lines.append("  left was charged there; but do again what you approved, withdrew or changed since.")
     if recovery.grows:
-        open_releases = recovery.account.reserved.keys() - recovery.account.stored.keys()
-        lines.append(
-            f"  {len(open_releases)} releases were charged and not stored: whether they left nobody knows any more."
-        )
+        count = len(_open_releases(recovery.account))
+        lines.append(f"  {count} releases were charged and not stored: whether they left nobody knows any more.")
         lines.append("  They stay charged and are never computed again.")
-    if recovery.grows or recovery.mark is None:
+    if recovery.grows or isinstance(recovery.why, AnchorMissing | JournalBehind):
         ends = "is empty" if recovery.journal_ends is None else f"ends on {_date(recovery.journal_ends)}"
         lines.append(f"  the local journal {ends}; whatever it said since is lost. Enter each withdrawal of consent")
         lines.append("  since then again (fedhealth site forget) before you start the gate.")
@@ -163,17 +169,24 @@ def _date(milliseconds: int) -> str:
 def _examine(ledger: Ledger, state: SiteState, why: LedgerDamaged) -> Recovery:
     site, anchor, mark = ledger.created.site, state.anchor.read(), state.hold.mark()
     ends = max((note.at for note in ledger.journal()), default=None)
-    restored = state.hold.restored
-    if mark is None and not restored and (anchor is None or isinstance(why, JournalBehind)):
-        return Recovery(why, ledger.size, (), (), None, None, ledger.account, restored, ends)
+    if mark is None and isinstance(why, JournalBehind):
+        return Recovery(why, ledger.size, (), (), None, None, ledger.account, False, ends)
+    if anchor is None and not state.hold.restored and not isinstance(why, LedgerForked):
+        why = anchor_missing(site)
     if mark is None:
-        raise why  # by its anchor alone, or from a backup; the coordinator has not been asked yet
+        raise why  # by its anchor alone, without one, or from a backup; the coordinator has not been asked yet
     _check_receipt(ledger, mark)
     bodies = _given_back(ledger, state.hold, EntrySeal(state.copies_secret(), site), mark)
     tree, entries = _extended(ledger, bodies, mark)
     given_up = _given_up(ledger, anchor, tree)
     account = _account_of(ledger, entries)
-    return Recovery(why, ledger.size, tuple(bodies), tuple(entries), mark, given_up, account, restored, ends)
+    # Without an anchor this may be a copy from before a release was stored, which the coordinator need not have seen.
+    closes = state.hold.restored or (anchor is None and bool(_open_releases(account)))
+    return Recovery(why, ledger.size, tuple(bodies), tuple(entries), mark, given_up, account, closes, ends)
+
+
+def _open_releases(account: Account) -> set[Digest]:
+    return account.reserved.keys() - account.stored.keys() - account.closed
 
 
 def _check_receipt(ledger: Ledger, mark: Mark) -> None:

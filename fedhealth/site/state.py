@@ -93,7 +93,8 @@ class SiteState:
 
         Raises:
             LedgerBehind, LedgerForked: it is held, or not what its anchor says: no charge may be written to it.
-            LedgerDamaged, IdentityInvalid: its anchor is missing, or as `Ledger.open`.
+            AnchorMissing: nothing here tells whether it is an older copy; nor may one be written then.
+            LedgerDamaged, IdentityInvalid: as `Ledger.open`.
         """
         self.hold.check(site)
         ledger = self.open_untied_ledger(site)

@@ -114,6 +114,8 @@ def _waiting(state: SiteState, contents: LedgerContents) -> list[str]:
         waits.append("the ledger came from a backup: start gate and node, then fedhealth site recover-ledger")
     elif mark is not None:
         waits.append(f"the ledger is held ({mark.kind}): fedhealth site recover-ledger --help")
+    elif not contents.verified.anchored:
+        waits.append("ledger.anchor is missing: find it, or see fedhealth site recover-ledger --help")
     if contents.verified.paused:
         waits.append("the site is paused: fedhealth site resume")
     offered = {signed.study.digest for signed in _offers(state.node)} - account.approved.keys()

@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pair import Pair, in_memory
 from ward import Ward
 
 from fedhealth.canonical import canonical_bytes
@@ -295,3 +296,11 @@ def ward(tmp_path, make_csv):
         return Ward(tmp_path / name, make_csv() if text is None else text, **arguments)
 
     return make
+
+
+@pytest.fixture
+def pair(make_protocol, make_csv, steps):
+    with in_memory() as folder:
+        made = Pair(Ward(folder, make_csv(), epsilon=20.0), make_protocol(), folder, steps["noise_only"])
+        yield made
+        made.stop_gate()

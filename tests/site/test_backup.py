@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 
 import pytest
-from test_recovery import Pair
+from pair import Pair
 
 from fedhealth.cli.main import main
 from fedhealth.coordinator.asking import NoRelease

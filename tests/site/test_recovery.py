@@ -3,166 +3,30 @@
 Everything is the real thing but the link: a site's state folder, its gate, the coordinator's asker and witness.
 """
 
-import asyncio
 import shutil
-import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
-from hypothesis import strategies as st
+from pair import ALL, PowerCut, rolled_back, run
 from typer.testing import CliRunner
-from ward import Ward
 
 from fedhealth.cli.audit import app as audit_app
-from fedhealth.cli.site import app
-from fedhealth.coordinator.asking import LEDGER_BEHIND, LEDGER_DAMAGED, Asker, NoRelease
-from fedhealth.coordinator.witness import PinnedSite, Witness
-from fedhealth.errors import LedgerBehind, LedgerDamaged, LedgerForked, LinkUnavailable
+from fedhealth.coordinator.asking import LEDGER_BEHIND, NoRelease
+from fedhealth.errors import LedgerBehind, LedgerDamaged
 from fedhealth.link.frames import pack, unpack_request
-from fedhealth.privacy.anchor import AnchorFile, AnchorMissing, JournalBehind
+from fedhealth.privacy.anchor import AnchorFile
 from fedhealth.privacy.copies import page_of, read_page
-from fedhealth.privacy.entries import Recovered, Reserved, Stored, WitnessRule
+from fedhealth.privacy.entries import Recovered, Reserved, Stored
 from fedhealth.privacy.ledger import Ledger
-from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.records.split import is_held_out
 from fedhealth.site.acts import withdraw_study
-from fedhealth.site.consent import forget_patient, studies_of
-from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate
+from fedhealth.site.consent import studies_of
 from fedhealth.site.held_gate import HeldGate
 from fedhealth.site.hold import LedgerHold
-from fedhealth.site.recovery import describe_recovery, examine_recovery, recover_ledger
+from fedhealth.site.recovery import describe_recovery
 from fedhealth.site.status import status_of
-
-DATA = bytes(24)  # three weights of zero
-
-
-class Pair:
-    """One site and one coordinator in this process; each can be stopped, copied, put back and started again."""
-
-    def __init__(self, here, study, root, compute):
-        self.here, self.study, self.root, self.compute = here, study, root, compute
-        self.gate = None
-        here.approve(study, compute)
-        self.home = root / "witnessed"
-        self.home.mkdir()
-        self.cut = lambda kind: False
-        self.start_coordinator()
-        self.start_gate()
-
-    def start_coordinator(self):
-        pinned = {"ward-a": PinnedSite(ledger_key=self.ledger_key)}
-        self.asker = Asker(self.carry, Witness(self.home, pinned, self.here.witness))
-
-    @property
-    def ledger_key(self):
-        return self.here.state.ledger_key().public_key().public_bytes_raw().hex()
-
-    def start_gate(self):
-        self.stop_gate()
-        self.gate, self.ledger = open_gate(
-            self.here.folder, self.here.state, {"train": self.compute, "evaluate": self.compute}, SYSTEM_CLOCK
-        )
-
-    def stop_gate(self):
-        if self.gate is not None:
-            self.ledger.close()
-            self.gate = None
-
-    async def carry(self, site, frame):
-        if self.cut(unpack_request(frame)[0].kind):
-            raise LinkUnavailable("cut")
-        return self.gate.handle(frame).frame
-
-    def meet(self):
-        return asyncio.run(self.asker.head("ward-a"))
-
-    def ask(self, number=1, step="train"):
-        identity = ReleaseIdentity(
-            site="ward-a", study=self.study.digest, step=step, round=number, input_digest=input_digest(DATA)
-        )
-        return asyncio.run(self.asker.ask(identity, DATA))
-
-    def refused(self, what):
-        with pytest.raises(NoRelease) as caught:
-            what()
-        return caught.value.code
-
-    # Copies of the state, and putting them back
-
-    def copy(self, name, *files):
-        """Keep files of the stopped gate as they are now; the ledger alone if none is named."""
-        kept = self.root / name
-        kept.mkdir()
-        for file in files or ("ledger.sqlite",):
-            if (self.here.state.gate / file).exists():
-                shutil.copy2(self.here.state.gate / file, kept)
-        return kept
-
-    def put_back(self, kept):
-        self.stop_gate()
-        for suffix in ("-wal", "-shm"):
-            self.here.state.ledger.with_name("ledger.sqlite" + suffix).unlink(missing_ok=True)
-        for file in kept.iterdir():
-            shutil.copy2(file, self.here.state.gate)
-
-    def recover(self):
-        self.stop_gate()
-        found = examine_recovery(self.here.folder, self.here.state)
-        if found is not None:
-            recover_ledger(self.here.folder, self.here.state, found)
-        return found
-
-    def entries(self):
-        self.stop_gate()
-        ledger = Ledger.open(self.here.state.ledger, "ward-a", self.here.state.ledger_key())
-        found = (
-            [entry for entry, _ in ledger.history()],
-            {each: ledger.row(each).state for each in ledger.account.reserved},
-        )
-        ledger.close()
-        return found
-
-    def spent(self):
-        return {(line.cohort, line.share_spent) for line in verify_ledger(self.here.state.gate).spending}
-
-
-ALL = ("ledger.sqlite", "ledger.anchor", "members")
-
-
-@contextmanager
-def in_memory():
-    """A folder where a flush costs nothing, if there is one: what is durable is what was written before the cut."""
-    memory = Path("/dev/shm")  # noqa: S108
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def pair(make_protocol, make_csv, steps):
-    with in_memory() as folder:
-        made = Pair(Ward(folder, make_csv(), epsilon=20.0), make_protocol(), folder, steps["noise_only"])
-        yield made
-        made.stop_gate()
-
-
-def rolled_back(pair, files=(), rounds=2):
-    """Let a pair go through rounds, and put back what it had after the first."""
-    pair.ask(1)
-    pair.meet()
-    pair.stop_gate()
-    kept = pair.copy("older", *files)
-    pair.start_gate()
-    for number in range(2, 2 + rounds):
-        pair.ask(number)
-    pair.meet()
-    spent = pair.spent()
-    pair.put_back(kept)
-    return spent
-
 
 # Behind
 
@@ -388,166 +252,7 @@ def test_where_charges_of_what_left_are_lost_nothing_is_recovered(pair):
     assert pair.refused(lambda: pair.ask(4)) == "busy"
 
 
-# Ahead
-
-
-def test_a_coordinator_that_was_restored_goes_on_from_there_and_has_every_copy_again(pair):
-    pair.ask(1)
-    older = shutil.copytree(pair.home, pair.root / "older-coordinator")
-    pair.ask(2)
-    pair.ask(3)
-    for files in (older, None):
-        shutil.rmtree(pair.home)
-        if files is None:
-            pair.home.mkdir()
-        else:
-            shutil.copytree(files, pair.home)
-        pair.start_coordinator()
-        pair.meet()
-        assert pair.asker._witness.seen("ward-a") == pair.ledger.size
-    assert pair.ask(3)
-    pair.ask(1, "evaluate")
-
-
-# Another history
-
-
-def test_another_history_is_refused_on_both_sides_for_good(pair):
-    pair.ask(1)
-    pair.stop_gate()
-    kept = pair.copy("older", *ALL)
-    pair.start_gate()
-    pair.ask(2)
-    pair.meet()
-    pair.put_back(kept)
-    # Something writes to the older copy behind the gate's back: now there are two histories.
-    ledger = Ledger.open(pair.here.state.ledger, "ward-a", pair.here.state.ledger_key())
-    for wait in (1, 2, 3, 4, 5):
-        ledger.append(WitnessRule(witness="required", wait_seconds=wait, at=0))
-    ledger.close()
-    pair.start_gate()
-    assert pair.refused(pair.meet) == LEDGER_DAMAGED
-    assert pair.refused(lambda: pair.ask(3)) in ("busy", LEDGER_DAMAGED)
-    for _ in range(2):  # neither forgets
-        pair.start_gate()
-        pair.start_coordinator()
-        assert isinstance(pair.gate, HeldGate)
-        assert pair.refused(pair.meet) == LEDGER_DAMAGED
-    with pytest.raises(LedgerForked, match="nothing repairs this by itself"):
-        pair.recover()
-
-
-def test_another_history_that_is_shorter_is_found_when_the_entries_come_back(pair):
-    pair.ask(1)
-    pair.stop_gate()
-    kept = pair.copy("older", *ALL)
-    pair.start_gate()
-    pair.ask(2)
-    pair.ask(3)
-    pair.meet()
-    pair.put_back(kept)
-    ledger = Ledger.open(pair.here.state.ledger, "ward-a", pair.here.state.ledger_key())
-    ledger.append(WitnessRule(witness="required", wait_seconds=1, at=0))
-    ledger.close()
-    pair.start_gate()
-    assert pair.refused(pair.meet) == LEDGER_BEHIND
-    with pytest.raises(LedgerForked):
-        pair.recover()
-    with pytest.raises(LedgerForked):
-        pair.recover()
-
-
-# The anchor
-
-
-def test_a_missing_anchor_is_refused_with_what_to_do_and_made_only_by_hand(pair):
-    pair.ask(1)
-    pair.stop_gate()
-    anchor = pair.here.state.gate / "ledger.anchor"
-    for harm in (anchor.unlink, lambda: anchor.write_bytes(b"x" * 2048)):
-        harm()
-        with pytest.raises(AnchorMissing, match="recover-ledger"):
-            pair.start_gate()
-        size = verify_ledger(pair.here.state.gate).head.size
-        assert not verify_ledger(pair.here.state.gate).anchored
-        found = pair.recover()
-        assert (found.grows, found.entries) == (False, ())
-        assert verify_ledger(pair.here.state.gate).head.size == size
-    pair.start_gate()
-    pair.ask(2)
-
-
-def test_a_copy_from_before_a_withdrawal_of_consent_lets_nobody_back_in_unsaid(pair):
-    pair.ask(1)
-    pair.meet()
-    pair.stop_gate()
-    kept = pair.copy("older")
-    forget_patient(pair.here.folder, pair.here.state, "p0")  # a line of the journal, no entry of the ledger
-    pair.put_back(kept)
-    with pytest.raises(JournalBehind, match="withdrawal of consent"):
-        pair.start_gate()
-    with pytest.raises(JournalBehind):
-        forget_patient(pair.here.folder, pair.here.state, "p0")
-    command = ("recover-ledger", pair.here.folder, "--state", pair.here.state.root)
-    before = pair.here.state.ledger.read_bytes()
-    written = run(*command, "--yes")
-    assert written.exit_code == 0
-    assert "Enter each withdrawal of consent" in written.output
-    assert pair.here.state.ledger.read_bytes() == before  # the ledger itself lacks nothing
-    assert forget_patient(pair.here.folder, pair.here.state, "p0") == 1
-    pair.start_gate()
-    pair.ask(2)
-
-
-def test_an_anchor_that_is_behind_after_a_crash_is_normal(pair):
-    pair.ask(1)
-    pair.stop_gate()
-    kept = pair.copy("anchor", "ledger.anchor")
-    pair.start_gate()
-    pair.ask(2)
-    pair.put_back(kept)
-    pair.start_gate()
-    pair.ask(3)
-
-
-def test_a_crash_between_ledger_and_anchor_loses_nothing_and_holds_nothing(pair, monkeypatch):
-    pair.ask(1)
-
-    def cut(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(AnchorFile, "move", cut)
-        pair.ledger.announce_heads(pair.here.state.anchor.move)
-        with pytest.raises(KeyboardInterrupt):
-            pair.ask(2)
-    pair.start_gate()
-    assert pair.ask(2)
-    pair.stop_gate()
-    assert verify_ledger(pair.here.state.gate).releases == 2
-
-
-def test_with_no_room_for_the_anchor_nothing_leaves(pair, monkeypatch):
-    pair.ask(1)
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("os.fdatasync", full)
-        assert pair.refused(lambda: pair.ask(2)) == "busy"
-    assert pair.refused(lambda: pair.ask(3)) == "busy"  # closed until the gate is started again
-    pair.start_gate()
-    assert pair.ask(2)
-    pair.stop_gate()
-    assert verify_ledger(pair.here.state.gate).releases == 2
-
-
 # Crashes while recovering
-
-
-class PowerCut(BaseException):
-    """Ends the process wherever it is."""
 
 
 CRASHES = [
@@ -605,107 +310,7 @@ def test_a_coordinator_cut_off_between_its_copies_and_its_signature_goes_on(pair
     assert pair.ask(2)
 
 
-# Any history, any copies
-
-
-class History:
-    """A pair that goes through anything, and what must hold whatever it goes through."""
-
-    def __init__(self, pair):
-        self.pair, self.received, self.copies, self.number = pair, {}, [], 0
-
-    def ask(self, again):
-        if again and self.received:
-            number = sorted(self.received)[-1]
-        else:
-            self.number += 1
-            number = self.number
-        try:
-            payload = self.pair.ask(number)
-        except NoRelease as refusal:
-            assert refusal.code in ("bad-request", "budget-spent", "away")
-        else:
-            assert self.received.setdefault(number, payload) == payload
-
-    def copy(self, whole):
-        self.pair.stop_gate()
-        self.copies.append(self.pair.copy(f"copy-{len(self.copies)}", *(ALL if whole else ())))
-        self.pair.start_gate()
-
-    def put_back(self, which):
-        if not self.copies:
-            return
-        before = self.pair.asker._witness._logs["ward-a"].head
-        self.pair.stop_gate()
-        newest = self.pair.copy(f"newest-{len(list(self.pair.root.glob('newest-*')))}", *ALL)
-        self.pair.put_back(self.copies[which % len(self.copies)])
-        self.pair.start_gate()
-        with suppress(NoRelease):
-            self.pair.meet()
-        try:
-            found = self.pair.recover()
-            event("nothing to recover" if found is None else f"{len(found.entries)} entries came back")
-        except LedgerForked:  # the copy ends with entries that were given up by an earlier recovery
-            event("another history")
-            self.pair.start_gate()
-            assert isinstance(self.pair.gate, HeldGate)
-            self.pair.put_back(newest)
-            found = self.pair.recover()
-            assert found is None or not found.grows
-        self.pair.start_gate()
-        self.pair.meet()
-        if before is not None:
-            assert self.pair.ledger.root(before.size) == before.root
-        self.check()
-
-    def lose(self, kind):
-        self.pair.cut = lambda found: found == kind
-        self.ask(again=False)
-        self.pair.cut = lambda found: False
-
-    def check(self):
-        """No charge of anything that left is gone, and the file adds up."""
-        charged = self.pair.ledger.account.reserved.values()
-        assert {entry.round for entry in charged} >= self.received.keys()
-        self.pair.stop_gate()
-        found = verify_ledger(self.pair.here.state.gate)
-        assert found.releases >= len(self.received)
-        self.pair.start_gate()
-        self.pair.meet()
-
-
-STEPS = st.one_of(
-    st.tuples(st.just("ask"), st.sampled_from([False, False, True])),
-    st.tuples(st.just("ask"), st.just(False)),
-    st.tuples(st.just("copy"), st.booleans()),
-    st.tuples(st.just("put_back"), st.integers(0, 5)),
-    st.tuples(st.just("lose"), st.sampled_from(["answer", "witnessed"])),
-)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(STEPS, min_size=6, max_size=12))
-def test_whatever_is_put_back_no_budget_is_regained_and_no_release_has_two_payloads(
-    make_protocol, make_csv, steps, sequence
-):
-    with in_memory() as folder:
-        pair = Pair(
-            Ward(folder, make_csv(), epsilon=20.0), make_protocol(training={"rounds": 12}), folder, steps["noise_only"]
-        )
-        history = History(pair)
-        try:
-            for name, argument in sequence:
-                getattr(history, name)(argument)
-            history.check()
-        finally:
-            pair.stop_gate()
-
-
 # The commands
-
-
-def run(*arguments, answer=""):
-    return CliRunner().invoke(app, [str(each) for each in arguments], input=answer)
 
 
 def test_the_command_shows_what_it_would_write_and_asks(pair):
