@@ -1,0 +1,210 @@
+"""Runs as the coordinator keeps them: which round is done, which site took part, which releases are acknowledged.
+
+The checkpoint file is what a run goes on from (`fedhealth.coordinator.round_checkpoint`); these rows follow it by at
+most one round and are brought up to it when a run is resumed. Each method is one transaction.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from fedhealth.coordinator.store.studies import event_row
+from fedhealth.coordinator.store.tables import PartRow, ReceiptRow, RoundRow, RunRow, StudyRow
+
+
+@dataclass(frozen=True)
+class CompletedRound:
+    """A round of training that counts.
+
+    Attributes:
+        round: from 1.
+        number: of its releases.
+        absent: the public code of each site that gave none; every other site of the study gave one.
+    """
+
+    round: int
+    number: int
+    absent: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """The run of a study.
+
+    Attributes:
+        folder: where its files are.
+        starts: how often it was begun or gone on with.
+        counts: the released counts of each site, once the model was evaluated.
+        absent: the public code of each site that gave none then.
+        started_at: milliseconds of Unix time.
+        finished_at: the same.
+    """
+
+    folder: str
+    starts: int
+    counts: Mapping[str, Mapping[str, float]] | None
+    absent: Mapping[str, str]
+    started_at: int
+    finished_at: int | None
+
+
+class Runs:
+    """The runs of one coordinator.
+
+    Args:
+        engine: its database, as `open_database` returned it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def begin(self, study: str, folder: str, at: int) -> KnownRun:
+        """Begin the run of a study, or go on with it; a run stays in its folder."""
+        with Session(self._engine) as session:
+            row = session.get(RunRow, study)
+            if row is None:
+                row = RunRow(study=study, folder=folder, starts=0, started_at=at)
+                session.add(row)
+            row.starts += 1
+            session.commit()
+            return _known(row)
+
+    def find(self, study: str) -> KnownRun | None:
+        """Return the run of a study."""
+        with Session(self._engine) as session:
+            row = session.get(RunRow, study)
+            return None if row is None else _known(row)
+
+    def keep_rounds(
+        self,
+        study: str,
+        sites: Iterable[str],
+        rounds: Sequence[CompletedRound],
+        checkpoint_sha256: str,
+        receipts: Mapping[str, Iterable[str]],
+        given: Sequence[str],
+        event: Mapping[str, Any] | None,
+        at: int,
+    ) -> None:
+        """Write down rounds that are in the checkpoint, in one commit; those that are here already are left alone.
+
+        Args:
+            study: its digest.
+            sites: all sites of the study.
+            rounds: in order; usually one.
+            checkpoint_sha256: of the checkpoint that holds them.
+            receipts: the releases in it that no receipt has named yet, by site.
+            given: releases that a site's answer to a receipt has shown to be acknowledged.
+            event: what is told of it; None for nothing.
+            at: milliseconds of Unix time.
+        """
+        with Session(self._engine) as session:
+            here = set(session.scalars(select(RoundRow.round).where(RoundRow.study == study))) if rounds[1:] else set()
+            new = [each for each in rounds if each.round not in here]
+            if new:
+                rows = [
+                    {
+                        "study": study,
+                        "round": each.round,
+                        "number": each.number,
+                        "checkpoint_sha256": checkpoint_sha256,
+                        "at": at,
+                    }
+                    for each in new
+                ]
+                session.execute(insert(RoundRow), rows)
+                parts = [
+                    {"study": study, "round": each.round, "site": site, "absent": each.absent.get(site)}
+                    for each in new
+                    for site in sites
+                ]
+                session.execute(insert(PartRow), parts)
+            self._keep_receipts(session, study, receipts)
+            if given:
+                session.execute(update(ReceiptRow).where(ReceiptRow.release.in_(given)).values(given=True))
+            if event is not None:
+                session.add(event_row(study, event, at))
+            session.commit()
+
+    def rewind(self, study: str, completed: int) -> None:
+        """Forget the rounds after `completed`: the checkpoint that the run goes on from does not hold them."""
+        with Session(self._engine) as session:
+            session.execute(delete(RoundRow).where(RoundRow.study == study, RoundRow.round > completed))
+            session.commit()
+
+    def keep_counts(
+        self,
+        study: str,
+        counts: Mapping[str, Mapping[str, float]],
+        absent: Mapping[str, str],
+        receipts: Mapping[str, Iterable[str]],
+        at: int,
+    ) -> None:
+        """Write down what the sites released of the model; from then on they may drop it."""
+        with Session(self._engine) as session:
+            row = session.get_one(RunRow, study)
+            row.counts, row.absent = json.dumps(counts, sort_keys=True), json.dumps(absent, sort_keys=True)
+            self._keep_receipts(session, study, receipts)
+            session.add(event_row(study, {"event": "evaluated", "absent": dict(absent)}, at))
+            session.commit()
+
+    def finish(self, study: str, given: Sequence[str], at: int) -> None:
+        """Write down that the evidence is written, and which releases are acknowledged."""
+        with Session(self._engine) as session:
+            session.get_one(RunRow, study).finished_at = at
+            session.execute(update(ReceiptRow).where(ReceiptRow.release.in_(given)).values(given=True))
+            session.commit()
+
+    def rounds(self, study: str) -> list[CompletedRound]:
+        """Return the rounds of a run, in order."""
+        with Session(self._engine) as session:
+            absent: dict[int, dict[str, str]] = {}
+            missing = select(PartRow).where(PartRow.study == study, PartRow.absent.is_not(None))
+            for part in session.scalars(missing.order_by(PartRow.site)):
+                absent.setdefault(part.round, {})[part.site] = part.absent or ""
+            wanted = select(RoundRow).where(RoundRow.study == study).order_by(RoundRow.round)
+            return [CompletedRound(row.round, row.number, absent.get(row.round, {})) for row in session.scalars(wanted)]
+
+    def unacknowledged(self, study: str) -> dict[str, list[str]]:
+        """Return the releases that no receipt has named yet, by site."""
+        waiting: dict[str, list[str]] = {}
+        with Session(self._engine) as session:
+            wanted = select(ReceiptRow).where(ReceiptRow.study == study, ReceiptRow.given.is_(False))
+            for row in session.scalars(wanted.order_by(ReceiptRow.site, ReceiptRow.release)):
+                waiting.setdefault(row.site, []).append(row.release)
+        return waiting
+
+    def remove(self, study: str, at: int) -> None:
+        """Remove what is known of a run; that it was removed, and when, stays."""
+        with Session(self._engine) as session:
+            session.execute(delete(RunRow).where(RunRow.study == study))
+            session.get_one(StudyRow, study).removed_at = at
+            session.add(event_row(study, {"event": "results-removed"}, at))
+            session.commit()
+
+    @staticmethod
+    def _keep_receipts(session: Session, study: str, receipts: Mapping[str, Iterable[str]]) -> None:
+        named = {release: site for site, releases in receipts.items() for release in releases}
+        known = set(session.scalars(select(ReceiptRow.release).where(ReceiptRow.release.in_(list(named)))))
+        rows = [
+            {"release": release, "study": study, "site": site, "given": False}
+            for release, site in named.items()
+            if release not in known
+        ]
+        if rows:
+            session.execute(insert(ReceiptRow), rows)
+
+
+def _known(row: RunRow) -> KnownRun:
+    return KnownRun(
+        folder=row.folder,
+        starts=row.starts,
+        counts=None if row.counts is None else json.loads(row.counts),
+        absent=json.loads(row.absent or "{}"),
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
