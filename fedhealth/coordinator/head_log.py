@@ -1,16 +1,20 @@
 """What the coordinator has countersigned of one site's ledger: one append-only file of heads and of the site's copies.
 
 A record is a head together with the sealed copies of the entries that are new under it, so that one write and one
-flush keep both: there is never a countersigned head whose entries could not be given back. It is four bytes of
-length, a line of canonical JSON, a page of copies (`fedhealth.privacy.copies`), and the SHA-256 of all that.
+flush keep both: there is never a countersigned head whose entries could not be given back. It is a length (four bytes)
+and the CRC-32 of that; then, so long, a head (four bytes of length, canonical JSON) and a page of copies
+(`fedhealth.privacy.copies`); then the SHA-256 of all that.
 
 Invariants: the copies of entries 0 to `head.size` are here, each once; an acknowledged record is durable; a record
-that a crash cut off at the end of the file was never acknowledged and is written over.
+that a crash cut off, so that the file ends within it, was never acknowledged and is written over. Anything else that
+is not whole is damage, and nothing is countersigned on it: lengths are checked by themselves, so that a damaged one is
+never taken for a record that was cut off.
 """
 
 import hashlib
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from fedhealth.privacy.checkpoint import Checkpoint
 from fedhealth.privacy.copies import COPY_HEAD_BYTES, Copy, page_of, read_page
 from fedhealth.secret_file import SECRET_MODE, sync_folder
 
+_HEADER = struct.Struct("!II")
 _LENGTH = struct.Struct("!I")
 _HASH_BYTES = 32
 
@@ -64,7 +69,8 @@ class HeadLog:
         text = canonical_bytes(head)
         page = b"".join(page_of([copy]) for copy in copies)
         body = _LENGTH.pack(len(text)) + text + page
-        record = _LENGTH.pack(len(body)) + body + hashlib.sha256(body).digest()
+        record = _header(len(body)) + body
+        record += hashlib.sha256(record).digest()
         try:
             new = not self._path.exists()
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, SECRET_MODE)
@@ -83,7 +89,7 @@ class HeadLog:
                 got=error.strerror or str(error),
                 next_step="Free disk space or repair the disk; until then nothing is countersigned.",
             ) from error
-        start = self._end + 2 * _LENGTH.size + len(text)
+        start = self._end + _HEADER.size + _LENGTH.size + len(text)
         self._take(head, _placed(start, page), self._end + len(record))
 
     def copies(self, first: int) -> Iterator[Copy]:
@@ -99,33 +105,39 @@ class HeadLog:
         self.head, self._end = head, end
 
 
+def _header(length: int) -> bytes:
+    return _HEADER.pack(length, zlib.crc32(_LENGTH.pack(length)))
+
+
 def _read(path: Path) -> Iterator[tuple[Checkpoint, list[tuple[int, int]], int]]:
     """Yield each head, the places of its copies, and the end of its record; stops at a record that was cut off."""
     raw, at, size = path.read_bytes(), 0, 0
-    while at + _LENGTH.size <= len(raw):
-        (length,) = _LENGTH.unpack_from(raw, at)
-        end = at + _LENGTH.size + length + _HASH_BYTES
-        body = raw[at + _LENGTH.size : end - _HASH_BYTES]
-        whole = hashlib.sha256(body).digest() == raw[end - _HASH_BYTES : end]
-        if end > len(raw) or (end == len(raw) and not whole):
-            return
+    while at + _HEADER.size <= len(raw):
         try:
-            if not whole:
+            length, _ = _HEADER.unpack_from(raw, at)
+            if raw[at : at + _HEADER.size] != _header(length):
+                raise ValueError("another length")
+            end = at + _HEADER.size + length + _HASH_BYTES
+            if end > len(raw):
+                return
+            record = raw[at : end - _HASH_BYTES]
+            if hashlib.sha256(record).digest() != raw[end - _HASH_BYTES : end]:
                 raise ValueError("another hash")
-            (text,) = _LENGTH.unpack_from(body)
-            head = Checkpoint.model_validate_json(body[_LENGTH.size : _LENGTH.size + text])
-            page = body[_LENGTH.size + text :]
+            (text,) = _LENGTH.unpack_from(record, _HEADER.size)
+            start = _HEADER.size + _LENGTH.size
+            head = Checkpoint.model_validate_json(record[start : start + text])
+            page = record[start + text :]
             positions = [position for position, _ in read_page(page)]
             if positions != list(range(size, head.size)):
                 raise ValueError("other entries")
-        except (ValueError, LedgerDamaged) as error:
+        except (ValueError, struct.error, LedgerDamaged) as error:
             raise LedgerDamaged(
                 f"the file of witnessed heads {path} was changed",
                 got=f"a bad record at byte {at}",
                 next_step="Put a backup of this coordinator's state in its place: sites that are ahead of it are "
                 "asked for what is missing.",
             ) from error
-        yield head, _placed(at + 2 * _LENGTH.size + text, page), end
+        yield head, _placed(at + start + text, page), end
         at, size = end, head.size
 
 

@@ -181,20 +181,54 @@ def test_a_record_cut_off_anywhere_was_never_acknowledged_and_is_written_over(op
         assert file_of(tmp_path).read_bytes() == longer
 
 
-def test_a_changed_byte_in_what_was_acknowledged_is_found(open_witness, tmp_path):
-    grown(open_witness(), 2, 5, 7)
-    whole = file_of(tmp_path).read_bytes()
-    last = whole.rindex(b'"size":7') - 100  # somewhere in the record before the last
-    for place in range(0, last, 7):
+def records_of(tmp_path, open_witness):
+    """Return the file of three heads, and where each of its records ends."""
+    witness, ends = open_witness(), []
+    for seen, size in ((0, 2), (2, 5), (5, 7)):
+        witness.countersign("ward-a", TRUE.head(size), TRUE.proof(seen, size), CHALLENGE, COPIES)
+        ends.append(file_of(tmp_path).stat().st_size)
+    return file_of(tmp_path).read_bytes(), ends
+
+
+def refuses(open_witness, tmp_path, raw):
+    file_of(tmp_path).write_bytes(raw)
+    with pytest.raises(LedgerDamaged, match="was changed"):
+        open_witness()
+    assert file_of(tmp_path).read_bytes() == raw  # evidence
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x10, 0x80, 0xFF])
+def test_a_changed_byte_anywhere_in_what_was_acknowledged_is_refused(open_witness, tmp_path, flip):
+    """The last record too, and its length: it is as long as the file says, so nothing cut it off."""
+    whole, _ = records_of(tmp_path, open_witness)
+    for place in range(len(whole)):
         raw = bytearray(whole)
-        raw[place] ^= 1
-        file_of(tmp_path).write_bytes(raw)
-        try:
-            seen = open_witness().seen("ward-a")
-        except LedgerDamaged:
-            continue
-        # A length that points beyond the end looks like a record that was cut off: nothing after it is believed.
-        assert seen < 7
+        raw[place] ^= flip
+        refuses(open_witness, tmp_path, bytes(raw))
+
+
+def test_bytes_that_were_taken_out_put_in_or_wiped_are_never_taken_for_a_record_that_was_cut_off(
+    open_witness, tmp_path
+):
+    whole, (_, second, third) = records_of(tmp_path, open_witness)
+    for place in range(second):  # what is cut out of the last record cannot be told from a cut at its end
+        refuses(open_witness, tmp_path, whole[:place] + whole[place + 1 :])
+    for place in range(third - 8):  # the file still holds the last record's header and all that it announces
+        refuses(open_witness, tmp_path, whole[:place] + b"\xa5" + whole[place:])
+    for place in range(third):
+        if any(whole[place:]):
+            refuses(open_witness, tmp_path, whole[:place].ljust(third, b"\0"))
+    refuses(open_witness, tmp_path, whole + whole[second:])  # a record twice
+    refuses(open_witness, tmp_path, whole[second:])  # without those before
+    refuses(open_witness, tmp_path, whole + bytes(8))
+
+
+def test_a_file_cut_anywhere_keeps_every_head_that_is_whole_in_it(open_witness, tmp_path):
+    whole, ends = records_of(tmp_path, open_witness)
+    for end in range(len(whole) + 1):
+        file_of(tmp_path).write_bytes(whole[:end])
+        expected = max((size for size, until in zip((2, 5, 7), ends, strict=True) if until <= end), default=0)
+        assert open_witness().seen("ward-a") == expected
 
 
 def test_with_a_full_disk_nothing_is_signed_and_nothing_forgotten(open_witness, tmp_path, monkeypatch):
