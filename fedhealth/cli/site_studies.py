@@ -22,6 +22,7 @@ def approve(
     Example: fedhealth site approve sites/hungary study.signed --state state/hungary
     """
     from fedhealth.learning.diagnosis import STEPS
+    from fedhealth.learning.plan import plan_study
     from fedhealth.site.approval import approve_study, examine_study
     from fedhealth.site.state import SiteState
     from fedhealth.training.per_patient import make_deterministic
@@ -33,7 +34,11 @@ def approve(
     typer.echo(f"{asked.title} ({asked.name}, {asked.digest[:12]})")
     typer.echo(f"  purpose:     {asked.purpose}")
     typer.echo(f"  asked by:    key {proposal.approval.researcher[:12]}")
-    typer.echo(f"  what leaves: {asked.training.rounds} noised gradients, one noised table of four counts")
+    plan = plan_study(asked)
+    typer.echo(
+        f"  what leaves: {plan['train'].rounds} noised gradients at most, one noised table of "
+        f"{plan['evaluate'].mechanism.dimension} counts"
+    )
     for side, patients in seen.patients.items():
         typer.echo(f"  {side}: {patients} patients, {seen.positives[side]} with the condition;")
         typer.echo(f"    may cost each at most {seen.share[side]:.1%} of the whole budget (this binds);")

@@ -15,7 +15,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fedhealth.learning.plan import CONFUSION_CELLS, plan_study
+from fedhealth.learning.evaluation import CONFUSION_CELLS, TABLE, noise_of
+from fedhealth.learning.plan import plan_study
 from fedhealth.metrics.proportion import proportion_of
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
@@ -83,8 +84,8 @@ class SiteEvidence(_Part):
         epsilon: what any one patient was charged at most; a patient is on one side only.
         delta: at this delta.
         spent: the same by purpose.
-        noisy_counts: the released confusion table on held-out patients.
-        noise_standard_deviation: of each of those counts.
+        noisy_counts: the released counts of held-out patients, by the names of their cells.
+        noise_standard_deviation: of each of those counts, by the name of the line that it belongs to.
         figures: what they say.
         ledger: its ledger's head.
     """
@@ -96,7 +97,7 @@ class SiteEvidence(_Part):
     delta: float
     spent: tuple[Spent, ...]
     noisy_counts: dict[str, float]
-    noise_standard_deviation: float
+    noise_standard_deviation: dict[str, float]
     figures: Figures
     ledger: LedgerHead
 
@@ -171,7 +172,8 @@ class RunResult:
 def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
     """Return what may be published of a run; every figure in it is computed here."""
     study = signed.study
-    noise_sd, too_wide = plan_study(study)["evaluate"].mechanism.standard_deviation, study.evaluation.too_wide
+    noise = noise_of(study, plan_study(study)["evaluate"].mechanism.standard_deviation)
+    noise_sd, too_wide = noise[TABLE], study.evaluation.too_wide
     sites = []
     for name, site in sorted(run.sites.items()):
         spent = spent_by(study, len(site.rounds), site.evaluations)
@@ -184,7 +186,7 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
                 delta=study.privacy.delta,
                 spent=spent,
                 noisy_counts=dict(site.noisy_counts),
-                noise_standard_deviation=noise_sd,
+                noise_standard_deviation=noise,
                 figures=figures_of(site.noisy_counts, noise_sd, too_wide),
                 ledger=site.ledger,
             )

@@ -43,7 +43,8 @@ from fedhealth.flower.rounds import (
     train_rounds,
     weights_of,
 )
-from fedhealth.learning.plan import CONFUSION_CELLS, decode_release, encode_weights, model_update, plan_study
+from fedhealth.learning.evaluation import counts_of
+from fedhealth.learning.plan import decode_release, encode_weights, model_update, plan_study
 from fedhealth.privacy.release import StepName
 from fedhealth.secret_file import replace_file
 from fedhealth.study.protocol import Study
@@ -86,7 +87,7 @@ class StudyCodec:
             updated = weights + model_update(payload, self._study, self._declared[site])
             return RecordDict({"arrays": arrays_of(updated), "metrics": MetricRecord(dict(figures))})
         counts = decode_release(payload, self._plan["evaluate"].mechanism)
-        figures.update(zip(CONFUSION_CELLS, counts.tolist(), strict=True))
+        figures.update(counts_of(self._study, counts))
         return RecordDict({"metrics": MetricRecord(dict(figures))})
 
 
@@ -155,7 +156,7 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
             control,
             Finished(
                 counts={
-                    site: {cell: float(str(figures[cell])) for cell in CONFUSION_CELLS}
+                    site: {cell: float(str(count)) for cell, count in figures.items() if cell != EXAMPLES}
                     for site, figures in counts.items()
                 }
             ),

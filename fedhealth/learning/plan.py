@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.errors import ConfigInvalid
+from fedhealth.learning.evaluation import Line, lines_of
 from fedhealth.privacy.accountant import AnyBudget, AnyCost
 from fedhealth.privacy.events import GaussianEvent, Plan, plan_of
 from fedhealth.privacy.gaussian import GridGaussian
@@ -23,9 +24,6 @@ from fedhealth.privacy.pld import noise_multiplier_for_plan
 from fedhealth.privacy.release import Cohort, StepName
 from fedhealth.study.protocol import Study
 
-CONFUSION_CELLS = ("true-positive", "false-positive", "true-negative", "false-negative")
-"""What an evaluation releases, in this order; a patient counts once, in one cell."""
-
 
 @dataclass(frozen=True)
 class Step:
@@ -34,10 +32,11 @@ class Step:
     Attributes:
         name: "train" or "evaluate".
         cohort: the patients it uses.
-        rounds: how often the protocol runs it.
+        rounds: how often a gate admits it, spare rounds included; the noise is priced for all of them.
         input_length: number of model weights it takes, each a finite double.
         mechanism: how its release is clipped and noised.
         sampling_rate: the probability with which each patient of the cohort is in a release; 1 is all.
+        lines: of an evaluation, what its vector holds.
     """
 
     name: StepName
@@ -46,6 +45,7 @@ class Step:
     input_length: int
     mechanism: GridGaussian
     sampling_rate: float = 1.0
+    lines: tuple[Line, ...] = ()
 
     @property
     def event(self) -> GaussianEvent:
@@ -77,15 +77,16 @@ def plan_study(study: Study) -> dict[StepName, Step]:
 def _steps_of(study: Study) -> dict[StepName, Step]:
     weights = study.dimension + 1
     privacy, training = study.privacy, study.training
+    rounds = training.rounds + training.spare_rounds
     return {
         "train": Step(
             name="train",
             cohort="training",
-            rounds=training.rounds,
+            rounds=rounds,
             input_length=weights,
             mechanism=GridGaussian(
                 noise_multiplier=_noise_multiplier(
-                    privacy.training_epsilon, privacy.delta, training.sampling_rate, training.rounds, weights
+                    privacy.training_epsilon, privacy.delta, training.sampling_rate, rounds, weights
                 ),
                 l2_clip_norm=training.l2_clip_norm,
                 dimension=weights,
@@ -100,8 +101,9 @@ def _steps_of(study: Study) -> dict[StepName, Step]:
             mechanism=GridGaussian(
                 noise_multiplier=noise_multiplier_for(privacy.evaluation_epsilon, privacy.delta, 1),
                 l2_clip_norm=1.0,
-                dimension=len(CONFUSION_CELLS),
+                dimension=sum(len(line.cells) for line in lines_of(study)),
             ),
+            lines=lines_of(study),
         ),
     }
 

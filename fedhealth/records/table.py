@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 
 from fedhealth.errors import DataUnusable
 from fedhealth.records.split import is_held_out
-from fedhealth.study.protocol import CategoryFeature, Feature, NumberFeature, Study
+from fedhealth.study.protocol import (
+    CategoryCondition,
+    CategoryEndpoint,
+    CategoryFeature,
+    Condition,
+    Endpoint,
+    Feature,
+    NumberFeature,
+    Study,
+)
 
 MAX_CELLS = 2**26
 """Numbers that a gate holds of one study at once, 512 MiB."""
@@ -128,8 +137,8 @@ def prepare_records(
 ) -> tuple[Records, Records]:
     """Return the training side and the held-out side of a table, as the study wants them.
 
-    Rows without an endpoint or without a patient are left out, and a patient's rows beyond the study's
-    `max_records_per_patient`.
+    Rows without an endpoint or without a patient are left out, those that miss a condition of the cohort, and a
+    patient's rows beyond the study's `max_records_per_patient`.
 
     Args:
         table: the whole table.
@@ -141,7 +150,7 @@ def prepare_records(
     Raises:
         DataUnusable: a column is missing; or `strict` and a cell cannot be used.
     """
-    wanted = [feature.column for feature in study.features] + [study.endpoint.column, patient_column]
+    wanted = [each.column for each in (*study.features, *study.include)] + [study.endpoint.column, patient_column]
     if missing := [column for column in wanted if column not in table.columns]:
         raise DataUnusable(
             f"the data file {table.path} lacks what study '{study.name}' asks for",
@@ -156,20 +165,20 @@ def prepare_records(
     sides: tuple[list[tuple[str, list[float], float]], ...] = ([], [])
     records: Counter[str] = Counter()
     for line, row in table.rows:
-        outcome = number(row[place[study.endpoint.column]], table, line, study.endpoint.column)
+        label = _label(study.endpoint, row[place[study.endpoint.column]], table, line, number)
+        met = [_meets(each, row[place[each.column]], table, line, number) for each in study.include]
         patient = row[place[patient_column]]
         inputs = [
             value
             for feature in study.features
             for value in _inputs(feature, row[place[feature.column]], table, line, number)
         ]
-        if outcome is None or not patient:
+        if label is None or not patient or not all(met):
             continue
         records[patient] += 1
         if records[patient] > study.max_records_per_patient:
             continue
         held_out = is_held_out(split_key, patient, study.evaluation.held_out_fraction)
-        label = math.nan if math.isnan(outcome) else float(outcome > study.endpoint.positive_above)
         sides[held_out].append((patient, inputs, label))
     return _pack(sides[0], study.dimension), _pack(sides[1], study.dimension)
 
@@ -219,6 +228,25 @@ def _pack(side: list[tuple[str, list[float], float]], dimension: int) -> Records
         patients=np.array([names[patient] for patient, _, _ in side], dtype=np.int64),
         patient_count=len(names),
     )
+
+
+def _label(endpoint: Endpoint, cell: str, table: Table, line: int, number: "_Reader") -> float | None:
+    """Return 1.0 for yes, 0.0 for no, NaN where the cell is unreadable, None where there is no outcome."""
+    if isinstance(endpoint, CategoryEndpoint):
+        if cell in endpoint.positive_categories:
+            return 1.0
+        return 0.0 if cell in endpoint.negative_categories else None
+    outcome = number(cell, table, line, endpoint.column)
+    if outcome is None or math.isnan(outcome):
+        return outcome
+    return float(outcome > endpoint.positive_above)
+
+
+def _meets(condition: Condition, cell: str, table: Table, line: int, number: "_Reader") -> bool:
+    if isinstance(condition, CategoryCondition):
+        return cell in condition.any_of
+    value = number(cell, table, line, condition.column)
+    return value is not None and condition.range[0] <= value <= condition.range[1]
 
 
 def _inputs(feature: Feature, cell: str, table: Table, line: int, number: "_Reader") -> list[float]:

@@ -20,9 +20,9 @@ from fedhealth.coordinator.asking import Asker, NoRelease
 from fedhealth.coordinator.server_app import StudyCodec
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
-from fedhealth.flower.rounds import evaluate_model, strategy_for, train_rounds
+from fedhealth.flower.rounds import EXAMPLES, evaluate_model, strategy_for, train_rounds
 from fedhealth.learning.diagnosis import STEPS
-from fedhealth.learning.plan import CONFUSION_CELLS, envelope_of, plan_study
+from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.policy.rules import Policy
 from fedhealth.policy.site_file import SiteFile
 from fedhealth.privacy.accountant import open_budget
@@ -155,9 +155,12 @@ class InProcessFederation:
         yield from train_rounds(self._grid, self._strategy, start, self.study.training.rounds)
 
     def evaluate(self, weights: NDArray[np.float64]) -> dict[str, dict[str, float]]:
-        """Return the noisy confusion table of each site."""
+        """Return the noisy counts of each site."""
         replies = evaluate_model(self._grid, self._strategy, weights)
-        return {site: {cell: float(str(reply[cell])) for cell in CONFUSION_CELLS} for site, reply in replies.items()}
+        return {
+            site: {cell: float(str(count)) for cell, count in reply.items() if cell != EXAMPLES}
+            for site, reply in replies.items()
+        }
 
     def close(self) -> None:
         """Close the ledgers."""

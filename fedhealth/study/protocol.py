@@ -4,7 +4,7 @@ A protocol is data, never code: features with public ranges or categories, a mod
 training and privacy parameters. Ranges come from the protocol and never from patients, so that scaling reveals
 nothing. Its canonical bytes give the study's digest; whoever changes one byte asks for another study.
 
-What it costs is in `fedhealth.study.plan`; whether a site allows it, in `fedhealth.policy`.
+What it costs is in `fedhealth.learning.plan`; whether a site allows it, in `fedhealth.policy`.
 """
 
 import math
@@ -103,12 +103,79 @@ class BinaryEndpoint(_Part):
         column: name of the column in the data set; a patient without a value is not in the study.
         positive_above: the patient has the condition when the value is greater than this.
         positive: what yes means, in words.
+        restated_by: columns that say the same in other words; none of them may be a feature.
     """
 
     kind: Literal["binary"]
     column: Column
     positive_above: Real
     positive: Text
+    restated_by: tuple[Column, ...] = ()
+
+
+class CategoryEndpoint(_Part):
+    """Yes or no, read from a word.
+
+    Attributes:
+        column: name of the column in the data set; a patient without a value is not in the study.
+        positive_categories: the words that mean yes, spelled as in the data set.
+        negative_categories: the words that mean no; with any other word, the record is left out.
+        positive: what yes means, in words.
+        restated_by: columns that say the same in other words; none of them may be a feature.
+    """
+
+    kind: Literal["category"]
+    column: Column
+    positive_categories: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
+    negative_categories: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
+    positive: Text
+    restated_by: tuple[Column, ...] = ()
+
+    @model_validator(mode="after")
+    def _categories_differ(self) -> Self:
+        words = self.positive_categories + self.negative_categories
+        if len(set(words)) != len(words):
+            raise ValueError(f"categories of '{self.column}' repeat a word")
+        return self
+
+
+Endpoint = Annotated[BinaryEndpoint | CategoryEndpoint, Field(discriminator="kind")]
+
+
+class NumberCondition(_Part):
+    """A record is in the cohort when a number lies in a range, ends included; a blank does not.
+
+    Attributes:
+        column: name of the column in the data set.
+        range: lowest and highest value.
+    """
+
+    kind: Literal["number"]
+    column: Column
+    range: tuple[Real, Real]
+
+    @model_validator(mode="after")
+    def _range_runs_upwards(self) -> Self:
+        low, high = self.range
+        if not low <= high:
+            raise ValueError(f"range of '{self.column}' is [{low}, {high}], wanted the lower value first")
+        return self
+
+
+class CategoryCondition(_Part):
+    """A record is in the cohort when a word is one of a list; a blank is not.
+
+    Attributes:
+        column: name of the column in the data set.
+        any_of: the words, spelled as in the data set.
+    """
+
+    kind: Literal["category"]
+    column: Column
+    any_of: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
+
+
+Condition = Annotated[NumberCondition | CategoryCondition, Field(discriminator="kind")]
 
 
 class LogisticRegression(_Part):
@@ -122,6 +189,8 @@ class Training(_Part):
 
     Attributes:
         rounds: number of rounds, each one release per site.
+        spare_rounds: how many more releases a site may give where a round's were lost, because the coordinator's
+            state was. Their noise is priced from the start, whether they are used or not.
         sampling_rate: the probability with which each patient, alone and by secret coins, takes part in a round; 1 is
             full batch, which is often best for small hospitals. Less is for budgets counted in Renyi divergence.
         learning_rate: step length on the clipped mean gradient.
@@ -131,6 +200,7 @@ class Training(_Part):
     """
 
     rounds: Annotated[int, Field(ge=1, le=10_000)]
+    spare_rounds: Annotated[int, Field(ge=0, le=100)] = 2
     sampling_rate: Annotated[float, Field(ge=1e-4, le=1)] = 1.0
     learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     l2_clip_norm: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
@@ -144,16 +214,62 @@ class Training(_Part):
         return self
 
 
+Share = Annotated[float, Field(ge=0.01, le=1)]
+
+
+class Scores(_Part):
+    """A histogram of the predicted chance, for ill and well patients apart.
+
+    Attributes:
+        share: of the evaluation's budget.
+        bins: number of bins of equal width over [0, 1]; even, so that 0.5 is an edge. More show more detail of a
+            calibration curve, and carry more noise.
+    """
+
+    share: Share = 0.5
+    bins: Annotated[int, Field(ge=2, le=100, multiple_of=2)] = 10
+
+
+class Subgroups(_Part):
+    """A confusion table for each word of some category features.
+
+    Attributes:
+        share: of the evaluation's budget, divided evenly among the columns.
+        columns: category features of the study.
+    """
+
+    share: Share
+    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=20)]
+
+
 class Evaluation(_Part):
     """How the result is measured, once, on patients the model has never seen.
+
+    What is released has up to three lines, which divide `evaluation_epsilon` between them: a line's share is its part
+    of the squared signal, so its noise is 1 / sqrt(share) as large as if it were alone. The shares add up to 1.
 
     Attributes:
         held_out_fraction: the share of patients kept from training; membership is decided for each patient alone.
         too_wide: no figure is published where its 95 % interval is wider than this to each side.
+        each_site: state the figures of each hospital too, beside those over all of them.
+        table: share of the confusion table: accuracy, sensitivity, specificity.
+        scores: the line of AUC, calibration, Brier score and net benefit; None leaves it out.
+        subgroups: the line of accuracy within groups of patients; None leaves it out.
     """
 
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)]
     too_wide: Annotated[float, Field(gt=0, le=0.5)] = 0.15
+    each_site: bool = False
+    table: Share = 0.5
+    scores: Scores | None = Scores()
+    subgroups: Subgroups | None = None
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        shares = [self.table] + [line.share for line in (self.scores, self.subgroups) if line is not None]
+        if not math.isclose(sum(shares), 1, rel_tol=1e-9):
+            raise ValueError(f"shares of table, scores and subgroups add up to {sum(shares):g}, wanted 1")
+        return self
 
 
 class Privacy(_Part):
@@ -172,6 +288,31 @@ class Privacy(_Part):
     evaluation_epsilon: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
 
 
+class Sites(_Part):
+    """Who must take part, and how long anybody is waited for.
+
+    Attributes:
+        required: sites without which no round counts.
+        quorum: number of sites without which no round counts; None is all that the federation has.
+        wait_seconds: how long a site that is away, busy or slow is waited for in a round, before the round goes on
+            without it, if it may. The site may come back in a later round; the result says who was in which.
+    """
+
+    required: tuple[StudyName, ...] = ()
+    quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    wait_seconds: Annotated[int, Field(ge=1, le=30 * 24 * 3600)] = 60
+
+    @model_validator(mode="after")
+    def _required_differ(self) -> Self:
+        if len(set(self.required)) != len(self.required):
+            raise ValueError("required names a site twice")
+        return self
+
+
+PurposeClass = Literal["scientific-research", "quality-of-care", "public-health", "service-planning"]
+"""Why health data may be used a second time, in classes that a policy can refer to."""
+
+
 class Study(_Part):
     """A whole study protocol.
 
@@ -180,12 +321,15 @@ class Study(_Part):
         name: a short name in lower case.
         title: one line for people.
         task: what kind of question it is, from a closed list that policies refer to.
-        purpose: why patients' data may be used for this.
+        purpose: why patients' data may be used for this, in words.
+        purpose_class: the same as one of a closed list that policies refer to.
         legal_basis: on what legal ground.
         data_set: which data set of each site is asked for.
         min_declared_patients: a site that declares fewer cannot approve it.
         max_records_per_patient: of each patient only the first so many records are read. The public duration of a
             reply is measured with so many records for every patient, so that nobody's records decide it.
+        retention_days: how long the coordinator keeps the results after the end.
+        include: conditions that a record must meet, all of them; others are not in the study.
     """
 
     format: Literal[1]
@@ -193,12 +337,16 @@ class Study(_Part):
     title: Text
     task: Literal["diagnosis"]
     purpose: Text
+    purpose_class: PurposeClass = "scientific-research"
     legal_basis: Text
     data_set: StudyName
     min_declared_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
     max_records_per_patient: Annotated[int, Field(ge=1, le=1000)]
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 3650
+    sites: Sites = Sites()
+    include: Annotated[tuple[Condition, ...], Field(max_length=100)] = ()
     features: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=1000)]
-    endpoint: BinaryEndpoint
+    endpoint: Endpoint
     model: LogisticRegression
     training: Training
     evaluation: Evaluation
@@ -212,8 +360,30 @@ class Study(_Part):
             raise ValueError(f"features name a column twice: {', '.join(repeated)}")
         if self.endpoint.column in columns:
             raise ValueError(f"the endpoint '{self.endpoint.column}' is among the features")
+        if restated := sorted(set(self.endpoint.restated_by) & set(columns)):
+            raise ValueError(f"features that restate the endpoint '{self.endpoint.column}': {', '.join(restated)}")
+        if any(condition.column == self.endpoint.column for condition in self.include):
+            raise ValueError(f"include looks at the endpoint '{self.endpoint.column}', which would choose the answer")
         if self.dimension > MAX_INPUTS:
             raise ValueError(f"features become {self.dimension} model inputs, wanted at most {MAX_INPUTS}")
+        return self
+
+    @model_validator(mode="after")
+    def _subgroups_are_category_features(self) -> Self:
+        categories = {feature.column for feature in self.features if isinstance(feature, CategoryFeature)}
+        columns = self.evaluation.subgroups.columns if self.evaluation.subgroups else ()
+        if others := sorted(set(columns) - categories):
+            raise ValueError(f"subgroups name what is no category feature: {', '.join(others)}")
+        if len(set(columns)) != len(columns):
+            raise ValueError("subgroups name a column twice")
+        return self
+
+    @model_validator(mode="after")
+    def _quorum_holds_the_required(self) -> Self:
+        if self.sites.quorum is not None and self.sites.quorum < len(self.sites.required):
+            raise ValueError(
+                f"quorum is {self.sites.quorum}, wanted at least the {len(self.sites.required)} sites that are required"
+            )
         return self
 
     @property

@@ -32,7 +32,7 @@ def study(name, training_epsilon=1.0, rounds=4):
             "features": [{"kind": "number", "column": "age", "unit": "years", "range": [0, 100], "impute": 50}],
             "endpoint": {"kind": "binary", "column": "ill", "positive_above": 0, "positive": "is ill"},
             "model": {"kind": "logistic-regression"},
-            "training": {"rounds": rounds, "learning_rate": 1.0, "l2_clip_norm": 1.0},
+            "training": {"rounds": rounds, "spare_rounds": 0, "learning_rate": 1.0, "l2_clip_norm": 1.0},
             "evaluation": {"held_out_fraction": 0.25},
             "privacy": {
                 "unit": "patient",

@@ -9,7 +9,8 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from fedhealth.coordinator.evidence import Figure, figures_of, pooled_figures, spent_by
-from fedhealth.learning.plan import CONFUSION_CELLS, plan_study
+from fedhealth.learning.evaluation import CONFUSION_CELLS
+from fedhealth.learning.plan import plan_study
 from fedhealth.study.protocol import load_study
 
 STUDY = load_study(Path(__file__).resolve().parents[2] / "protocols" / "heart-disease-diagnosis.toml")
@@ -127,7 +128,7 @@ def test_what_was_spent_is_what_an_independent_accountant_says(training, evaluat
 
 
 def test_a_whole_study_costs_what_its_protocol_asks_and_not_more():
-    training, evaluation = spent_by(STUDY, STUDY.training.rounds, 1)
+    training, evaluation = spent_by(STUDY, STUDY.training.rounds + STUDY.training.spare_rounds, 1)
     assert STUDY.privacy.training_epsilon * 0.999 < training.epsilon <= STUDY.privacy.training_epsilon
     assert STUDY.privacy.evaluation_epsilon * 0.999 < evaluation.epsilon <= STUDY.privacy.evaluation_epsilon
     assert training.noise_multiplier == plan_study(STUDY)["train"].mechanism.noise_multiplier

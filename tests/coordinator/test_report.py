@@ -5,7 +5,8 @@ import pytest
 from fedhealth.coordinator.evidence import Evidence, LedgerHead, SiteEvidence, figures_of, pooled_figures, spent_by
 from fedhealth.coordinator.report import Reference, Score, SiteReference, render_report
 from fedhealth.errors import FedHealthError
-from fedhealth.learning.plan import CONFUSION_CELLS, plan_study
+from fedhealth.learning.evaluation import CONFUSION_CELLS
+from fedhealth.learning.plan import plan_study
 from fedhealth.study.protocol import Study
 
 NOISY_COUNTS = {
@@ -32,7 +33,7 @@ def study():
             "features": [number],
             "endpoint": {"kind": "binary", "column": "num", "positive_above": 0, "positive": "a vessel is narrowed"},
             "model": {"kind": "logistic-regression"},
-            "training": {"rounds": 20, "learning_rate": 1.0, "l2_clip_norm": 1.0},
+            "training": {"rounds": 20, "spare_rounds": 0, "learning_rate": 1.0, "l2_clip_norm": 1.0},
             "evaluation": {"held_out_fraction": 0.25},
             "privacy": {"unit": "patient", "delta": 1e-4, "training_epsilon": 2.0, "evaluation_epsilon": 1.0},
         }
@@ -69,7 +70,7 @@ def make_evidence(study, noisy_counts):
                 delta=1e-4,
                 spent=spent_by(study, 20, 1),
                 noisy_counts=table,
-                noise_standard_deviation=noise_sd,
+                noise_standard_deviation={"table": noise_sd},
                 figures=figures_of(table, noise_sd, too_wide),
                 ledger=LedgerHead(size=24, root=f"root-of-{site}", note="note", ledger_key=f"{site}+ledger"),
             )

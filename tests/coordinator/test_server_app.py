@@ -40,7 +40,7 @@ STUDY = Study.model_validate(
         "endpoint": {"kind": "binary", "column": "ill", "positive_above": 0, "positive": "is ill"},
         "model": {"kind": "logistic-regression"},
         "training": {"rounds": 3, "learning_rate": 0.5, "l2_clip_norm": 1.0},
-        "evaluation": {"held_out_fraction": 0.25},
+        "evaluation": {"held_out_fraction": 0.25, "table": 1, "scores": None},
         "privacy": {"unit": "patient", "delta": 1e-4, "training_epsilon": 2.0, "evaluation_epsilon": 2.0},
     }
 )

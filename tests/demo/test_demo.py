@@ -20,7 +20,8 @@ from fedhealth.demo.federation import Federation, set_up
 from fedhealth.demo.run import run_processes
 from fedhealth.errors import FederationFailed, LedgerDamaged
 from fedhealth.learning.diagnosis import STEPS
-from fedhealth.learning.plan import CONFUSION_CELLS, encode_weights, plan_study
+from fedhealth.learning.evaluation import CONFUSION_CELLS
+from fedhealth.learning.plan import encode_weights, plan_study
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import read_ledger, verify_ledger
@@ -176,11 +177,12 @@ def test_the_evidence_holds_no_exact_count_of_patients(run, site):
     released = list(numbers_in({key: value for key, value in published.items() if key not in public}))
     assert released
     secret = {training, held_out, training + held_out, *confusion.values(), sum(list(confusion.values())[::3])}
-    assert not {number for number in released if number in secret}
+    # An interval of a proportion that ends at 0 or 1 says nothing; counts of 0 and 1 are looked at below, one by one.
+    assert not {number for number in released if number in secret - {0, 1}}
     # The released cells are the true ones with noise on each: near them, never the same.
     for cell, exact in confusion.items():
         off = abs(published["noisy_counts"][cell] - exact)
-        assert 0 < off < 6 * published["noise_standard_deviation"], cell
+        assert 0 < off < 6 * published["noise_standard_deviation"]["table"], cell
 
 
 def test_the_pooled_figure_is_not_the_exact_one(run):

@@ -26,7 +26,7 @@ def make_study(**training):
             "endpoint": {"kind": "binary", "column": "ill", "positive_above": 0, "positive": "is ill"},
             "model": {"kind": "logistic-regression"},
             "training": {"rounds": 3, "learning_rate": 0.5, "l2_clip_norm": 1.0, **training},
-            "evaluation": {"held_out_fraction": 0.25},
+            "evaluation": {"held_out_fraction": 0.25, "table": 1, "scores": None},
             "privacy": {"unit": "patient", "delta": 1e-4, "training_epsilon": 2.0, "evaluation_epsilon": 2.0},
         }
     )

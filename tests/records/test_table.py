@@ -265,3 +265,57 @@ def test_made_up_records_are_as_many_as_the_public_figures_allow():
     assert np.bincount(records.patients).tolist() == [7] * 30
     with pytest.raises(DataUnusable, match="max_records_per_patient"):
         made_up_records(STUDY.model_copy(update={"max_records_per_patient": 1000}), 10**6)
+
+
+def cohort(tmp_path, rows, **changes):
+    """The patients of a study with these changes, whichever side they are on."""
+    study = Study.model_validate(STUDY.model_dump(mode="json") | changes)
+    sides = prepare_records(read(tmp_path, HEADER + rows), study, "id", KEY, strict=False)
+    return sum(side.patient_count for side in sides), np.concatenate([side.labels for side in sides])
+
+
+AGES = {"kind": "number", "column": "age", "range": [40, 60]}
+WOMEN = {"kind": "category", "column": "sex", "any_of": ["f"]}
+
+
+@pytest.mark.parametrize(
+    "row, conditions, is_in",
+    [
+        ("p,40,1,f,1", [AGES], True),
+        ("p,60,1,f,1", [AGES], True),
+        ("p,60.1,1,f,1", [AGES], False),
+        ("p,,1,f,1", [AGES], False),  # a blank meets nothing
+        ("p,forty,1,f,1", [AGES], False),  # and a cell that cannot be read neither
+        ("p,40,1,f,1", [AGES, WOMEN], True),
+        ("p,40,1,m,1", [AGES, WOMEN], False),
+        ("p,39,1,f,1", [AGES, WOMEN], False),
+        ("p,40,1,,1", [WOMEN], False),
+    ],
+)
+def test_a_record_is_in_the_cohort_when_it_meets_every_condition(tmp_path, row, conditions, is_in):
+    assert cohort(tmp_path, row + "\n", include=conditions)[0] == int(is_in)
+
+
+def test_a_record_outside_the_cohort_takes_no_place_of_those_that_count(tmp_path):
+    # Three records a patient are read: the four of age 10 come first and are not in the cohort.
+    rows = "p,10,1,f,0\n" * 4 + "p,50,1,f,1\n" * 4
+    patients, labels = cohort(tmp_path, rows, include=[AGES])
+    assert patients == 1 and labels.tolist() == [1, 1, 1]
+
+
+def test_a_condition_may_look_at_a_column_that_is_no_feature_and_must_exist(tmp_path):
+    with pytest.raises(DataUnusable, match="also ward"):
+        cohort(tmp_path, "p,50,1,f,1\n", include=[WOMEN | {"column": "ward"}])
+
+
+def test_an_endpoint_of_words_is_yes_no_or_left_out(tmp_path):
+    endpoint = {
+        "kind": "category",
+        "column": "ill",
+        "positive_categories": ["yes", "likely"],
+        "negative_categories": ["no"],
+        "positive": "ill",
+    }
+    rows = "a,50,1,f,yes\nb,50,1,f,likely\nc,50,1,f,no\nd,50,1,f,\ne,50,1,f,unsure\n"
+    patients, labels = cohort(tmp_path, rows, endpoint=endpoint)
+    assert patients == 3 and sorted(labels) == [0, 1, 1]

@@ -172,6 +172,49 @@ SLIPS = {
     "a clip that is no number": ("l2_clip_norm = 1.0", "l2_clip_norm = nan", "l2_clip_norm"),
     "a threshold that is no number": ("positive_above = 0.5", "positive_above = nan", "positive_above"),
     "a name with a slash": ('name = "heart"', 'name = "../heart"', "name"),
+    "shares that are more than all": ("too_wide = 0.1", "too_wide = 0.1\ntable = 0.6", "add up to 1.1, wanted 1"),
+    "an odd number of bins": ("too_wide = 0.1", "scores = { bins = 5 }", "evaluation.scores.bins"),
+    "a subgroup of numbers": (
+        "too_wide = 0.1",
+        'table = 0.25\nsubgroups = { share = 0.25, columns = ["age"] }',
+        "no category feature: age",
+    ),
+    "a subgroup twice": (
+        "too_wide = 0.1",
+        'table = 0.25\nsubgroups = { share = 0.25, columns = ["sex", "sex"] }',
+        "subgroups name a column twice",
+    ),
+    "fewer sites than are required": (
+        "[model]",
+        '[sites]\nrequired = ["a", "b"]\nquorum = 1\n[model]',
+        "quorum is 1, wanted at least the 2 sites",
+    ),
+    "a site required twice": ("[model]", '[sites]\nrequired = ["a", "a"]\n[model]', "required names a site twice"),
+    "a cohort that chooses the answer": (
+        "[model]",
+        '[[include]]\nkind = "number"\ncolumn = "ill"\nrange = [1, 1]\n[model]',
+        "would choose the answer",
+    ),
+    "a condition the wrong way round": (
+        "[model]",
+        '[[include]]\nkind = "number"\ncolumn = "age"\nrange = [60, 40]\n[model]',
+        "wanted the lower value first",
+    ),
+    "a feature that restates the endpoint": (
+        'positive = "has it"',
+        'positive = "has it"\nrestated_by = ["sex"]',
+        "restate the endpoint 'ill': sex",
+    ),
+    "a word that means yes and no": (
+        'kind = "binary"\ncolumn = "ill"\npositive_above = 0.5',
+        'kind = "category"\ncolumn = "ill"\npositive_categories = ["a"]\nnegative_categories = ["a"]',
+        "repeat a word",
+    ),
+    "a purpose that is in no list": (
+        'purpose = "research"',
+        'purpose = "x"\npurpose_class = "marketing"',
+        "purpose_class",
+    ),
     "not TOML": ("format = 1", "format = ", "is not TOML"),
 }
 

@@ -39,7 +39,7 @@ STUDY = Study.model_validate(
         "endpoint": {"kind": "binary", "column": "ill", "positive_above": 0.5, "positive": "ill"},
         "model": {"kind": "logistic-regression"},
         "training": {"rounds": 10, "learning_rate": 0.5, "l2_clip_norm": 0.7},
-        "evaluation": {"held_out_fraction": 0.25},
+        "evaluation": {"held_out_fraction": 0.25, "table": 1, "scores": None},
         "privacy": {"unit": "patient", "delta": 1e-5, "training_epsilon": 2.0, "evaluation_epsilon": 1.0},
     }
 )
@@ -129,7 +129,7 @@ def test_the_plan_costs_what_the_protocol_says_and_fits_a_budget_of_the_same_siz
     for cohort, epsilon in (("training", 2.0), ("held-out", 1.0)):
         assert 0.995 * epsilon <= epsilon_of(envelope[cohort], 1e-5) <= epsilon
         assert envelope[cohort].fits(MuSquaredBudget(epsilon=epsilon, delta=1e-5).cap())
-    assert (PLAN["train"].rounds, PLAN["evaluate"].rounds) == (10, 1)
+    assert (PLAN["train"].rounds, PLAN["evaluate"].rounds) == (12, 1), "spare rounds are priced"
 
 
 def test_weights_go_over_the_wire_and_come_back_and_nothing_else_does():
