@@ -5,11 +5,11 @@ most what the mechanism is made for, whatever the weights:
 
 **1. A patient's numbers do not depend on who else is there.** Batches have fixed shapes (`fixed_batches.py`). For a
 given shape a deterministic kernel on one thread is a fixed program: what it writes to a row depends on that row's
-inputs and on where the row stands (no layer mixes rows: `privacy_check.py`). Which places are alike is found out, not
-assumed: before the first sum, in every shape that a patient could bring, made-up patients are computed at every place
-with made-up weights, and only places with the bits of the first are ever taken. (Mostly all are; where rows are of odd
-length, some kernels treat those apart whose addresses are not aligned.) So a patient's inputs a and output gradients g,
-and what is computed from them below, are the same bits with and without others.
+inputs and on where the row stands (no layer mixes rows: `privacy_check.py`, by type and by trial). Which places are
+alike is found out, not assumed: before the first sum, in every shape that a patient could bring, made-up patients are
+computed at every place with made-up weights, and only places with the bits of the first are ever taken. (Mostly all
+are; where rows are of odd length, some kernels treat those apart whose addresses are not aligned.) So a patient's
+inputs a and output gradients g, and what is computed from them below, are the same bits with and without others.
 
 **2. The sum is exact.** Each patient's clipped gradient is rounded to whole steps before anything is added, and sums
 and products of whole numbers below 2**53 have no rounding in doubles, in any order and with any kernel. With C the clip
@@ -41,6 +41,7 @@ where 2**24 patients of at most 2**37 steps fit.
 | a patient whose gradient, norm or s is not finite, or with more than `most_records` | counts as zero |
 | nobody | zeros |
 | more than one thread, or kernels that need not be deterministic | refused |
+| a loss of one record that depends on other records, on made-up ones | refused, before any patient is read |
 | a forward pass that draws random numbers (dropout) | refused: who is in a batch would decide who gets which |
 | a shape in which places differ | only places like the first are taken: slower, as exact |
 | layers too wide for the grid | refused, before any patient is read |
@@ -60,11 +61,13 @@ from fedhealth.privacy.gaussian import MAX_PATIENTS, GridGaussian
 from fedhealth.training.book_keeping import Batch, BookKeeper, RecordLosses
 from fedhealth.training.fixed_batches import FixedBatch, everybody_the_same, fixed_batches
 from fedhealth.training.parts import Part, ghost_norms, lengths_of
+from fedhealth.training.privacy_check import refuse_if_records_mix
 
 _PATIENTS_A_FLUSH = 512
 _FEWEST_ROWS = 64
 _INPUT_BITS = 18
 _MOST_LENGTH = 64.0
+_PROBED_RECORDS = 4
 
 
 @dataclass
@@ -183,7 +186,11 @@ class ExactSummer:
         return factors, finite
 
     def _alike_places(self, losses: RecordLosses, batch: Batch) -> dict[int, NDArray[np.int64]]:
-        """Return which places are alike in every shape that a patient could bring; no patient's record is read."""
+        """Return which places are alike in every shape that a patient could bring; no patient's record is read.
+
+        Raises:
+            ValueError: the model draws random numbers, or mixes records.
+        """
         model = self.keeper.model
         modes = tuple(module.training for module in model.modules())
         key = (losses, modes, tuple((each.shape[1:], each.dtype, each.device) for each in batch))
@@ -202,11 +209,13 @@ class ExactSummer:
                         each.copy_(_made_up(len(each), each, generator) / math.sqrt(max(1, each[0].numel())))
                 for rows in shapes:
                     alike[rows] = np.intersect1d(alike[rows], self._alike_places_of(losses, batch, rows, generator))
+                if not torch.equal(state, torch.get_rng_state()):
+                    raise ValueError("the forward pass draws random numbers: take dropout out, or call model.eval()")
+                records = tuple(_made_up(_PROBED_RECORDS, each, generator) for each in batch)
+                refuse_if_records_mix(model, losses, records)
         finally:
             for parameter, before in zip(model.parameters(), kept, strict=True):
                 parameter.copy_(before)
-        if not torch.equal(state, torch.get_rng_state()):
-            raise ValueError("the forward pass draws random numbers: take dropout out, or call model.eval()")
         self._alike[key] = alike
         return alike
 

@@ -16,9 +16,9 @@ BatchNorm (MONAI's ResNet does).
 | lazy parameters | nothing is known of them yet |
 | dropout inside a layer that is computed again (`fallback.py`) | would draw another mask |
 
-What types cannot show, `refuse_if_records_mix` looks for by computing made-up records alone and in company, and the
-engine refuses a forward pass that changed a buffer. A module that keeps state in plain Python attributes is beyond all
-three: models come from our own list.
+What types cannot show, `refuse_if_records_mix` looks for by computing made-up records alone and in company, which
+`exact_sum.py` does before it reads a patient; and the engine refuses a forward pass that changed a buffer. A module
+that keeps state in plain Python attributes is beyond all three: models come from our own list.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,6 +31,8 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import UninitializedParameter
 
 from fedhealth.training.layers import LAYERS
+
+_RecordLosses = Callable[[nn.Module, tuple[torch.Tensor, ...]], torch.Tensor]
 
 
 def refuse_what_mixes_patients(model: nn.Module) -> None:
@@ -55,28 +57,27 @@ def refuse_what_mixes_patients(model: nn.Module) -> None:
                 )
 
 
-def refuse_if_records_mix(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-    """Refuse a model whose output for a record changes by more than rounding when other records change.
+def refuse_if_records_mix(model: nn.Module, losses: _RecordLosses, batch: tuple[torch.Tensor, ...]) -> None:
+    """Refuse a model whose loss for a record changes by more than rounding when the other records change.
 
     Args:
-        model: run without gradients, in evaluation mode, so that dropout is off.
-        inputs: at least two made-up records, all different; never a patient's.
+        model: run without gradients, as it stands; it must not draw random numbers.
+        losses: one loss per record, from model and batch.
+        batch: at least two made-up records, all different; never a patient's.
 
     Raises:
-        ValueError: the output has no row per record, or a record's row depends on the others.
+        ValueError: there is not one loss per record, or a record's loss depends on the others.
     """
-    count, training = len(inputs[0]), model.training
-    try:
-        model.eval()
-        with torch.no_grad():
-            whole = model(*inputs)
-            for record in range(count):
-                # The same record, with each other one replaced by a copy of it.
-                alone = model(*(each[record : record + 1].expand(each.shape).contiguous() for each in inputs))
-                if len(whole) != count or not torch.allclose(whole[record], alone[record], rtol=1e-3, atol=1e-5):
-                    raise ValueError("the model's output for one record depends on the other records of the batch")
-    finally:
-        model.train(training)
+    count = len(batch[0])
+    with torch.no_grad():
+        whole = losses(model, batch)
+        for record in range(count):
+            # The same record, with each other one replaced by a copy of it.
+            alone = losses(model, tuple(each[record : record + 1].expand(each.shape).contiguous() for each in batch))
+            if whole.shape != (count,) or not torch.allclose(
+                whole[record], alone[record], rtol=1e-3, atol=1e-5, equal_nan=True
+            ):
+                raise ValueError("the model's loss for one record depends on the other records of the batch")
 
 
 def fallback_layers(model: nn.Module) -> dict[str, nn.Module]:

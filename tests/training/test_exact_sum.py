@@ -215,6 +215,24 @@ def test_refuses_a_pass_that_draws_random_numbers_and_leaves_the_weights_as_they
     summer_of(model.eval()).sum(losses, batch, PATIENTS, COUNT)
 
 
+class Ranked(nn.Module):
+    """Nothing of its type says so, it has no weights, and with weights of zero nobody sees it."""
+
+    def forward(self, x):
+        return x.argsort(0).to(x) * x
+
+
+@pytest.mark.parametrize("zero", [False, True], ids=["any weights", "weights of zero"])
+def test_refuses_a_model_that_mixes_records_before_a_patient_is_read(zero):
+    model, (_, batch) = nn.Sequential(nn.Linear(13, 3), Ranked()).double(), case("chain")
+    if zero:
+        for each in model.parameters():
+            each.data.zero_()
+    nobody = tuple(each[:0] for each in batch)
+    with pytest.raises(ValueError, match="depends on the other records"):
+        summer_of(model).sum(losses, nobody, np.zeros(0, dtype=np.int64), 0)
+
+
 def test_refuses_threads_that_share_a_sum_and_kernels_that_may_change():
     model, batch = case("chain")
     torch.set_num_threads(2)

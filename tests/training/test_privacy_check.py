@@ -82,8 +82,15 @@ class Centred(nn.Module):
         return x - x.mean(0)
 
 
-def test_the_probe_finds_a_layer_that_mixes_and_passes_one_that_does_not():
-    inputs = (torch.randn(5, 4),)
-    refuse_if_records_mix(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)), inputs)
+def squares(model, batch):
+    return model(*batch).square().flatten(1).mean(1)
+
+
+def test_the_probe_finds_a_layer_or_a_loss_that_mixes_and_passes_one_that_does_not():
+    records = (torch.randn(5, 4),)
+    refuse_if_records_mix(nn.Sequential(nn.Linear(4, 3), nn.Tanh()), squares, records)
     with pytest.raises(ValueError, match="other records"):
-        refuse_if_records_mix(nn.Sequential(nn.Linear(4, 3), Centred()), inputs)
+        refuse_if_records_mix(nn.Sequential(nn.Linear(4, 3), Centred()), squares, records)
+    for shared in (lambda found: found / found.sum(), lambda found: found.mean(), lambda found: found.sort().values):
+        with pytest.raises(ValueError, match="other records"):
+            refuse_if_records_mix(nn.Linear(4, 3), lambda model, batch, f=shared: f(squares(model, batch)), records)
