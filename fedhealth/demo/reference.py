@@ -30,7 +30,8 @@ from safetensors.numpy import load
 from fedhealth.coordinator.report import Reference, Score, SiteReference
 from fedhealth.errors import ConfigInvalid, DataUnusable, FedHealthError, PolicyForbids
 from fedhealth.policy.site_file import SiteFile, load_site_file
-from fedhealth.records.table import Records, prepare_records, read_table
+from fedhealth.records.source import read_source
+from fedhealth.records.table import Records, prepare_records
 from fedhealth.study.protocol import Study, load_study
 
 Vector = NDArray[np.float64]
@@ -216,7 +217,7 @@ def _public_sites(folders: Sequence[Path], study: Study) -> list[SiteFile]:
 
 def _sides_of(site: SiteFile, study: Study) -> tuple[Records, Records]:
     data = site.data_set
-    table = read_table(data.file, strict=True)
+    table = read_source(data.source, strict=True)
     sides = prepare_records(table, study, data.patient_column, bytes.fromhex(site.split_key or ""), strict=True)
     if not all(side.patient_count for side in sides):
         raise DataUnusable(f"site '{site.id}' has no patients on one side of the split")

@@ -4,14 +4,32 @@ Only the site's id, the names of data sets and columns and `declared_patients` e
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from fedhealth.config import read_toml
 from fedhealth.errors import ConfigInvalid
+from fedhealth.table_source import TableFormat, TableSource, check_query, format_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+ColumnType = Literal["patient", "number", "category", "date", "text", "blank"]
+"""What a column holds: who the patient is, numbers, words of a short list, dates, other text, nothing yet."""
+
+
+class DataColumn(BaseModel):
+    """A column as its administrator has seen it; a type only, never a value or a range.
+
+    Attributes:
+        name: as in the header.
+        type: what it holds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Annotated[str, StringConstraints(min_length=1)]
+    type: ColumnType
 
 
 class DataSet(BaseModel):
@@ -19,7 +37,11 @@ class DataSet(BaseModel):
 
     Attributes:
         name: what studies call it.
-        file: a CSV file with a header, UTF-8, relative to the site's folder.
+        file: relative to the site's folder; CSV is UTF-8, comma-separated, with a header.
+        format: how the file is written; told by the name's end if not given.
+        query: what a database is asked, one SELECT. Each row rests on the records of its own patient alone; that is
+            attested by the administrator.
+        columns: what there was when the data set was connected (`fedhealth site data add`), for telling what changed.
         patient_column: the column that names the patient; rows of one patient share its value. The administrator
             attests that it names patients and not visits.
         declared_patients: a public round figure near the number of patients, used for scaling and weights. It is
@@ -29,8 +51,31 @@ class DataSet(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Name
     file: Path
+    format: TableFormat | None = None
+    query: Annotated[str, StringConstraints(min_length=1, max_length=20_000)] | None = None
     patient_column: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
+    columns: Annotated[tuple[DataColumn, ...], Field(max_length=10_000)] = ()
+
+    @model_validator(mode="after")
+    def _query_fits_the_format(self) -> Self:
+        check_query(self.query, self.source.format)
+        return self
+
+    @model_validator(mode="after")
+    def _columns_name_the_patient_once(self) -> Self:
+        names = [column.name for column in self.columns]
+        if len(set(names)) != len(names):
+            raise ValueError("columns name a column twice")
+        patient = [column.name for column in self.columns if column.type == "patient"]
+        if self.columns and patient != [self.patient_column]:
+            raise ValueError(f"columns give type 'patient' to {patient}, wanted patient_column alone")
+        return self
+
+    @property
+    def source(self) -> TableSource:
+        """What to read."""
+        return TableSource(self.file, self.format or format_of(self.file), self.query)
 
 
 class SiteFile(BaseModel):

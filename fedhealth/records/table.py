@@ -14,7 +14,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,9 @@ from fedhealth.study.protocol import (
 
 MAX_CELLS = 2**26
 """Numbers that a gate holds of one study at once, 512 MiB."""
+
+MAX_TABLE_CELLS = 2**26
+"""Cells of the largest table that is read: as text, some gigabytes."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 csv.field_size_limit(2**31 - 1)  # a long cell is one patient's, and must not stop everybody
@@ -61,19 +64,21 @@ class Records:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file as read.
+    """A data set as read.
 
     Attributes:
         path: where it was.
         columns: its header.
-        rows: line number and cells of each row.
-        ragged: number of rows left out because they are not as long as the header.
+        rows: number and cells of each row.
+        ragged: numbers of the rows left out because they are not as long as the header.
+        row_word: what the numbers count: lines of a file, or rows.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...]
-    ragged: int = 0
+    ragged: tuple[int, ...] = ()
+    row_word: str = "line"
 
 
 def read_table(path: Path, *, strict: bool) -> Table:
@@ -91,17 +96,16 @@ def read_table(path: Path, *, strict: bool) -> Table:
     try:
         text = path.read_bytes().decode("utf-8-sig", "strict" if strict else "surrogateescape")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        header = tuple(cell.strip() for cell in next(reader, []))
-        if not header or len(set(header)) != len(header):
-            raise DataUnusable(
-                f"the header of {path} is empty or names a column twice", next_step="Correct the header."
-            )
-        rows, ragged = [], 0
+        header = checked_header(next(reader, []), path)
+        rows: list[tuple[int, tuple[str, ...]]] = []
+        ragged: list[int] = []
         for row in reader:
             if len(row) == len(header):
                 rows.append((reader.line_num, tuple(cell.strip() for cell in row)))
+                if len(rows) * len(header) > MAX_TABLE_CELLS:
+                    raise too_many_cells(path)
             elif row:
-                ragged += 1
+                ragged.append(reader.line_num)
                 if strict:
                     raise DataUnusable(
                         f"line {reader.line_num} of {path} is not like the header",
@@ -129,7 +133,28 @@ def read_table(path: Path, *, strict: bool) -> Table:
         ) from error
     if strict and not rows:
         raise DataUnusable(f"the data file {path} has no rows", next_step="Export it again.")
-    return Table(path, header, tuple(rows), ragged)
+    return Table(path, header, tuple(rows), tuple(ragged))
+
+
+def checked_header(names: Sequence[str], path: Path) -> tuple[str, ...]:
+    """Return the names of a table's columns, stripped.
+
+    Raises:
+        DataUnusable: there is none, or one twice.
+    """
+    header = tuple(name.strip() for name in names)
+    if not header or len(set(header)) != len(header):
+        raise DataUnusable(f"the header of {path} is empty or names a column twice", next_step="Correct the header.")
+    return header
+
+
+def too_many_cells(path: Path) -> DataUnusable:
+    """Return the refusal of a table that does not fit a gate's memory."""
+    return DataUnusable(
+        f"the data file {path} is too large for a gate",
+        got=f"more than {MAX_TABLE_CELLS:,} cells",
+        next_step="Leave out columns that no study will ask for.",
+    )
 
 
 def prepare_records(
@@ -283,7 +308,7 @@ def _number(cell: str, table: Table, line: int, column: str) -> float | None:
     value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
     if not math.isfinite(value):
         raise DataUnusable(
-            f"line {line}, column '{column}' of {table.path} cannot be used",
+            f"{table.row_word} {line}, column '{column}' of {table.path} cannot be used",
             got="text or a number that is not finite",
             wanted="a number, or a blank where it was not measured",
             next_step="Correct the cell.",

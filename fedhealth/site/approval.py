@@ -26,8 +26,9 @@ from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort, StepName
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
 from fedhealth.records.marks import PatientMarks, without_patients
+from fedhealth.records.source import read_source
 from fedhealth.records.split import sides_of
-from fedhealth.records.table import Table, made_up_records, patients_per_row, prepare_records, read_table
+from fedhealth.records.table import Table, made_up_records, patients_per_row, prepare_records
 from fedhealth.secret_file import PUBLIC_MODE, create_file, replace_file
 from fedhealth.site.acts import record_policy
 from fedhealth.site.consent import forgotten_patients
@@ -107,7 +108,7 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
     with state.opened_ledger(site.id) as ledger:
         budget = ledger.created.budgets[study.data_set]
         forgotten = forgotten_patients(ledger, site.data_set.name, marks)
-    table, _ = without_patients(read_table(site.data_set.file, strict=True), marks, forgotten)
+    table, _ = without_patients(read_source(site.data_set.source, strict=True), marks, forgotten)
     names: tuple[Cohort, ...] = ("training", "held-out")
     sides = dict(zip(names, prepare_records(table, study, column, split_key, strict=True), strict=True))
     for name, side in sides.items():

@@ -24,8 +24,8 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest
 from fedhealth.records.marks import PatientMarks, short_mark
 from fedhealth.records.members import MemberHistory, digest_of_members
+from fedhealth.records.source import read_source
 from fedhealth.records.split import is_held_out, sides_of
-from fedhealth.records.table import read_table
 from fedhealth.site.state import SiteState, local_user
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
@@ -73,7 +73,7 @@ def forget_patient(folder: Path, state: SiteState, patient: str) -> int | None:
     with state.opened_ledger(site.id) as ledger:
         _record(ledger, state, site, patient, withdrawn=True)
     try:
-        table = read_table(site.data_set.file, strict=False)
+        table = read_source(site.data_set.source, strict=False)
     except DataUnusable:
         return None
     if site.data_set.patient_column not in table.columns:

@@ -30,7 +30,7 @@ from fedhealth.privacy.anchor import AnchorMissing
 from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import INPUT_DOMAIN, Digest
-from fedhealth.records.table import read_table
+from fedhealth.records.source import read_source
 from fedhealth.signing import load_public_key
 from fedhealth.site.administration import AdministratorPort
 from fedhealth.site.gate import Gate
@@ -71,7 +71,7 @@ def open_gate(
         _LOG.error("the ledger cannot be used: %(error)s", {"error": error})
         return _open_held_gate(state, site.id, clock)
     try:
-        table = read_table(site.data_set.file, strict=False)
+        table = read_source(site.data_set.source, strict=False)
         inputs = GateInputs(
             site=site,
             policy=policy,

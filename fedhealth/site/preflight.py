@@ -29,7 +29,7 @@ from fedhealth.pki.names import coordinator_dns_name
 from fedhealth.pki.profiles import Role
 from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
-from fedhealth.records.table import read_table
+from fedhealth.records.source import read_source
 from fedhealth.secret_file import read_file
 from fedhealth.site.file_rights import groups_of, may
 from fedhealth.site.landlock import Sandbox, landlock_abi
@@ -154,7 +154,7 @@ def _data(folder: Path, state: SiteState) -> Finding:
     def read() -> Finding:
         load_policy(folder)
         data_set = load_site_file(folder).data_set
-        if data_set.patient_column not in read_table(data_set.file, strict=False).columns:
+        if data_set.patient_column not in read_source(data_set.source, strict=False).columns:
             return Finding("data", "wrong", f"there is no column '{data_set.patient_column}'", remedy)
         gate_user = state.gate.stat().st_uid
         if gate_user != os.geteuid() and not may(data_set.file, *groups_of(str(gate_user)), stat.S_IROTH):

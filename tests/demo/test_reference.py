@@ -107,7 +107,7 @@ def test_refuses_site_without_public_data_before_reading_any_table(study, always
     def never(*_arguments, **_options):
         raise AssertionError("a table was opened")
 
-    monkeypatch.setattr("fedhealth.demo.reference.read_table", never)
+    monkeypatch.setattr("fedhealth.demo.reference.read_source", never)
     with pytest.raises(PolicyForbids, match="site 'cleveland' are not public"):
         make_reference(study, always_ill, [SITES[0], private_site])
 

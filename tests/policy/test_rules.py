@@ -8,6 +8,7 @@ from fedhealth.policy.site_file import load_site_file
 from fedhealth.signing import public_key_hex
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study, sign_study
+from fedhealth.table_source import TableSource
 
 ADA = Ed25519PrivateKey.from_private_bytes(bytes(32))
 EVE = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
@@ -136,6 +137,48 @@ def test_data_outside_the_sites_folder_are_refused(tmp_path, file):
     (tmp_path / "link.csv").symlink_to("/etc/passwd")
     with pytest.raises(ConfigInvalid, match="outside the site's folder"):
         site(tmp_path, file)
+
+
+PLACE = 'patient_column = "id"\ndeclared_patients = 100\n'
+
+
+def data_set(tmp_path, file, more):
+    (tmp_path / "site.toml").write_text(
+        f'id = "ward-a"\ntitle = "Ward A"\n[data_set]\nname = "icu"\nfile = "{file}"\n{PLACE}{more}\n'
+    )
+    return load_site_file(tmp_path).data_set
+
+
+def test_a_data_set_says_what_to_read(tmp_path):
+    path = tmp_path.resolve()
+    assert data_set(tmp_path, "a.csv", "").source == TableSource(path / "a.csv", "csv")
+    assert data_set(tmp_path, "a.parquet", "").source == TableSource(path / "a.parquet", "parquet")
+    assert data_set(tmp_path, "a.dat", 'format = "parquet"').source == TableSource(path / "a.dat", "parquet")
+    query = "SELECT * FROM visits"
+    assert data_set(tmp_path, "a.db", f'query = "{query}"').source == TableSource(path / "a.db", "sqlite", query)
+
+
+COLUMNS = '[[data_set.columns]]\nname = "id"\ntype = "patient"\n[[data_set.columns]]\nname = "age"\ntype = "number"\n'
+BAD_DATA_SETS = {
+    "an unknown format": ("a.csv", 'format = "excel"', "data_set.format"),
+    "a query on a CSV file": ("a.csv", 'query = "SELECT 1"', "query is given exactly where"),
+    "a database without a query": ("a.duckdb", "", "query is given exactly where"),
+    "an empty query": ("a.duckdb", 'query = ""', "data_set.query"),
+    "a query over everybody": ("a.duckdb", 'query = "SELECT * FROM v LIMIT 5"', "LIMIT"),
+    "an unknown type": ("a.csv", COLUMNS.replace("number", "float"), "type"),
+    "a range of a column": ("a.csv", COLUMNS + "range = [0, 90]", "unknown key"),
+    "a column twice": ("a.csv", COLUMNS.replace("age", "id"), "name a column twice"),
+    "no column of the patient": ("a.csv", COLUMNS.replace("patient", "text"), "wanted patient_column alone"),
+    "another column of the patient": ("a.csv", COLUMNS.replace('"id"', '"nr"'), "wanted patient_column alone"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA_SETS)
+def test_a_data_set_that_says_what_it_must_not_is_refused(tmp_path, case):
+    file, more, reason = BAD_DATA_SETS[case]
+    assert data_set(tmp_path, "a.csv", COLUMNS).columns[1].type == "number"
+    with pytest.raises(ConfigInvalid, match=reason):
+        data_set(tmp_path, file, more)
 
 
 @pytest.mark.parametrize("more", ["public_data = true", f'split_key = "{"0" * 64}"'])

@@ -1,0 +1,131 @@
+"""Read a Parquet file, or ask a DuckDB file, by DuckDB with everything switched off that could reach further.
+
+Read-only; no access to other files, the network or the variables of this program; no extension is loaded or fetched;
+nothing of it can be changed by the query. One thread, so that a sum inside a query has the same bits each time; times
+in UTC, whatever the machine says; nothing is spilled to disk.
+
+Source: duckdb.org/docs, "Securing DuckDB".
+
+Invariants: of an error only what it says about the words of the query is shown: a failed conversion names the value.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import duckdb
+
+from fedhealth.errors import DataUnusable
+from fedhealth.records.source import Rows, Value
+from fedhealth.table_source import TableSource
+
+_AT_ONCE = 4096
+_MEMORY = "4GB"
+_AS_THEY_ARE = frozenset(
+    {"VARCHAR", "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE"}
+    | {f"U{kind}INT" for kind in ("TINY", "SMALL", "BIG", "HUGE")}
+    | {"UINTEGER", "BLOB"}
+)
+"""Types whose values Python has too; all others are cast to text by DuckDB, dates as ISO 8601."""
+
+_ABOUT_THE_QUERY = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
+
+
+@contextmanager
+def opened_file(source: TableSource) -> Iterator[Rows]:
+    """Open a Parquet or DuckDB file and give its columns and rows.
+
+    Raises:
+        DataUnusable: it is no such file, or locked by a program that writes to it, or the query fails.
+    """
+    with _failures_told(source), closing(_connect(source)) as connection:
+        query, arguments = _one_select(connection, source)
+        asked = connection.execute(f"SELECT * FROM ({query}\n) LIMIT 0", arguments)  # noqa: S608
+        names = [str(name) for name, *_ in asked.description or ()]
+        kinds = [str(kind) for _, kind, *_ in asked.description or ()]
+        own = [f"c{number}" for number in range(len(names))]
+        cells = [
+            name if kind in _AS_THEY_ARE or kind.startswith("DECIMAL") else f"CAST({name} AS VARCHAR)"
+            for name, kind in zip(own, kinds, strict=True)
+        ]
+        order = "" if source.query is None else f"ORDER BY {', '.join(f'{name} NULLS FIRST' for name in own)}"
+        # The line's end closes a comment that the query may end with.
+        text = f"SELECT {', '.join(cells)} FROM ({query}\n) AS asked({', '.join(own)}) {order}"  # noqa: S608
+        result = connection.execute(text, arguments)
+        yield tuple(names), _rows(result)
+
+
+def _connect(source: TableSource) -> duckdb.DuckDBPyConnection:
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "threads": 1,
+        "memory_limit": _MEMORY,
+        "temp_directory": "",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "python_enable_replacements": False,
+    }
+    if source.format == "duckdb":
+        connection = duckdb.connect(source.file, read_only=True, config=config)
+    else:
+        connection = duckdb.connect(config=config)
+        connection.execute("SET allowed_paths = ?", [[str(source.file)]])
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _one_select(connection: duckdb.DuckDBPyConnection, source: TableSource) -> tuple[str, list[str]]:
+    """Return the text to ask, and its arguments; the query must be one statement that only reads."""
+    if source.query is None:
+        return "SELECT * FROM read_parquet(?, hive_partitioning = false)", [str(source.file)]
+    statements = connection.extract_statements(source.query)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise DataUnusable(
+            f"the query on {source.file} is not one SELECT",
+            got=f"{len(statements)} statements" if len(statements) != 1 else "another statement",
+            next_step="Correct `query` in site.toml.",
+        )
+    return statements[0].query.rstrip().rstrip(";"), []
+
+
+def _rows(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Value, ...]]:
+    while batch := result.fetchmany(_AT_ONCE):
+        yield from batch
+
+
+@contextmanager
+def _failures_told(source: TableSource) -> Iterator[None]:
+    try:
+        yield
+    except _ABOUT_THE_QUERY as error:
+        raise DataUnusable(
+            f"the query on {source.file} cannot be asked",
+            got=str(error).partition("\n")[0],
+            next_step="Correct `query` in site.toml.",
+        ) from None
+    except duckdb.PermissionException:
+        raise DataUnusable(
+            f"the query on {source.file} cannot be asked",
+            got="one that reaches beyond this file",
+            next_step="Correct `query` in site.toml.",
+        ) from None
+    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        if source.query is not None and isinstance(error, duckdb.InvalidInputException):
+            raise _cut_short(source, error) from None
+        raise DataUnusable(
+            f"the data file {source.file} cannot be opened as {source.format}",
+            got="a file of another kind or version, or one that another program writes to",
+            next_step="Close what writes to it, or export it again.",
+        ) from None
+    except duckdb.Error as error:
+        raise _cut_short(source, error) from None
+
+
+def _cut_short(source: TableSource, error: duckdb.Error) -> DataUnusable:
+    return DataUnusable(
+        f"the data file {source.file} cannot be read to its end",
+        got=type(error).__name__,
+        wanted="a query that no single record can make fail" if source.query else "",
+        next_step="Use TRY_CAST instead of CAST in `query`." if source.query else "Export it again.",
+    )
