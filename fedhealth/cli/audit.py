@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhealth.cli.audit_text import empirical_lines, json_text, shown, side_lines, time_text, verified_lines
+from fedhealth.cli.audit_text import (
+    certificate_lines,
+    empirical_lines,
+    json_text,
+    shown,
+    side_lines,
+    time_text,
+    verified_lines,
+)
 from fedhealth.errors import AUDIT_FAILED_EXIT_CODE, UNSAFE_TEST_SITE_EXIT_CODE, ConfigInvalid
 
 if TYPE_CHECKING:
@@ -35,12 +43,19 @@ Evidence = Annotated[
     Path | None,
     typer.Option(help="A run's evidence.json: the ledger must extend the head of this site that is in it."),
 ]
+WitnessKey = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="The coordinator's witness key, from its operator: the ledger must name it."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def verify(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> None:
+def verify(path: Source, evidence: Evidence = None, witness: WitnessKey = None, as_json: AsJson = False) -> None:
     """Verify a ledger or an exported bundle offline; exit 0 only if no byte was changed.
+
+    The certificate of the ledger key, ledger.certificate.json, is verified where
+    it lies beside the ledger.
 
     Exit codes: 0 intact; 7 damaged (the first bad entry is named);
     8 a signature is wrong; 10 intact, but of a test site: its noise is known.
@@ -48,6 +63,7 @@ def verify(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> 
     Example: fedhealth audit verify runs/demo-DATE/state/hungary/gate
     """
     from fedhealth.compliance.bundle import is_bundle
+    from fedhealth.compliance.ledger_certificate import certificate_beside, check_witness_key
     from fedhealth.privacy.verify import verify_ledger
 
     if is_bundle(path):
@@ -57,14 +73,19 @@ def verify(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> 
         history, manifest, found = None, None, verify_ledger(path)
         if evidence is not None:
             found = verify_ledger(path, _published_head(evidence, found.head.site))
+    if witness is not None:
+        check_witness_key(found, witness)
+    certificate = certificate_beside(path, found)
     seen = None if evidence is None else int(_published_head(evidence, found.head.site).split("\n")[1])
     if as_json:
         plain = dataclasses.asdict(found) | {"head": found.head.model_dump(), "extends_head_of": seen}
+        plain["certificate"] = certificate.model_dump() if certificate is not None else None
         if manifest is not None and history is not None:
             plain["bundle"] = {"by": manifest.by, "at": manifest.at, "studies": sorted(history.studies)}
         typer.echo(json_text(plain))
     else:
         _say(verified_lines(found, evidence, seen))
+        _say(certificate_lines(found, certificate, named=witness is not None))
         if manifest is not None and history is not None:
             typer.echo(f"  exported    {time_text(manifest.at)} by {shown(manifest.by)}, signed by the ledger key;")
             typer.echo(f"              {len(history.studies)} signed studies in it, no journal, no payload")

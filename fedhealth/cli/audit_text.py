@@ -13,10 +13,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedhealth.compliance.budget import SideUse, StudyUse
     from fedhealth.compliance.empirical import EmpiricalAudit
+    from fedhealth.link.enrolment import LedgerCertificate
     from fedhealth.privacy.verified_ledger import VerifiedLedger
 
 _BAR = 40
 """Characters of a whole budget."""
+
+
+def certificate_lines(
+    found: "VerifiedLedger", certificate: "LedgerCertificate | None", *, named: bool
+) -> Iterator[str]:
+    """Say whose the ledger key is, by whose word.
+
+    Args:
+        found: the ledger.
+        certificate: of its key, verified; None if there is none.
+        named: the witness key came from the person who asks.
+    """
+    if certificate is not None:
+        yield f"  certified   the key {'' if len(found.ledger_keys) == 1 else certificate.ledger_key[:16] + '... '}of"
+        yield f"              site '{certificate.site}' of federation '{shown(certificate.federation)}',"
+        yield f"              joined {time_text(certificate.at * 1000)}, by its coordinator"
+    else:
+        yield "  certified   no: ledger.certificate.json, from when the site joined, is not"
+        yield "              beside it; compare the ledger key with the coordinator's"
+    yield f"  witness key {found.witness_key}"
+    yield f"              {'as asked for' if named else 'not compared with the true one (--witness)'}"
 
 
 def verified_lines(found: "VerifiedLedger", evidence: Path | None, seen: int | None) -> Iterator[str]:

@@ -22,6 +22,8 @@ from fedhealth.signing import load_public_key, public_key_hex, sign, verify
 
 ENROLMENT_VERSION = 1
 MAX_MESSAGE_BYTES = 32 * 1024
+LEDGER_CERTIFICATE_FILE = "ledger.certificate.json"
+"""Where a site keeps its `LedgerCertificate`, beside its ledger."""
 
 Name = Annotated[str, StringConstraints(max_length=63)]
 Pem = Annotated[str, StringConstraints(max_length=12 * 1024)]

@@ -34,6 +34,8 @@ class VerifiedLedger:
         head: its signed head.
         ledger_key: the key that signs it, 64 hexadecimal digits; compare it with the certified one.
         first_ledger_key: the key that it began with; another one if it was rotated since.
+        ledger_keys: all keys that were ever in force, oldest first.
+        witness_key: the coordinator's, that its first entry names, 64 hexadecimal digits.
         policy_sha256: of the bytes of the policy in force, None if none was recorded.
         paused: the whole site is.
         unsafe_test_site: the site uses known noise and protects nobody.
@@ -53,6 +55,8 @@ class VerifiedLedger:
     head: Checkpoint
     ledger_key: str
     first_ledger_key: str
+    ledger_keys: tuple[str, ...]
+    witness_key: str
     policy_sha256: str | None
     paused: bool
     unsafe_test_site: bool
@@ -94,6 +98,8 @@ def describe(account: Account, head: Checkpoint, witnessed: int, anchored: bool 
         head=head,
         ledger_key=account.acts.ledger_key,
         first_ledger_key=account.created.ledger_key,
+        ledger_keys=(account.created.ledger_key, *(each.ledger_key for each in account.acts.rotations)),
+        witness_key=account.created.witness_key,
         policy_sha256=account.acts.policy_sha256,
         paused=account.acts.paused,
         unsafe_test_site=account.created.unsafe_test_site,

@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedhealth.errors import ConfigInvalid, IdentityInvalid
+from fedhealth.link.enrolment import LEDGER_CERTIFICATE_FILE
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.ledger_file import copy_ledger
 from fedhealth.privacy.verify import read_ledger
@@ -48,7 +49,7 @@ _LEDGER = ("ledger.sqlite", "ledger.sqlite-wal")
 _FILES = (
     "ledger.key",
     "ledger.key.next",
-    "ledger.certificate.json",
+    LEDGER_CERTIFICATE_FILE,
     "split.secret",
     "naming.secret",
     "copies.secret",

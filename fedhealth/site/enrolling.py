@@ -18,7 +18,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedhealth.errors import ConfigInvalid, IdentityInvalid, LinkUnavailable
-from fedhealth.link.enrolment import AskRoot, AskTerms, Join, Joined, Root, Terms, TurnedAway, make_join
+from fedhealth.link.enrolment import (
+    LEDGER_CERTIFICATE_FILE,
+    AskRoot,
+    AskTerms,
+    Join,
+    Joined,
+    Root,
+    Terms,
+    TurnedAway,
+    make_join,
+)
 from fedhealth.link.enrolment_port import CLOCK_TOLERANCE, ask_coordinator, ask_unverified
 from fedhealth.link.proxy import split_proxy
 from fedhealth.pki.certificates import (
@@ -39,7 +49,6 @@ from fedhealth.secret_file import PUBLIC_MODE, SECRET_MODE, create_file, read_se
 from fedhealth.signing import public_key_hex
 from fedhealth.site.state import SiteState, init_site
 
-LEDGER_CERTIFICATE_FILE = "ledger.certificate.json"
 _KEYS = {Role.SITE: "tls.key", Role.RENEWAL: "renewal.key"}
 _REQUEST = "join.json"
 
