@@ -17,6 +17,9 @@ TableFormat = Literal["csv", "parquet", "duckdb", "sqlite"]
 
 TABLE_FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
 
+ColumnType = Literal["patient", "number", "category", "date", "text", "blank"]
+"""What a column holds: who the patient is, numbers, words of a short list, dates, other text, nothing yet."""
+
 QUERIED: frozenset[TableFormat] = frozenset({"duckdb", "sqlite"})
 """Formats that hold many tables, so that a query says which rows are meant."""
 

@@ -4,19 +4,15 @@ Only the site's id, the names of data sets and columns and `declared_patients` e
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from fedhealth.config import read_toml
 from fedhealth.errors import ConfigInvalid
-from fedhealth.table_source import TableFormat, TableSource, check_query, format_of
+from fedhealth.table_source import ColumnType, TableFormat, TableSource, check_query, format_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-
-
-ColumnType = Literal["patient", "number", "category", "date", "text", "blank"]
-"""What a column holds: who the patient is, numbers, words of a short list, dates, other text, nothing yet."""
 
 
 class DataColumn(BaseModel):

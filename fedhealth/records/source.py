@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from decimal import Decimal
 
 from fedhealth.errors import DataUnusable
+from fedhealth.records.cells import is_text
 from fedhealth.records.table import MAX_TABLE_CELLS, Table, checked_header, read_table, too_many_cells
 from fedhealth.table_source import TableFormat, TableSource
 
@@ -73,17 +74,12 @@ def _numbered(
         if number * len(columns) > MAX_TABLE_CELLS:
             raise too_many_cells(source.file)
         cells = tuple(map(cell_of, row))
-        if strict and (broken := [column for column, cell in zip(columns, cells, strict=True) if not _is_text(cell)]):
+        if strict and (broken := [column for column, cell in zip(columns, cells, strict=True) if not is_text(cell)]):
             raise DataUnusable(
                 f"row {number}, column '{broken[0]}' of {source.file} is not in UTF-8",
                 next_step="Correct the cell, or write the database again in UTF-8.",
             )
         yield number, cells
-
-
-def _is_text(cell: str) -> bool:
-    """Say whether a cell has no byte that was not UTF-8, which is kept as half of a surrogate pair."""
-    return cell.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in cell)
 
 
 def _check_file(source: TableSource) -> None:

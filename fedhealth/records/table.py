@@ -12,9 +12,8 @@ Invariant: nothing here depends on more than one patient at a time, but for the 
 import csv
 import io
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.errors import DataUnusable
+from fedhealth.records.cells import is_unreadable, label_of, meets, number_of
 from fedhealth.records.split import is_held_out
 from fedhealth.study.protocol import (
-    CategoryCondition,
-    CategoryEndpoint,
+    BinaryEndpoint,
     CategoryFeature,
-    Condition,
-    Endpoint,
     Feature,
+    NumberCondition,
     NumberFeature,
     Study,
 )
@@ -40,9 +38,7 @@ MAX_CELLS = 2**26
 MAX_TABLE_CELLS = 2**26
 """Cells of the largest table that is read: as text, some gigabytes."""
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 csv.field_size_limit(2**31 - 1)  # a long cell is one patient's, and must not stop everybody
-_BLANKS = frozenset({"", "na", "nan", "null", "none", "?"})
 
 
 @dataclass(frozen=True)
@@ -175,7 +171,7 @@ def prepare_records(
     Raises:
         DataUnusable: a column is missing; or `strict` and a cell cannot be used.
     """
-    wanted = [each.column for each in (*study.features, *study.include)] + [study.endpoint.column, patient_column]
+    wanted = [*columns_of(study), patient_column]
     if missing := [column for column in wanted if column not in table.columns]:
         raise DataUnusable(
             f"the data file {table.path} lacks what study '{study.name}' asks for",
@@ -186,18 +182,17 @@ def prepare_records(
             "take part.",
         )
     place = {column: table.columns.index(column) for column in wanted}
-    number = _number if strict else _number_or_nan
+    numbers = number_columns(study) if strict else ()
     sides: tuple[list[tuple[str, list[float], float]], ...] = ([], [])
     records: Counter[str] = Counter()
     for line, row in table.rows:
-        label = _label(study.endpoint, row[place[study.endpoint.column]], table, line, number)
-        met = [_meets(each, row[place[each.column]], table, line, number) for each in study.include]
+        for column in numbers:
+            if is_unreadable(row[place[column]]):
+                raise _unusable(table, line, column)
+        label = label_of(study.endpoint, row[place[study.endpoint.column]])
+        met = [meets(each, row[place[each.column]]) for each in study.include]
         patient = row[place[patient_column]]
-        inputs = [
-            value
-            for feature in study.features
-            for value in _inputs(feature, row[place[feature.column]], table, line, number)
-        ]
+        inputs = [value for feature in study.features for value in _inputs(feature, row[place[feature.column]])]
         if label is None or not patient or not all(met):
             continue
         records[patient] += 1
@@ -255,31 +250,24 @@ def _pack(side: list[tuple[str, list[float], float]], dimension: int) -> Records
     )
 
 
-def _label(endpoint: Endpoint, cell: str, table: Table, line: int, number: "_Reader") -> float | None:
-    """Return 1.0 for yes, 0.0 for no, NaN where the cell is unreadable, None where there is no outcome."""
-    if isinstance(endpoint, CategoryEndpoint):
-        if cell in endpoint.positive_categories:
-            return 1.0
-        return 0.0 if cell in endpoint.negative_categories else None
-    outcome = number(cell, table, line, endpoint.column)
-    if outcome is None or math.isnan(outcome):
-        return outcome
-    return float(outcome > endpoint.positive_above)
+def columns_of(study: Study) -> tuple[str, ...]:
+    """Return the columns that a study asks for, each once."""
+    return tuple(dict.fromkeys(each.column for each in (*study.features, *study.include, study.endpoint)))
 
 
-def _meets(condition: Condition, cell: str, table: Table, line: int, number: "_Reader") -> bool:
-    if isinstance(condition, CategoryCondition):
-        return cell in condition.any_of
-    value = number(cell, table, line, condition.column)
-    return value is not None and condition.range[0] <= value <= condition.range[1]
+def number_columns(study: Study) -> tuple[str, ...]:
+    """Return those of a study's columns in which a cell must be a number or blank, each once."""
+    numbers = (BinaryEndpoint, NumberCondition, NumberFeature)
+    parts = (study.endpoint, *study.include, *study.features)
+    return tuple(dict.fromkeys(each.column for each in parts if isinstance(each, numbers)))
 
 
-def _inputs(feature: Feature, cell: str, table: Table, line: int, number: "_Reader") -> list[float]:
+def _inputs(feature: Feature, cell: str) -> list[float]:
     if isinstance(feature, CategoryFeature):
         inputs = [float(cell == category) for category in feature.categories]
         absent = not any(inputs)
     else:
-        value = number(cell, table, line, feature.column)
+        value = number_of(cell)
         absent = value is None or value in feature.missing_values
         inputs = [_scaled(feature, feature.impute if value is None or absent else value)]
     return [*inputs, float(absent)] if feature.missing_indicator else inputs
@@ -292,25 +280,10 @@ def _scaled(feature: NumberFeature, value: float) -> float:
     return 2 * (min(max(value, low), high) - low) / (high - low) - 1
 
 
-_Reader = Callable[[str, Table, int, str], float | None]
-
-
-def _number_or_nan(cell: str, table: Table, line: int, column: str) -> float | None:
-    try:
-        return _number(cell, table, line, column)
-    except DataUnusable:
-        return math.nan
-
-
-def _number(cell: str, table: Table, line: int, column: str) -> float | None:
-    if cell.lower() in _BLANKS:
-        return None
-    value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
-    if not math.isfinite(value):
-        raise DataUnusable(
-            f"{table.row_word} {line}, column '{column}' of {table.path} cannot be used",
-            got="text or a number that is not finite",
-            wanted="a number, or a blank where it was not measured",
-            next_step="Correct the cell.",
-        )
-    return value
+def _unusable(table: Table, line: int, column: str) -> DataUnusable:
+    return DataUnusable(
+        f"{table.row_word} {line}, column '{column}' of {table.path} cannot be used",
+        got="text or a number that is not finite",
+        wanted="a number, or a blank where it was not measured",
+        next_step="Correct the cell.",
+    )

@@ -25,6 +25,7 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort, StepName
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
+from fedhealth.records.columns import NEARLY_UNIQUE
 from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.source import read_source
 from fedhealth.records.split import sides_of
@@ -39,9 +40,6 @@ from fedhealth.study.signature import open_signed_study
 
 REPLY_MARGIN = 1.25
 """Public duration of a reply over the slowest of the trials."""
-
-NEARLY_UNIQUE = 0.95
-"""Patients per row from which on a patient column may well name visits: real patients come back more often."""
 
 _TRIALS = 15
 _SHORTEST_REPLY_MS = 20

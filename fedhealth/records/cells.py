@@ -1,0 +1,57 @@
+"""What a cell of a table says: a number, an outcome, whether a record is in the cohort; by one cell alone.
+
+A cell is text, whatever the data set is kept in (`fedhealth.records.source`). What is neither blank nor a number that
+every program reads alike is unreadable (NaN), never guessed at.
+"""
+
+import math
+import re
+
+from fedhealth.study.protocol import CategoryCondition, CategoryEndpoint, Condition, Endpoint
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_BLANKS = frozenset({"", "na", "nan", "null", "none", "?"})
+
+
+def label_of(endpoint: Endpoint, cell: str) -> float | None:
+    """Return 1.0 for yes, 0.0 for no, NaN where the cell is unreadable, None where there is no outcome."""
+    if isinstance(endpoint, CategoryEndpoint):
+        if cell in endpoint.positive_categories:
+            return 1.0
+        return 0.0 if cell in endpoint.negative_categories else None
+    outcome = number_of(cell)
+    if outcome is None or math.isnan(outcome):
+        return outcome
+    return float(outcome > endpoint.positive_above)
+
+
+def meets(condition: Condition, cell: str) -> bool:
+    """Say whether a record meets a condition of the cohort; an unreadable cell does not."""
+    if isinstance(condition, CategoryCondition):
+        return cell in condition.any_of
+    value = number_of(cell)
+    return value is not None and condition.range[0] <= value <= condition.range[1]
+
+
+def is_blank(cell: str) -> bool:
+    """Say whether a cell holds nothing, or one of the words for nothing."""
+    return cell.lower() in _BLANKS
+
+
+def is_text(cell: str) -> bool:
+    """Say whether a cell has no byte that was not UTF-8; such a byte is kept as half of a surrogate pair."""
+    return cell.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in cell)
+
+
+def is_unreadable(cell: str) -> bool:
+    """Say whether a cell of a column of numbers holds something else."""
+    value = number_of(cell)
+    return value is not None and math.isnan(value)
+
+
+def number_of(cell: str) -> float | None:
+    """Return the number in a cell, None where it is blank, NaN where it is unreadable or not finite."""
+    if is_blank(cell):
+        return None
+    value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
+    return value if math.isfinite(value) else math.nan

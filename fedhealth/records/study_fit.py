@@ -1,0 +1,220 @@
+"""Whether a table holds what a study asks for, and whether a feature gives the answer away; for the administrator.
+
+A feature that encodes the label (a code of the diagnosis, a drug that is given only after it, a value that was
+measured in the ill alone) makes a model that looks perfect and is useless. A protocol cannot declare that; it shows
+in the data, as a feature that separates the two outcomes all by itself.
+
+Everything here rests on patients and is for the hospital's own terminal; of a problem the rows are named, never a
+value. A word is shown only where it is one of the protocol's own but for case and blanks.
+
+Source: the area under the ROC curve as a rank statistic, Hanley and McNeil 1982.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhealth.records.cells import is_blank, is_unreadable, label_of, meets, number_of
+from fedhealth.records.columns import Problem, cells_of
+from fedhealth.records.table import Table, columns_of, number_columns
+from fedhealth.study.protocol import (
+    CategoryCondition,
+    CategoryEndpoint,
+    CategoryFeature,
+    Feature,
+    NumberFeature,
+    Study,
+)
+
+GIVES_AWAY = 0.99
+"""Area under the ROC curve of one feature alone, from which on it may encode the label."""
+
+_LEAST_OF_EACH = 8
+"""Records of either outcome below which nothing is said: 8 and 8 fall apart by chance once in 6,435 orders."""
+
+_MOST_CODES = 10
+_RARE = 5
+
+
+@dataclass(frozen=True)
+class Giveaway:
+    """A feature that separates the two outcomes nearly alone.
+
+    Attributes:
+        column: of the feature.
+        by: by its value, or by whether there is one.
+        area: under the ROC curve, in [0.5, 1].
+    """
+
+    column: str
+    by: str
+    area: float
+
+    def __str__(self) -> str:
+        """Say it in one line, for a person."""
+        return f"column '{self.column}' nearly tells the outcome by {self.by} alone (AUC {self.area:.2f})"
+
+
+def find_giveaways(table: Table, study: Study) -> tuple[Giveaway, ...]:
+    """Return the features of a study that may encode its label in a table; those that may not are left out.
+
+    Args:
+        table: the whole table; columns that it lacks are passed over.
+        study: its endpoint, cohort and features are looked at.
+    """
+    if not {study.endpoint.column, *(each.column for each in study.include)} <= set(table.columns):
+        return ()
+    place = {column: table.columns.index(column) for column in columns_of(study) if column in table.columns}
+    rows, labels = [], []
+    for _, row in table.rows:
+        label = label_of(study.endpoint, row[place[study.endpoint.column]])
+        if label is not None and label == label and all(meets(each, row[place[each.column]]) for each in study.include):
+            rows.append(row)
+            labels.append(label > 0)
+    ill = np.array(labels, dtype=np.bool_)
+    found = []
+    for feature in study.features:
+        if feature.column in place:
+            cells = [row[place[feature.column]] for row in rows]
+            found += [each for each in _ways(feature, cells, ill) if each.area >= GIVES_AWAY]
+    return tuple(found)
+
+
+def find_misfits(table: Table, study: Study) -> tuple[Problem, ...]:
+    """Return all that keeps a study from using a table as it was meant, or may.
+
+    Args:
+        table: read without `strict`, so that everything wrong can be told at once.
+        study: the protocol.
+    """
+    return tuple(_misfits(table, study))
+
+
+def _misfits(table: Table, study: Study) -> Iterator[Problem]:
+    there = set(table.columns)
+    for column in columns_of(study):
+        if column not in there:
+            yield Problem("error", column, "the study asks for it, the table lacks it", "Add it, or do not take part.")
+    for column in number_columns(study):
+        lines = column in there and tuple(line for line, cell in cells_of(table, column) if is_unreadable(cell))
+        if lines:
+            yield Problem("error", column, "the study wants numbers and there is text", "Correct the cells.", lines)
+    for column, words in _words_of(study).items():
+        if column in there:
+            yield from _strange_words(table, column, words)
+    for feature in study.features:
+        if isinstance(feature, NumberFeature) and feature.column in there:
+            yield from _out_of_range(table, feature)
+    for giveaway in find_giveaways(table, study):
+        yield Problem("warning", giveaway.column, str(giveaway), "Ask the researcher how it comes about.")
+
+
+def _words_of(study: Study) -> dict[str, set[str]]:
+    """Return the words that a study knows in each column of words."""
+    words: defaultdict[str, set[str]] = defaultdict(set)
+    for part in (*study.features, *study.include):
+        if isinstance(part, CategoryFeature):
+            words[part.column] |= set(part.categories)
+        elif isinstance(part, CategoryCondition):
+            words[part.column] |= set(part.any_of)
+    if isinstance(study.endpoint, CategoryEndpoint):
+        words[study.endpoint.column] |= {*study.endpoint.positive_categories, *study.endpoint.negative_categories}
+    return words
+
+
+def _strange_words(table: Table, column: str, words: set[str]) -> Iterator[Problem]:
+    plain = {_plain(word): word for word in words}
+    otherwise: defaultdict[str, list[int]] = defaultdict(list)
+    unknown = []
+    for line, cell in cells_of(table, column):
+        if cell in words or is_blank(cell):
+            continue
+        if _plain(cell) in plain:
+            otherwise[plain[_plain(cell)]].append(line)
+        else:
+            unknown.append(line)
+    for word, lines in sorted(otherwise.items()):
+        yield Problem(
+            "warning",
+            column,
+            f"'{word}' is spelled otherwise than in the study, and counts as missing",
+            f"Write it '{word}'.",
+            tuple(lines),
+        )
+    if unknown:
+        yield Problem(
+            "warning",
+            column,
+            f"{_share(len(unknown), table)} of the rows have a word that the study does not know; it counts as missing",
+            "Compare the words with the protocol's.",
+            tuple(unknown),
+        )
+
+
+def _out_of_range(table: Table, feature: NumberFeature) -> Iterator[Problem]:
+    low, high = feature.range
+    numbers = [(line, number_of(cell)) for line, cell in cells_of(table, feature.column)]
+    measured = [(line, value) for line, value in numbers if value is not None and value not in feature.missing_values]
+    outside = tuple(line for line, value in measured if value < low or value > high)
+    if outside:
+        yield Problem(
+            "warning",
+            feature.column,
+            f"{_share(len(outside), table)} of the rows lie outside the public range {low:g} to {high:g}, and are "
+            "clamped to it",
+            f"Check the unit ({feature.unit}); if it is right, tell the researcher that the range is narrow.",
+            outside,
+        )
+    if not measured and table.rows:
+        yield Problem("warning", feature.column, "nothing is measured in any row", "Ask whether to take part.")
+
+
+def _ways(feature: Feature, cells: Sequence[str], ill: NDArray[np.bool_]) -> Iterator[Giveaway]:
+    """Yield how well a feature separates the outcomes, by its value and by whether there is one."""
+    if isinstance(feature, CategoryFeature):
+        groups = [cell if cell in feature.categories else "" for cell in cells]
+        if (area := _area_of_groups(groups, ill)) is not None:
+            yield Giveaway(feature.column, "its value", area)
+        return
+    numbers = [number_of(cell) for cell in cells]
+    there = np.array(
+        [value is not None and value == value and value not in feature.missing_values for value in numbers], np.bool_
+    )
+    if (area := _area_of_groups(there.tolist(), ill)) is not None:
+        yield Giveaway(feature.column, "whether it was measured", area)
+    values = np.array([value for value, known in zip(numbers, there, strict=True) if known], dtype=np.float64)
+    codes = len(np.unique(values)) <= _MOST_CODES
+    area = _area_of_groups(values.tolist(), ill[there]) if codes else _area(values, ill[there])
+    if area is not None:
+        yield Giveaway(feature.column, "its value", max(area, 1 - area))
+
+
+def _area_of_groups(groups: Sequence[object], ill: NDArray[np.bool_]) -> float | None:
+    """Return the area with each group scored by the share of the ill in it; rare groups are one."""
+    size = Counter(groups)
+    merged = [group if size[group] >= _RARE else None for group in groups]
+    members = Counter(merged)
+    with_it = Counter(group for group, is_ill in zip(merged, ill.tolist(), strict=True) if is_ill)
+    return _area(np.array([with_it[group] / members[group] for group in merged]), ill)
+
+
+def _area(scores: NDArray[np.float64], ill: NDArray[np.bool_]) -> float | None:
+    """Return the probability that an ill record scores above a healthy one, ties counting half; None if too few."""
+    positives = int(ill.sum())
+    negatives = len(ill) - positives
+    if min(positives, negatives) < _LEAST_OF_EACH:
+        return None
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    return float((ranks[place][ill].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _plain(word: str) -> str:
+    return " ".join(word.casefold().split())
+
+
+def _share(count: int, table: Table) -> str:
+    return f"{count / len(table.rows):.1%}"
