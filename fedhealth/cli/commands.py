@@ -2,7 +2,7 @@
 
 import typer
 
-from fedhealth.cli import audit, coordinator, demo, root, site
+from fedhealth.cli import audit, coordinator, demo, root, site, study
 
 app = typer.Typer(
     help="Hospitals train models together while patient data never leave a hospital.",
@@ -12,6 +12,7 @@ app = typer.Typer(
 )
 app.command("demo", help=demo.run.__doc__)(demo.run)
 app.add_typer(site.app, name="site")
+app.add_typer(study.app, name="study")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(audit.app, name="audit")
 app.add_typer(root.app, name="root")

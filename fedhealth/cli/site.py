@@ -2,13 +2,14 @@
 
 import typer
 
-from fedhealth.cli import joining, site_acts, site_patients, site_processes, site_studies, starting, upkeep
+from fedhealth.cli import joining, site_acts, site_limits, site_patients, site_processes, site_studies, starting, upkeep
 
 app = typer.Typer(
     help="For the site administrator: make a site, approve studies, run its processes.", no_args_is_help=True
 )
 for verb in (
     joining.init,
+    site_limits.limits,
     site_studies.approve,
     site_studies.offers,
     site_studies.withdraw,

@@ -12,7 +12,7 @@ from fedhealth.cli.commands import app
 from fedhealth.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "deploy/README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md")
+DOCUMENTS = ("README.md", "docs/protocol.md", "deploy/README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md")
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 COMMAND = re.compile(r"(?:^|[\s`(])(?:\.venv/bin/)?fedhealth((?: +[a-z][a-z-]*){1,2})([^#\n]*)")

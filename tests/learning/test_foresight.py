@@ -1,0 +1,120 @@
+"""What is knowable before a study runs: costs, noise at hospitals of a size, published limits."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from fedhealth.errors import ConfigInvalid
+from fedhealth.learning.evaluation import lines_of
+from fedhealth.learning.foresight import foresee, refuse_open_texts
+from fedhealth.learning.plan import plan_study
+from fedhealth.policy.limits import SiteLimits
+from fedhealth.study.protocol import Study, load_study
+
+PROTOCOLS = Path(__file__).parents[2] / "protocols"
+STUDY = load_study(PROTOCOLS / "heart-disease-diagnosis.toml")
+
+
+def changed(**parts):
+    return Study.model_validate(STUDY.model_dump(mode="json") | parts)
+
+
+def limits(site="a", **parts):
+    values = {
+        "site": site,
+        "data_set": STUDY.data_set,
+        "declared_patients": 300,
+        "tasks": ["diagnosis"],
+        "max_epsilon_a_study": 2.5,
+        "budget": {"epsilon": 3.0, "delta": 1e-4},
+    }
+    return SiteLimits.model_validate(values | parts)
+
+
+def test_the_parts_of_an_evaluation_cost_together_what_the_protocol_asks():
+    training, *lines = foresee(STUDY).costs
+    assert training.releases == 22 and 1.999 < training.epsilon <= STUDY.privacy.training_epsilon
+    # In Gaussian differential privacy mu squared adds up: that of a line is its share of the whole vector's.
+    mu = 1 / plan_study(STUDY)["evaluate"].mechanism.noise_multiplier
+    for cost, line in zip(lines, lines_of(STUDY), strict=True):
+        assert cost.part == f"evaluation: {line.name}"
+        assert cost.epsilon == pytest.approx(epsilon_of_gaussian(mu * math.sqrt(line.share), 1e-4), rel=2e-3)
+        assert cost.epsilon < STUDY.privacy.evaluation_epsilon
+
+
+def epsilon_of_gaussian(mu, delta):
+    """Solve Corollary 2.13 of Dong, Roth and Su for epsilon by bisection."""
+
+    def phi(x):
+        return 0.5 * math.erfc(-x / math.sqrt(2))
+
+    low, high = 0.0, 50.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        found = phi(-middle / mu + mu / 2) - math.exp(middle) * phi(-middle / mu - mu / 2)
+        low, high = (middle, high) if found > delta else (low, middle)
+    return high
+
+
+def test_noise_shrinks_as_hospitals_grow_and_with_every_hospital_more():
+    found = foresee(STUDY, [limits("a"), limits("b", declared_patients=600)])
+    one, two, *examples = found.sizes
+    # 300 declared patients of which 3 in 4 train; the noise of a round is that of the sum over 225 patients.
+    sd = plan_study(STUDY)["train"].mechanism.standard_deviation
+    assert one.update_noise == pytest.approx(sd / 225)
+    assert one.weight_noise == pytest.approx(1.5 * math.sqrt(20) * sd / 225)
+    assert two.weight_noise == pytest.approx(one.weight_noise / 2)
+    assert found.federation_weight_noise == pytest.approx(1.5 * math.sqrt(20) * sd * math.sqrt(2) / 675)
+    assert [line.update_noise for line in examples] == sorted((e.update_noise for e in examples), reverse=True)
+    assert examples[0].withheld and not examples[-1].withheld
+    assert found.federation_half_width < one.accuracy_half_width
+
+
+REFUSALS = {
+    "another data set": ({"data_set": "other", "budget": {"epsilon": 3.0, "delta": 1e-4}}, "asks for data set"),
+    "no such task": ({"tasks": []}, "is not among"),
+    "more than a study may ask": ({"max_epsilon_a_study": 1.0}, "asks epsilon 2.00"),
+    "more than the whole budget": ({"budget": {"epsilon": 1.0, "delta": 1e-4}}, "of the whole budget"),
+    "too few patients": ({"declared_patients": 50}, "wants 100 declared patients"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_published_limit_that_forbids_the_study_is_named(case):
+    parts, words = REFUSALS[case]
+    (verdict,) = foresee(STUDY, [limits(**parts)]).sites
+    assert any(words in refusal for refusal in verdict.refusals), verdict
+
+
+def test_a_sampled_study_has_no_price_where_full_batches_are_counted():
+    study = changed(training=STUDY.training.model_dump() | {"sampling_rate": 0.2})
+    (verdict,) = foresee(study, [limits()]).sites
+    assert verdict.share is None and verdict.refusals
+
+
+def test_nothing_stands_against_a_study_that_fits():
+    (verdict,) = foresee(STUDY, [limits()]).sites
+    assert verdict.refusals == () and 0.4 < verdict.share < 0.6
+
+
+@pytest.mark.parametrize(
+    "parts, words",
+    [
+        ({"sites": {"required": ["b"]}}, "published no limits: b"),
+        ({"sites": {"quorum": 3}}, "limits of 1 sites are known"),
+        ({"privacy": STUDY.privacy.model_dump() | {"delta": 0.01}}, "more than 1 / 300"),
+        ({"training": STUDY.training.model_dump() | {"spare_rounds": 0}}, "no spare rounds"),
+        ({"purpose": "?"}, "left open: purpose"),
+    ],
+)
+def test_what_a_person_should_look_at_is_said(parts, words):
+    assert any(words in warning for warning in foresee(changed(**parts), [limits()]).warnings)
+
+
+def test_a_study_that_nobody_finished_cannot_be_signed():
+    refuse_open_texts(STUDY)
+    features = STUDY.model_dump(mode="json")["features"]
+    features[0]["unit"] = "?"
+    with pytest.raises(ConfigInvalid, match="legal_basis, the unit of age"):
+        refuse_open_texts(changed(legal_basis="?", features=features))
