@@ -20,34 +20,34 @@ Patient = Annotated[
 
 
 def forget(folder: Folder, state: State, patient: Patient = None) -> None:
-    """Keep a patient who withdraws the consent out of everything computed from now on. The gate must not be running.
+    """Keep a patient who withdraws the consent out of everything computed from now on. The gate may be running.
 
-    Training and evaluation, every study on the data set, records now and later; it takes effect when the gate starts
-    next, also in the middle of a study. What left before cannot be called back (`fedhealth site studies-of` lists it).
-    Nothing of this crosses the border.
+    Training and evaluation, every study on the data set, records now and later, also in the middle of a study. A
+    running gate is quiet for a moment, which tells nobody whose consent it was. What left before cannot be called back
+    (`fedhealth site studies-of` lists it). Nothing else of this crosses the border.
 
     Example: fedhealth site forget sites/hungary --state state/hungary
     """
     from fedhealth.site.consent import forget_patient
     from fedhealth.site.state import SiteState
 
-    records = forget_patient(folder, SiteState(made_state(state)), _patient(patient))
+    records, at_once = forget_patient(folder, SiteState(made_state(state)), _patient(patient))
     found = "the data cannot be read now" if records is None else f"{records} records of this patient are in the data"
-    typer.echo(f"forgotten; {found}")
+    typer.echo(f"forgotten {'from now on' if at_once else 'from the next start of the gate on'}; {found}")
     if not records:
         typer.echo("records that come later under the same name stay out as well; check how the column writes it")
 
 
 def unforget(folder: Folder, state: State, patient: Patient = None) -> None:
-    """Let a patient who gave the consent again back in. The gate must not be running.
+    """Let a patient who gave the consent again back in. The gate may be running.
 
     Example: fedhealth site unforget sites/hungary --state state/hungary
     """
     from fedhealth.site.consent import renew_consent
     from fedhealth.site.state import SiteState
 
-    renew_consent(folder, SiteState(made_state(state)), _patient(patient))
-    typer.echo("the patient is in again from the gate's next start on")
+    at_once = renew_consent(folder, SiteState(made_state(state)), _patient(patient))
+    typer.echo(f"the patient is in again {'from now on' if at_once else 'from the next start of the gate on'}")
 
 
 def studies_of(
@@ -56,7 +56,7 @@ def studies_of(
     patient: Patient = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the studies whose releases used a patient. The gate must not be running.
+    """List the studies whose releases used a patient. The gate may be running.
 
     At most: a patient whose endpoint was missing is listed and added nothing, and so is one whom a sampled round may
     have drawn. What is printed stays at the hospital.

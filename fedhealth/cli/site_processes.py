@@ -28,8 +28,8 @@ Administrators = Annotated[
     list[str] | None,
     typer.Option(
         "--administrator",
-        help="A Unix user who may pause, withdraw and resume while the gate runs; this user and root by default. The "
-        "socket's permissions let in these two at most: naming one shuts out the other.",
+        help="A Unix user who may pause, approve, forget and so on while the gate runs; this user and root by default. "
+        "The socket's permissions let in these two at most: naming one shuts out the other.",
     ),
 ]
 
@@ -64,6 +64,7 @@ def gate(
         from fedhealth.site.administration import AdministratorPort
         from fedhealth.site.egress import EgressLog
         from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
+        from fedhealth.site.running_site import RunningSite
         from fedhealth.site.state import SiteState
         from fedhealth.training.per_patient import make_deterministic
 
@@ -72,10 +73,15 @@ def gate(
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: sys.exit(0))
     opened, ledger = open_gate(folder, site_state, STEPS)
+    site = RunningSite(folder, site_state, opened, ledger, SYSTEM_CLOCK)
     try:
         with (
             closing(EgressLog(site_state.gate, SYSTEM_CLOCK.unix_ms)) as log,
-            closing(AdministratorPort(site_state.administrators_socket, administrators, opened.administer)) as port,
+            closing(
+                AdministratorPort(
+                    site_state.administrators_socket, administrators, site.administer, lambda: site.quiet_until
+                )
+            ) as port,
         ):
             serve_gate(opened, site_state.socket, allowed, sys.stdin.fileno() if lifeline else None, log.record, port)
     finally:

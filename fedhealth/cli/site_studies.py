@@ -15,9 +15,10 @@ def approve(
     state: State,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
 ) -> None:
-    """Look at a study with this hospital's patients in view, and approve it or not. The gate must not be running.
+    """Look at a study with this hospital's patients in view, and approve it or not. The gate may be running.
 
-    What is printed here stays at the hospital.
+    What is printed here stays at the hospital. A running gate serves the study from then on; it reads its policy, its
+    data and the pinned keys anew, as at a start.
 
     Example: fedhealth site approve sites/hungary study.signed --state state/hungary
     """
@@ -49,8 +50,9 @@ def approve(
     if not yes and not typer.confirm("Approve?"):
         typer.echo("not approved; nothing was written")
         raise typer.Exit(ApprovalMissing.exit_code)
-    approve_study(folder, site_state, proposal)
+    running = approve_study(folder, site_state, proposal)
     typer.echo(f"approved study {asked.digest} by {proposal.approval.by}")
+    typer.echo("the gate serves it" if running else "the gate serves it when it is started")
 
 
 def offers(

@@ -112,15 +112,24 @@ def tie_anchor(ledger: Ledger, file: AnchorFile) -> None:
         LedgerForked: it is of another history.
         JournalBehind: only lines of its journal are missing.
     """
-    anchor = file.read()
-    if anchor is None:
-        raise anchor_missing(ledger.created.site)
-    if not superseded(ledger.account, anchor):
-        _check(ledger, anchor)
+    anchor = check_anchor(ledger, file.read())
     reached = (ledger.size, ledger.root(ledger.size), ledger.journal_size)
     if (anchor.size, anchor.root, anchor.journal) != reached:  # a crash came between the two writes
         file.create(ledger.size, ledger.root(ledger.size), ledger.relied_on, ledger.journal_size)
     ledger.announce_heads(file.move)
+
+
+def check_anchor(ledger: Ledger, anchor: Anchor | None) -> Anchor:
+    """Return the anchor of a ledger that has all that it says.
+
+    Raises:
+        LedgerDamaged: as `tie_anchor`.
+    """
+    if anchor is None:
+        raise anchor_missing(ledger.created.site)
+    if not superseded(ledger.account, anchor):
+        _check(ledger, anchor)
+    return anchor
 
 
 def _check(ledger: Ledger, anchor: Anchor) -> None:

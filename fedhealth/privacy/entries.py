@@ -17,6 +17,8 @@ from fedhealth.privacy.currency import Cost, total_of
 from fedhealth.privacy.release import Cohort, Digest, SiteId, StepName
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+ReplyAfter = dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
+"""Public duration from a request to its reply, per step, in milliseconds."""
 WitnessPolicy = Literal["required", "best-effort"]
 WitnessWait = Annotated[int, Field(ge=1, le=600)]
 
@@ -65,7 +67,7 @@ class Approved(LedgerEntry):
     data_set: Name
     sides: Digest
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
-    reply_after_ms: dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
+    reply_after_ms: ReplyAfter
     envelope: dict[Cohort, AnyCost]
     delta: float
     by: str

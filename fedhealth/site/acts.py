@@ -23,20 +23,21 @@ from fedhealth.privacy.rotation import KeyStatement, sign_rotation
 from fedhealth.secret_file import sync_folder
 from fedhealth.signing import create_signing_key, load_signing_key
 from fedhealth.site.administration import tell_gate
-from fedhealth.site.instructions import Instruction, Pause, Resume, Withdraw, carry_out, not_approved
+from fedhealth.site.instructions import LedgerInstruction, Pause, Resume, Withdraw, carry_out, not_approved
 from fedhealth.site.state import SiteState, local_user
 
 
-def record_policy(ledger: Ledger, policy_sha256: Digest, at: int) -> None:
+def record_policy(ledger: Ledger, policy_sha256: Digest, by: str, at: int) -> None:
     """Write into the ledger which policy is in force, where it is not the one before.
 
     Args:
         ledger: the site's.
         policy_sha256: of the bytes of `policy.toml`, as `load_policy` gives it.
+        by: the local user who met it.
         at: now, in Unix milliseconds.
     """
     if ledger.account.acts.policy_sha256 != policy_sha256:
-        ledger.append(PolicyChanged(policy_sha256=policy_sha256, by=local_user(), at=at))
+        ledger.append(PolicyChanged(policy_sha256=policy_sha256, by=by, at=at))
 
 
 def pause_site(folder: Path, state: SiteState) -> bool:
@@ -98,7 +99,7 @@ def resume_study(folder: Path, state: SiteState, study: str) -> bool:
         raise not_approved(study) from error
 
 
-def _instruct(state: SiteState, instruction: Instruction) -> bool:
+def _instruct(state: SiteState, instruction: LedgerInstruction) -> bool:
     if tell_gate(state.administrators_socket, instruction):
         return True
     with state.opened_ledger(instruction.site) as ledger:

@@ -1,4 +1,4 @@
-"""The administrators' socket: both ends of how a person tells a running gate to pause, withdraw or go on.
+"""The administrators' socket: both ends of how a person tells a running gate what to do.
 
 It lies in the gate's own folder, mode 0600, so the node's user can neither open nor replace it, and whoever connects
 is asked for nothing but the kernel's word (`SO_PEERCRED`): that user is who did it. One connection, one instruction,
@@ -25,27 +25,45 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import (
     ApprovalMissing,
+    BudgetExhausted,
     ConfigInvalid,
+    DataUnusable,
     FedHealthError,
+    IdentityInvalid,
     LedgerBehind,
     LedgerDamaged,
     LedgerForked,
     LinkUnavailable,
+    PolicyForbids,
 )
 from fedhealth.site.instructions import INSTRUCTION, Instruction
 from fedhealth.site.state import user_name
 from fedhealth.site.unix_socket import listen_at, peer_user
+from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES
 
 _LOG = logging.getLogger(__name__)
 _MODE = 0o600
-_LONGEST_INSTRUCTION, _LONGEST_REPLY = 512, 2**16
+_LONGEST_INSTRUCTION, _LONGEST_REPLY = 4 * MAX_SIGNED_STUDY_BYTES // 3 + 1024, 2**16
+"""The longest instruction holds a signed study, in base64."""
+_PART_BYTES = 2**16
 _INSTRUCTION_SECONDS = 2.0
 """How long an administrator's command may take to send its few bytes."""
 _ANSWER_SECONDS = 120.0
 """How long the command waits: a gate that computes a round does that first."""
 
 _ERRORS: dict[str, type[FedHealthError]] = {
-    error.__name__: error for error in (ApprovalMissing, ConfigInvalid, LedgerBehind, LedgerDamaged, LedgerForked)
+    error.__name__: error
+    for error in (
+        ApprovalMissing,
+        BudgetExhausted,
+        ConfigInvalid,
+        DataUnusable,
+        IdentityInvalid,
+        LedgerBehind,
+        LedgerDamaged,
+        LedgerForked,
+        PolicyForbids,
+    )
 }
 """What a gate may say that a person must do."""
 
@@ -83,13 +101,20 @@ class AdministratorPort:
         path: where it listens.
         users: Unix user ids that may connect.
         carry_out: does an instruction in the name of a local user, or raises what the administrator must read.
+        quiet_until: says before which monotonic second the gate must read and say nothing, because of an instruction.
 
     Raises:
         LinkUnavailable: the socket cannot be made.
     """
 
-    def __init__(self, path: Path, users: Collection[int], carry_out: Callable[[Instruction, str], None]) -> None:
-        self._users, self._carry_out = frozenset(users), carry_out
+    def __init__(
+        self,
+        path: Path,
+        users: Collection[int],
+        carry_out: Callable[[Instruction, str], None],
+        quiet_until: Callable[[], float],
+    ) -> None:
+        self._users, self._carry_out, self._quiet_until = frozenset(users), carry_out, quiet_until
         self._listener = listen_at(path, _MODE, waiting=8)
         self._listener.setblocking(False)
         self._connection: socket.socket | None = None
@@ -104,6 +129,11 @@ class AdministratorPort:
     def watched(self) -> socket.socket:
         """What becomes readable when there is something to do."""
         return self._connection or self._listener
+
+    @property
+    def quiet_until(self) -> float:
+        """The monotonic second before which the gate must read and say nothing."""
+        return self._quiet_until()
 
     @property
     def deadline(self) -> float | None:
@@ -143,7 +173,7 @@ class AdministratorPort:
                     reply = canonical_bytes(self._answer(bytes(self._received[4:]), user_name(peer_user(connection))))
                     connection.send(struct.pack("!I", len(reply)) + reply)  # fits what the kernel holds for a peer
                     return self._hang_up()
-            part = connection.recv(_LONGEST_INSTRUCTION + 5 - len(self._received))
+            part = connection.recv(min(_PART_BYTES, _LONGEST_INSTRUCTION + 5 - len(self._received)))
             if not part:
                 return self._hang_up()
             self._received += part
@@ -188,7 +218,7 @@ def tell_gate(path: Path, instruction: Instruction) -> bool:
 
     Raises:
         ConfigInvalid: this user may not; or as `carry_out`.
-        ApprovalMissing, LedgerDamaged: as `carry_out`.
+        FedHealthError: what the gate says that a person must do; nothing was done then.
         LinkUnavailable: the gate does not answer.
     """
     with socket.socket(socket.AF_UNIX) as connection:

@@ -1,9 +1,10 @@
 """A patient withdraws the consent: out of every later cohort, and told which studies had used the records.
 
 Forgetting covers training and held-out side, every study on the data set, and all of the patient's records, now and
-later. It takes effect when the gate starts next, also in the middle of a study: what was stored before stays stored,
-what is computed after is computed without the patient. Consent given again (`renew_consent`) lets the patient back
-in from the next start on; both are lines of the local journal, by whom and when.
+later. A running gate does it at once (`fedhealth.site.running_site`), else it takes effect when the gate starts next,
+also in the middle of a study: what was stored before stays stored, what is computed after is computed without the
+patient. Consent given again (`renew_consent`) lets the patient back in; both are lines of the local journal, by whom
+and when.
 
 Invariants: nothing of it crosses the border: no entry of the ledger, no public figure changes. The patient's name is
 in no file, log or message; the journal holds a keyed mark. A withdrawal that could no longer be recognised, because
@@ -13,6 +14,7 @@ the naming secret or the patient column changed, stops the gate.
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,22 +28,24 @@ from fedhealth.records.marks import PatientMarks, short_mark
 from fedhealth.records.members import MemberHistory, digest_of_members
 from fedhealth.records.source import read_source
 from fedhealth.records.split import is_held_out, sides_of
+from fedhealth.site.administration import tell_gate
+from fedhealth.site.instructions import ChangeConsent
 from fedhealth.site.state import SiteState, local_user
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
 
 
-def forgotten_patients(ledger: Ledger, data_set: str, marks: PatientMarks) -> frozenset[Digest]:
+def forgotten_patients(ledger: Ledger, data_set: str, scheme: Digest) -> frozenset[Digest]:
     """Return the marks of the patients of a data set who withdrew their consent and did not give it again.
 
     Raises:
-        ConfigInvalid: a withdrawal was marked in a way that these marks cannot recognise.
+        ConfigInvalid: a withdrawal was marked in a way that marks of this scheme cannot recognise.
     """
     forgotten: set[Digest] = set()
     for note in ledger.journal():
         if not isinstance(note, ConsentNote) or note.data_set != data_set:
             continue
-        if note.scheme != marks.scheme:
+        if note.scheme != scheme:
             raise ConfigInvalid(
                 f"patients of data set '{data_set}' who withdrew their consent cannot be recognised",
                 got="another naming secret or patient column than when they did",
@@ -54,48 +58,105 @@ def forgotten_patients(ledger: Ledger, data_set: str, marks: PatientMarks) -> fr
     return frozenset(forgotten)
 
 
-def forget_patient(folder: Path, state: SiteState, patient: str) -> int | None:
-    """Keep a patient out of every later cohort; the gate must not be running. Doing it again changes nothing.
+class Forgotten(NamedTuple):
+    """What came of keeping a patient out.
+
+    Attributes:
+        records: how many records of the patient are in the data now; None if the data cannot be read. For the
+            administrator alone.
+        at_once: whether a running gate did it, so that it holds already.
+    """
+
+    records: int | None
+    at_once: bool
+
+
+def forget_patient(folder: Path, state: SiteState, patient: str) -> Forgotten:
+    """Keep a patient out of every later cohort. Doing it again changes nothing.
 
     Args:
         folder: the site's folder.
         state: the site's state.
         patient: as the patient column names the patient; need not be in the data yet.
 
-    Returns:
-        How many records of the patient are in the data now; None if the data cannot be read. For the administrator.
-
     Raises:
-        LedgerDamaged: the gate is running, or the ledger cannot be written; nothing is recorded.
-        ConfigInvalid: no patient was named.
+        LedgerDamaged: the ledger is held, or cannot be written; nothing is recorded.
+        ConfigInvalid: no patient was named, or this user may not tell the gate.
+        LinkUnavailable: the gate does not answer.
     """
     site, patient = load_site_file(folder), _named(patient)
-    with state.opened_ledger(site.id) as ledger:
-        _record(ledger, state, site, patient, withdrawn=True)
+    at_once = _change_consent(state, site, patient, "forget")
     try:
         table = read_source(site.data_set.source, strict=False)
     except DataUnusable:
-        return None
+        return Forgotten(None, at_once)
     if site.data_set.patient_column not in table.columns:
-        return None
+        return Forgotten(None, at_once)
     place = table.columns.index(site.data_set.patient_column)
-    return sum(row[place] == patient for _, row in table.rows)
+    return Forgotten(sum(row[place] == patient for _, row in table.rows), at_once)
 
 
-def renew_consent(folder: Path, state: SiteState, patient: str) -> None:
-    """Let a patient who was forgotten back in; the gate must not be running.
+def renew_consent(folder: Path, state: SiteState, patient: str) -> bool:
+    """Let a patient who was forgotten back in.
+
+    Returns:
+        Whether a running gate did it, so that it holds already.
 
     Raises:
         ConfigInvalid: the patient was not forgotten.
-        LedgerDamaged: the gate is running, or the ledger cannot be written.
+        LedgerDamaged, LinkUnavailable: as `forget_patient`.
     """
-    site, patient = load_site_file(folder), _named(patient)
-    with state.opened_ledger(site.id) as ledger:
-        if not _record(ledger, state, site, patient, withdrawn=False):
-            raise ConfigInvalid(
-                f"this patient of data set '{site.data_set.name}' has not withdrawn the consent",
-                next_step="Nothing to do; or check how the patient column writes the patient.",
+    return _change_consent(state, load_site_file(folder), _named(patient), "unforget")
+
+
+def write_consent(ledger: Ledger, instruction: ChangeConsent, scheme: Digest, by: str, at: int) -> None:
+    """Journal a change of consent; durable on return. A patient who is forgotten already stays so.
+
+    Args:
+        ledger: the site's, open for writing.
+        instruction: what to do.
+        scheme: of the marks by which this data set's patients are recognised.
+        by: the local user who records it.
+        at: now, in Unix milliseconds.
+
+    Raises:
+        ConfigInvalid: the mark is of another data set or scheme, or who is let back in was not forgotten.
+    """
+    if instruction.data_set not in ledger.created.budgets or instruction.scheme != scheme:
+        raise ConfigInvalid(
+            f"patients of data set '{instruction.data_set}' cannot be recognised by the gate that is running",
+            got="another data set or patient column in site.toml than the gate started with",
+            next_step="Start the gate again; then repeat this.",
+        )
+    withdraws = instruction.verb == "forget"
+    if (instruction.mark in forgotten_patients(ledger, instruction.data_set, scheme)) != withdraws:
+        ledger.note(
+            ConsentNote(
+                kind="consent-withdrawn" if withdraws else "consent-renewed",
+                data_set=instruction.data_set,
+                scheme=scheme,
+                mark=instruction.mark,
+                by=by,
+                at=at,
             )
+        )
+    elif not withdraws:
+        raise ConfigInvalid(
+            f"this patient of data set '{instruction.data_set}' has not withdrawn the consent",
+            next_step="Nothing to do; or check how the patient column writes the patient.",
+        )
+
+
+def _change_consent(state: SiteState, site: SiteFile, patient: str, verb: Literal["forget", "unforget"]) -> bool:
+    """Have a change of consent written; say whether a running gate did it."""
+    name = site.data_set.name
+    marks = PatientMarks.under(state.naming_secret(), name, site.data_set.patient_column)
+    instruction = ChangeConsent(site=site.id, verb=verb, data_set=name, scheme=marks.scheme, mark=marks.of(patient))
+    if tell_gate(state.administrators_socket, instruction):
+        return True
+    with state.opened_ledger(site.id) as ledger:
+        write_consent(ledger, instruction, marks.scheme, local_user(), time.time_ns() // 10**6)
+    return False
 
 
 @dataclass(frozen=True)
@@ -137,7 +198,7 @@ def studies_of(folder: Path, state: SiteState, patient: str) -> tuple[StudyUse, 
     site, patient = load_site_file(folder), _named(patient)
     column = site.data_set.patient_column
     mark = short_mark(PatientMarks.under(state.naming_secret(), site.data_set.name, column).of(patient))
-    with state.opened_ledger(site.id) as ledger:
+    with state.copied_ledger(site.id) as ledger:
         account, history = ledger.account, tuple(ledger.history())
         versions = [(line, note) for line, note in enumerate(ledger.journal()) if isinstance(note, DataNote)]
     was_in = {note.version: _was_in(state.members(), note, mark) for _, note in versions}
@@ -171,26 +232,6 @@ def studies_of(folder: Path, state: SiteState, patient: str) -> tuple[StudyUse, 
             last_charged_at=charge.at,
         )
     return tuple(uses.values())
-
-
-def _record(ledger: Ledger, state: SiteState, site: SiteFile, patient: str, *, withdrawn: bool) -> bool:
-    """Journal a change of consent; False if there is none."""
-    name = site.data_set.name
-    marks = PatientMarks.under(state.naming_secret(), name, site.data_set.patient_column)
-    mark = marks.of(patient)
-    if (mark in forgotten_patients(ledger, name, marks)) == withdrawn:
-        return False
-    ledger.note(
-        ConsentNote(
-            kind="consent-withdrawn" if withdrawn else "consent-renewed",
-            data_set=name,
-            scheme=marks.scheme,
-            mark=mark,
-            by=local_user(),
-            at=time.time_ns() // 10**6,
-        )
-    )
-    return True
 
 
 def _named(patient: str) -> str:

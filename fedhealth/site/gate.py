@@ -56,7 +56,7 @@ from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads, mark_for
 from fedhealth.site.hold import behind
-from fedhealth.site.instructions import Instruction, Withdraw, carry_out
+from fedhealth.site.instructions import LedgerInstruction, Withdraw, carry_out
 from fedhealth.site.prepared_studies import PreparedStudies
 from fedhealth.site.replies import Replies
 from fedhealth.site.starting_head import StartingHead
@@ -151,7 +151,31 @@ class Gate:
             _LOG.error("a request failed: %(defect)s", {"defect": type(error).__name__})
             return Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
 
-    def administer(self, instruction: Instruction, by: str) -> None:
+    @property
+    def inputs(self) -> GateInputs:
+        """What it was given last."""
+        return self._inputs
+
+    def check_not_held(self) -> None:
+        """Return if the ledger may be written to.
+
+        Raises:
+            LedgerBehind, LedgerForked: it is held.
+        """
+        if self._held is not None:
+            self._held.check()
+
+    def renew(self, inputs: GateInputs) -> None:
+        """Read the data set anew, without the patients who withdrew their consent; every study is to be prepared again.
+
+        If this fails the gate is busy to every study. What it charged, and what waits for a signature, stays.
+        """
+        self._prepared.drop()
+        self._inputs = inputs
+        self._start.renew(inputs)
+        self._prepared = PreparedStudies(inputs, self._ledger, self._compute, self._clock)
+
+    def administer(self, instruction: LedgerInstruction, by: str) -> None:
         """Do what an administrator says, between two frames; it holds from the next frame on.
 
         Args:
@@ -161,8 +185,7 @@ class Gate:
         Raises:
             FedHealthError: for the administrator; nothing was done.
         """
-        if self._held is not None:
-            self._held.administer(instruction, by)
+        self.check_not_held()
         study = carry_out(instruction, self._ledger, by, self._clock.unix_ms())
         if study is not None and isinstance(instruction, Withdraw):
             self._pending.pop(study, None)  # its input is needed no more

@@ -1,22 +1,28 @@
 """What a gate is given: its administrator's files and secrets, the step functions, and the time.
 
 All of it is an argument of the gate, so that a gate in a test or a simulation is the real one with another clock or
-another noise secret. Where the files lie is left to `state`, and who opens them to `gate_process`.
+another noise secret. Where the files lie is left to `state`, who opens the ledger to `gate_process`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from fedhealth.policy.rules import Policy
-from fedhealth.policy.site_file import SiteFile
+from fedhealth.policy.rules import Policy, load_policy
+from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.privacy.acts import PolicyChanged
+from fedhealth.privacy.entries import Created
 from fedhealth.privacy.release import StepName
 from fedhealth.privacy.stream import NoiseSecret
+from fedhealth.records.marks import PatientMarks
 from fedhealth.records.members import MemberHistory
+from fedhealth.records.source import read_source
 from fedhealth.records.table import Table
+from fedhealth.signing import load_public_key
 from fedhealth.site.hold import LedgerHold
+from fedhealth.site.state import SiteState
 
 Compute = Mapping[StepName, Callable[..., tuple[bytes, int]]]
 """The step functions of `fedhealth.learning.diagnosis.STEPS`; an argument, so that this module loads no torch."""
@@ -66,3 +72,39 @@ class GateInputs:
     noise_secret: NoiseSecret
     witness_key: Ed25519PublicKey
     researchers: Mapping[str, str]
+
+    @property
+    def marks(self) -> PatientMarks:
+        """Make the marks of the data set's patients."""
+        return PatientMarks.under(self.naming_secret, self.site.data_set.name, self.site.data_set.patient_column)
+
+
+def read_inputs(folder: Path, state: SiteState, created: Created, by: str, at: int) -> GateInputs:
+    """Read what a gate is given, all of it anew.
+
+    Args:
+        folder: the site's folder.
+        state: its state.
+        created: the first entry of its ledger.
+        by: the local user for whom it is read, if the policy turns out to be another than the ledger says.
+        at: now, in Unix milliseconds.
+
+    Raises:
+        ConfigInvalid: a file of the site is missing or wrong.
+        DataUnusable: the data set cannot be read.
+    """
+    site, (policy, policy_sha256) = load_site_file(folder), load_policy(folder)
+    return GateInputs(
+        site=site,
+        policy=policy,
+        policy_change=PolicyChanged(policy_sha256=policy_sha256, by=by, at=at),
+        table=read_source(site.data_set.source, strict=False),
+        split_key=state.split_key(site.split_key),
+        naming_secret=state.naming_secret(),
+        members=state.members(),
+        copies_secret=state.copies_secret(),
+        hold=state.hold,
+        noise_secret=state.noise_secret(created),
+        witness_key=load_public_key(created.witness_key),
+        researchers=state.researchers(),
+    )

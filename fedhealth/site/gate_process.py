@@ -3,9 +3,11 @@
 One connection at a time, one frame in flight; the caller's Unix user is checked by the kernel's word
 (`SO_PEERCRED`), the frame's size before it is read. A large frame is looked at first: a body longer than any approved
 study's step takes is dropped as it comes and never held. Administrators are heard whenever the gate would wait
-otherwise, also for the rest of a frame, so no node can keep a pause from being heard. Where the kernel allows it the
-process first leaves the network (`fedhealth.site.isolation`). It ends when its standard input closes, so that it never
-outlives whoever started it, and no node can keep it from ending by stopping in the middle of a frame.
+otherwise, also for the rest of a frame, so no node can keep a pause from being heard. After an act for which it
+prepares its data anew the gate is quiet until a public time (`fedhealth.site.running_site`): it reads and says nothing.
+Where the kernel allows it the process first leaves the network (`fedhealth.site.isolation`). It ends when its standard
+input closes, so that it never outlives whoever started it, and no node can keep it from ending by stopping in the
+middle of a frame.
 """
 
 import logging
@@ -23,18 +25,15 @@ from fedhealth.canonical import digest_state
 from fedhealth.errors import FedHealthError, LedgerBehind, LedgerDamaged, LedgerForked
 from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Outgoing
 from fedhealth.link.memory import CHUNK_BYTES, Buffer, MemoryPool
-from fedhealth.policy.rules import load_policy
 from fedhealth.policy.site_file import load_site_file
-from fedhealth.privacy.acts import PolicyChanged
 from fedhealth.privacy.anchor import AnchorMissing
 from fedhealth.privacy.copies import EntrySeal
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import INPUT_DOMAIN, Digest
-from fedhealth.records.source import read_source
 from fedhealth.signing import load_public_key
 from fedhealth.site.administration import AdministratorPort
 from fedhealth.site.gate import Gate
-from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
+from fedhealth.site.gate_inputs import Clock, Compute, read_inputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads
 from fedhealth.site.state import SiteState, local_user
 from fedhealth.site.unix_socket import listen_at, peer_user
@@ -64,35 +63,20 @@ def open_gate(
     Raises:
         FedHealthError: for the administrator; nothing listens yet.
     """
-    site, (policy, policy_sha256) = load_site_file(folder), load_policy(folder)
+    site = load_site_file(folder).id
     try:
-        ledger = state.open_ledger(site.id)
+        ledger = state.open_ledger(site)
     except (AnchorMissing, LedgerBehind, LedgerForked) as error:
         _LOG.error("the ledger cannot be used: %(error)s", {"error": error})
-        return _open_held_gate(state, site.id, clock)
+        return _open_held_gate(state, site, clock)
     try:
-        table = read_source(site.data_set.source, strict=False)
-        inputs = GateInputs(
-            site=site,
-            policy=policy,
-            policy_change=PolicyChanged(policy_sha256=policy_sha256, by=local_user(), at=clock.unix_ms()),
-            table=table,
-            split_key=state.split_key(site.split_key),
-            naming_secret=state.naming_secret(),
-            members=state.members(),
-            copies_secret=state.copies_secret(),
-            hold=state.hold,
-            noise_secret=state.noise_secret(ledger.created),
-            witness_key=load_public_key(ledger.created.witness_key),
-            researchers=state.researchers(),
-        )
+        inputs = read_inputs(folder, state, ledger.created, local_user(), clock.unix_ms())
         gate = Gate(inputs, ledger, compute, clock)
         if ledger.account.acts.paused:
             _LOG.warning("the site is paused and answers busy; to go on: fedhealth site resume")
-        if table.ragged:
+        if inputs.table.ragged:
             _LOG.warning("some lines of the data are not like their header and are left out")
-        for study in ledger.account.approved:
-            _prepare(gate, state, study)
+        prepare_studies(gate, state, ledger)
     except BaseException:
         ledger.close()
         raise
@@ -110,11 +94,14 @@ def _open_held_gate(state: SiteState, site: str, clock: Clock) -> tuple[HeldGate
         raise
 
 
-def _prepare(gate: Gate, state: SiteState, study: str) -> None:
-    try:
-        gate.prepare((state.studies / f"{study}.json").read_bytes())
-    except (FedHealthError, OSError) as error:
-        _LOG.error("study %(study)s cannot run here: %(error)s", {"study": study, "error": error})
+def prepare_studies(gate: Gate, state: SiteState, ledger: Ledger) -> None:
+    """Have a gate take in every study that is approved; of one that cannot be, the administrator is told."""
+    account = ledger.account
+    for study in (each for each in account.approved if each not in account.withdrawn):
+        try:
+            gate.prepare((state.studies / f"{study}.json").read_bytes())
+        except (FedHealthError, OSError) as error:
+            _LOG.error("study %(study)s cannot run here: %(error)s", {"study": study, "error": error})
 
 
 Leaving = Callable[[Buffer, bytes, int, Digest | None], None]
@@ -212,24 +199,30 @@ class _LifelineClosed(Exception):
 
 
 class _Minding:
-    """What a gate minds beside the node, whenever it waits: the lifeline, and its administrators."""
+    """What a gate minds beside the node, whenever it waits: the lifeline, its administrators, and its own quiet."""
 
     def __init__(self, lifeline: int | None, administrators: AdministratorPort | None) -> None:
         self._lifeline, self._administrators = [] if lifeline is None else [lifeline], administrators
 
     def wait(self, readable: list[socket.socket], until: float | None = None) -> bool:
-        """Wait until one of the node's sockets can be read; False where the monotonic second comes first."""
+        """Wait until one of the node's sockets can be read; False where the monotonic second comes first.
+
+        While the gate is quiet nothing is read and nothing is over, so that nothing leaves either.
+        """
         while True:
-            port = self._administrators
-            limits = [each for each in (until, port.deadline if port else None) if each is not None]
-            rest = max(0.0, min(limits) - time.monotonic()) if limits else None
+            port, now = self._administrators, time.monotonic()
+            quiet = port.quiet_until if port else -math.inf
+            heard = [] if now < quiet else readable
+            ends = [quiet] if now < quiet else [] if until is None else [until]
+            limits = [*ends, port.deadline] if port and port.deadline is not None else ends
             watched = [port.watched] if port else []
-            ready = self._select([*watched, *readable], [], rest)
+            ready = self._select([*watched, *heard], [], max(0.0, min(limits) - now) if limits else None)
             if port and (watched[0] in ready or (port.deadline or math.inf) <= time.monotonic()):
                 port.attend()
-            if any(each in ready for each in readable):
+                continue  # the gate may have fallen quiet
+            if any(each in ready for each in heard):
                 return True
-            if until is not None and until <= time.monotonic():
+            if now >= quiet and until is not None and until <= time.monotonic():
                 return False
 
     def wait_to_send(self, connection: socket.socket, until: float, *, hurried: bool) -> None:

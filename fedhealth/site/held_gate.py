@@ -32,7 +32,6 @@ from fedhealth.privacy.hold_mark import Mark
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
 from fedhealth.site.hold import LedgerHold, behind
-from fedhealth.site.instructions import Instruction
 
 _LOG = logging.getLogger(__name__)
 
@@ -144,7 +143,7 @@ class HeldGate:
             _LOG.error("a request failed: %(defect)s", {"defect": type(error).__name__})
         return Outgoing(pack(Refused(code=RefusalCode.BUSY)), arrived)
 
-    def administer(self, instruction: Instruction, by: str) -> NoReturn:
+    def check(self) -> NoReturn:
         """Refuse what an administrator says: nothing is written to a ledger that is held.
 
         Raises:

@@ -6,19 +6,23 @@
 | `resume` | the paused site goes on |
 | `resume` a study | a study that a failure stopped here goes on |
 | `withdraw` a study | it answers `not-approved` for the study; what the study had not spent is free again |
+| `approve` a study | it serves the study, out of an envelope that is set aside from then on |
+| `forget`, `unforget` a patient | what it computes is without the patient, or with the patient again |
 
-Each is an entry of the ledger, or for `resume` of a study a line of the journal, by whom and when, so that nobody can
-say later that it was otherwise. They are independent of patients.
+Each is an entry of the ledger, or for `resume` of a study and for consent a line of the journal, by whom and when, so
+that nobody can say later that it was otherwise. Entries are independent of patients.
+
+Leaves to others: what `approve` (`fedhealth.site.approval`), `forget` and `unforget` (`fedhealth.site.consent`) do.
 """
 
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import Base64UrlBytes, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from fedhealth.errors import ApprovalMissing, ConfigInvalid
 from fedhealth.privacy.acts import Paused, Unpaused
-from fedhealth.privacy.entries import Withdrawn
+from fedhealth.privacy.entries import Name, ReplyAfter, Withdrawn
 from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest, SiteId
@@ -52,11 +56,41 @@ class Withdraw(_ForSite):
     study: StudyPrefix
 
 
-Instruction = Pause | Resume | Withdraw
+class Approve(_ForSite):
+    """Approve a study that the administrator has looked at.
+
+    Attributes:
+        signed_study: its signed bytes.
+        reply_after_ms: the public duration of each step's reply, as measured when it was looked at.
+    """
+
+    verb: Literal["approve"] = "approve"
+    signed_study: Base64UrlBytes
+    reply_after_ms: ReplyAfter
+
+
+class ChangeConsent(_ForSite):
+    """Keep a patient out of everything computed, or let the patient back in.
+
+    Attributes:
+        data_set: whose patient.
+        scheme: of the mark.
+        mark: the patient's keyed mark; the name stays with who typed it.
+    """
+
+    verb: Literal["forget", "unforget"]
+    data_set: Name
+    scheme: Digest
+    mark: Digest
+
+
+LedgerInstruction = Pause | Resume | Withdraw
+"""What the ledger alone is enough for."""
+Instruction = LedgerInstruction | Approve | ChangeConsent
 INSTRUCTION = TypeAdapter[Instruction](Annotated[Instruction, Field(discriminator="verb")])
 
 
-def carry_out(instruction: Instruction, ledger: Ledger, by: str, at: int) -> Digest | None:
+def carry_out(instruction: LedgerInstruction, ledger: Ledger, by: str, at: int) -> Digest | None:
     """Write an instruction into the ledger; durable on return.
 
     Args:
@@ -75,12 +109,7 @@ def carry_out(instruction: Instruction, ledger: Ledger, by: str, at: int) -> Dig
         LedgerDamaged: it could not be written.
     """
     account = ledger.account
-    if instruction.site != ledger.created.site:
-        raise ConfigInvalid(
-            f"this state is not of site '{instruction.site}'",
-            got=f"the ledger of '{ledger.created.site}'",
-            next_step="Give the site's folder and --state that belong together.",
-        )
+    check_site(instruction, ledger)
     if isinstance(instruction, Withdraw):
         study = study_named(instruction.study, account.approved.keys() - account.withdrawn)
         ledger.append(Withdrawn(study=study, by=by, at=at))
@@ -97,6 +126,20 @@ def carry_out(instruction: Instruction, ledger: Ledger, by: str, at: int) -> Dig
         )
     ledger.append(Paused(by=by, at=at) if pauses else Unpaused(by=by, at=at))
     return None
+
+
+def check_site(instruction: Instruction, ledger: Ledger) -> None:
+    """Return if an instruction is for the site whose ledger this is.
+
+    Raises:
+        ConfigInvalid: it is for another.
+    """
+    if instruction.site != ledger.created.site:
+        raise ConfigInvalid(
+            f"this state is not of site '{instruction.site}'",
+            got=f"the ledger of '{ledger.created.site}'",
+            next_step="Give the site's folder and --state that belong together.",
+        )
 
 
 def study_named(prefix: str, studies: Collection[Digest]) -> Digest:

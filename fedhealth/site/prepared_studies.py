@@ -24,7 +24,7 @@ from fedhealth.privacy.journal import DataNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
-from fedhealth.records.marks import PatientMarks, without_patients
+from fedhealth.records.marks import without_patients
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import Records, made_up_records, prepare_records
 from fedhealth.site.consent import forgotten_patients
@@ -51,11 +51,16 @@ class PreparedStudies:
         self.signed: dict[Digest, SignedStudy] = {}
         self.records: dict[Digest, dict[Cohort, Records]] = {}
         self.forbidden: set[Digest] = set()
-        data_set = inputs.site.data_set
-        marks = PatientMarks.under(inputs.naming_secret, data_set.name, data_set.patient_column)
-        forgotten = forgotten_patients(ledger, data_set.name, marks)
+        marks = inputs.marks
+        forgotten = forgotten_patients(ledger, inputs.site.data_set.name, marks.scheme)
         self._table, members = without_patients(inputs.table, marks, forgotten)
         self.data_version = self._note_data_version(members)
+
+    def drop(self) -> None:
+        """Forget every study and its records."""
+        self.signed.clear()
+        self.records.clear()
+        self.forbidden.clear()
 
     def prepare(self, data: bytes) -> Study:
         """Take in an approved study ahead of its first round, so that no round pays for reading records.

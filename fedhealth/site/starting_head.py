@@ -31,8 +31,17 @@ class StartingHead:
 
     def confirm(self) -> None:
         """The coordinator knows no newer head: from here on the ledger may grow."""
+        if not self.confirmed:
+            self._state_policy()
+            self.confirmed = True
+
+    def renew(self, inputs: GateInputs) -> None:
+        """Take another policy, which the ledger says at once if the coordinator has signed for this process."""
+        self._inputs = inputs
         if self.confirmed:
-            return
+            self._state_policy()
+
+    def _state_policy(self) -> None:
         policy, change, account = self._inputs.policy, self._inputs.policy_change, self._ledger.account
         if change is not None and change.policy_sha256 != account.acts.policy_sha256:
             self._ledger.append(change)
@@ -41,4 +50,3 @@ class StartingHead:
             self._ledger.append(
                 WitnessRule(witness=policy.witness, wait_seconds=policy.witness_wait_seconds, at=self._clock.unix_ms())
             )
-        self.confirmed = True

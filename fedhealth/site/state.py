@@ -9,6 +9,7 @@ change of the data, and patients who withdrew their consent).
 import os
 import pwd
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,9 +23,10 @@ from fedhealth.policy.rules import DataSetBudget, load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.accountant import AnyBudget, open_budget
 from fedhealth.privacy.acts import PolicyChanged
-from fedhealth.privacy.anchor import AnchorFile, tie_anchor
+from fedhealth.privacy.anchor import AnchorFile, check_anchor, tie_anchor
 from fedhealth.privacy.entries import Created
 from fedhealth.privacy.ledger import Ledger
+from fedhealth.privacy.ledger_file import copy_ledger
 from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.records.members import MemberHistory
 from fedhealth.secret_file import PUBLIC_MODE, create_file, read_secret, sync_folder
@@ -105,6 +107,28 @@ class SiteState:
             raise
         return ledger
 
+    @contextmanager
+    def copied_ledger(self, site: str) -> Iterator[Ledger]:
+        """Open a copy of the ledger as of one moment, to look at; the gate may be running. What is written is lost.
+
+        The copy lies in the gate's folder, because the journal is in it.
+
+        Raises:
+            LedgerBehind, LedgerForked, LedgerDamaged, IdentityInvalid: as `open_ledger`.
+        """
+        self.hold.check(site)
+        with tempfile.TemporaryDirectory(prefix="look-", dir=self.gate) as folder:
+            copy = Path(folder) / self.ledger.name
+            anchor = self.anchor.read()  # first: a gate may move both meanwhile
+            if self.ledger.exists():  # else opening the copy says that it is missing
+                copy_ledger(self.ledger, copy)
+            ledger = Ledger.open(copy, site, self.ledger_key(), self._next_key())
+            try:
+                check_anchor(ledger, anchor)
+                yield ledger
+            finally:
+                ledger.close()
+
     def open_untied_ledger(self, site: str) -> Ledger:
         """Open the ledger whatever its anchor says, for showing its head and for recovering it; nothing else may.
 
@@ -113,9 +137,7 @@ class SiteState:
         Raises:
             LedgerDamaged, IdentityInvalid: as `Ledger.open`.
         """
-        next_key = None
-        with suppress(IdentityInvalid):  # a file that a crash cut short was never written into the ledger
-            next_key = load_signing_key(self.next_ledger_key)
+        next_key = self._next_key()
         ledger = Ledger.open(self.ledger, site, self.ledger_key(), next_key)
         if next_key is not None and ledger.public_key == public_key_hex(next_key.public_key()):
             self.take_next_ledger_key()
@@ -134,6 +156,11 @@ class SiteState:
     def next_ledger_key(self) -> Path:
         """The file of a key that is about to take the place of the ledger's key."""
         return self.gate / "ledger.key.next"
+
+    def _next_key(self) -> Ed25519PrivateKey | None:
+        with suppress(IdentityInvalid):  # a file that a crash cut short was never written into the ledger
+            return load_signing_key(self.next_ledger_key)
+        return None
 
     def take_next_ledger_key(self) -> None:
         """Put the next key in the place of the ledger's key, which is gone for good; the ledger must say so already."""

@@ -84,12 +84,14 @@ import sys
 from pathlib import Path
 from fedhealth.learning.diagnosis import STEPS
 from fedhealth.site.administration import AdministratorPort
-from fedhealth.site.gate_process import open_gate, serve_gate
+from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
+from fedhealth.site.running_site import RunningSite
 from fedhealth.site.state import SiteState
 state = SiteState(Path(sys.argv[2]))
 gate, ledger = open_gate(Path(sys.argv[1]), state, STEPS)
 users = set(map(int, sys.argv[3:]))
-port = AdministratorPort(state.administrators_socket, users, gate.administer)
+site = RunningSite(Path(sys.argv[1]), state, gate, ledger, SYSTEM_CLOCK)
+port = AdministratorPort(state.administrators_socket, users, site.administer, lambda: site.quiet_until)
 serve_gate(gate, state.socket, users, None, lambda *_: None, port)
 """
 

@@ -1,6 +1,7 @@
 """The administrators' socket: what it does to a running gate, in mid-round too, and what it takes from whom."""
 
 import contextlib
+import math
 import os
 import shutil
 import socket
@@ -22,11 +23,13 @@ from fedhealth.link.frames import Answer, Head, Outgoing, PutStudy, Refused, Rel
 from fedhealth.privacy.acts import Paused, Unpaused
 from fedhealth.privacy.entries import Withdrawn
 from fedhealth.privacy.verify import read_ledger, verify_ledger
+from fedhealth.records.marks import PatientMarks
 from fedhealth.site import gate_process
 from fedhealth.site.acts import pause_site, resume_site, resume_study, withdraw_study
 from fedhealth.site.administration import AdministratorPort, tell_gate
 from fedhealth.site.gate_process import serve_gate
-from fedhealth.site.instructions import Pause, Resume, study_named
+from fedhealth.site.instructions import ChangeConsent, Pause, Resume, study_named
+from fedhealth.site.running_site import RunningSite
 from fedhealth.site.state import local_user
 
 pytestmark = pytest.mark.processes
@@ -145,6 +148,11 @@ def test_after_a_gate_was_killed_its_socket_is_left_and_the_same_verbs_work_with
 # Who is heard, and what
 
 
+def forget_instruction(state, patient, verb="forget"):
+    marks = PatientMarks.under(state.naming_secret(), "ward", "id")
+    return ChangeConsent(site="ward-a", verb=verb, data_set="ward", scheme=marks.scheme, mark=marks.of(patient))
+
+
 def test_the_socket_is_for_the_gates_user_alone(running):
     path = running.state.administrators_socket
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -207,7 +215,7 @@ def test_what_is_no_instruction_is_declined_and_changes_nothing(running, data):
 
 @pytest.mark.parametrize(
     "data",
-    [b"\xff\xff\xff\xff", struct.pack("!I", 513) + bytes(513), framed(canonical_bytes(PAUSE)) * 2, b"GET / HTTP/1.1"],
+    [b"\xff\xff\xff\xff", struct.pack("!I", 2**20), framed(canonical_bytes(PAUSE)) * 2, b"GET / HTTP/1.1"],
     ids=["a length without end", "more than an instruction is", "two at once", "another protocol"],
 )
 def test_who_says_too_much_is_hung_up_on(running, data):
@@ -241,6 +249,10 @@ def test_a_node_in_the_middle_of_a_frame_does_not_keep_an_administrator_waiting(
         assert isinstance(exchange(connection, HEAD)[0], Head), "the same connection goes on"
 
 
+def never():
+    return -math.inf
+
+
 class Large:
     """A gate whose replies are larger than what the kernel holds for a peer."""
 
@@ -253,7 +265,7 @@ def test_a_node_that_does_not_take_its_reply_is_hung_up_on_when_an_administrator
     done = []
     folder = Path(tempfile.mkdtemp(prefix="fh-"))
     read, write = os.pipe()
-    port = AdministratorPort(folder / "admin.sock", {os.geteuid()}, lambda what, by: done.append((what, by)))
+    port = AdministratorPort(folder / "admin.sock", {os.geteuid()}, lambda what, by: done.append((what, by)), never)
     arguments = (Large(), folder / "gate.sock", {os.geteuid()}, read, lambda *_: None, port)
     thread = threading.Thread(target=serve_gate, args=arguments)
     thread.start()
@@ -321,10 +333,12 @@ def test_nothing_is_written_to_a_ledger_that_is_held(ward, steps):
     here = ward()
     here.state.hold.set_restored()
     gate, ledger = here.open_gate(steps["noise_only"])
-    before = ledger.size
-    with pytest.raises(LedgerBehind):
-        gate.administer(PAUSE, "ann")
-    assert ledger.size == before
+    before = ledger.size, ledger.journal_size
+    site = RunningSite(here.folder, here.state, gate, ledger, gate_process.SYSTEM_CLOCK)
+    for instruction in (PAUSE, forget_instruction(here.state, "p0")):
+        with pytest.raises(LedgerBehind):
+            site.administer(instruction, "ann")
+    assert (ledger.size, ledger.journal_size) == before
     ledger.close()
 
 

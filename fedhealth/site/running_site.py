@@ -1,0 +1,112 @@
+"""A running site under its administrators: what they do beside its gate, and how long the gate is quiet for it.
+
+Approving a study and changing a consent make the gate read its data set anew: a study that is approved needs its
+records, and a patient who is forgotten must be in none of them. That takes a time that depends on the table. So after
+each such act, whatever came of it, the gate reads and says nothing until a time that follows from public figures
+alone has passed since it began (`quiet_seconds`), or, after an overrun, until its next multiple. The other side sees a
+gate that is slow once; neither which act it was, nor whose consent.
+
+Leaves to others: how a gate keeps quiet (`gate_process`), who is heard (`administration`).
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedhealth.privacy.ledger import Ledger
+from fedhealth.site.approval import write_approval
+from fedhealth.site.consent import write_consent
+from fedhealth.site.gate import Gate
+from fedhealth.site.gate_inputs import Clock, read_inputs
+from fedhealth.site.gate_process import prepare_studies
+from fedhealth.site.held_gate import HeldGate
+from fedhealth.site.instructions import Approve, ChangeConsent, Instruction, check_site
+from fedhealth.site.state import SiteState
+
+_LOG = logging.getLogger(__name__)
+_QUIET_SECONDS = 1.0
+_QUIET_SECONDS_A_PATIENT = 50e-6
+"""For reading a patient's records, and again for preparing them for each study."""
+
+
+def quiet_seconds(declared_patients: int, studies: int) -> float:
+    """Return how long a gate is quiet at least after an act for which it reads its data.
+
+    Args:
+        declared_patients: the public round figure of the site.
+        studies: how many are approved and not withdrawn.
+    """
+    return _QUIET_SECONDS + _QUIET_SECONDS_A_PATIENT * declared_patients * (1 + studies)
+
+
+class RunningSite:
+    """Has a gate do what administrators say, between two frames.
+
+    Args:
+        folder: the site's folder.
+        state: the site's state.
+        gate: the gate.
+        ledger: the gate's.
+        clock: the gate's.
+
+    Attributes:
+        quiet_until: the monotonic second before which whoever serves the gate must read and say nothing.
+    """
+
+    def __init__(self, folder: Path, state: SiteState, gate: Gate | HeldGate, ledger: Ledger, clock: Clock) -> None:
+        self._folder, self._state, self._gate, self._ledger, self._clock = folder, state, gate, ledger, clock
+        self.quiet_until = -math.inf
+
+    def administer(self, instruction: Instruction, by: str) -> None:
+        """Do what an administrator says; it holds from the next frame on.
+
+        Args:
+            instruction: what to do.
+            by: the local user who says so.
+
+        Raises:
+            FedHealthError: for the administrator; nothing was done.
+        """
+        gate = self._gate
+        if isinstance(gate, HeldGate):
+            gate.check()
+        elif isinstance(instruction, Approve | ChangeConsent):
+            with self._quiet(gate):
+                gate.check_not_held()
+                check_site(instruction, self._ledger)
+                self._change(gate, instruction, by)
+        else:
+            gate.administer(instruction, by)
+
+    def _change(self, gate: Gate, instruction: Approve | ChangeConsent, by: str) -> None:
+        at = self._clock.unix_ms()
+        if isinstance(instruction, Approve):
+            # As at a start: policy, pinned keys and data as they are now.
+            inputs = read_inputs(self._folder, self._state, self._ledger.created, by, at)
+            write_approval(self._folder, self._state, self._ledger, instruction, by, at)
+        else:
+            # What was read at the start, so that no file that cannot be read keeps a patient in.
+            inputs = gate.inputs
+            write_consent(self._ledger, instruction, inputs.marks.scheme, by, at)
+        gate.renew(inputs)
+        prepare_studies(gate, self._state, self._ledger)
+
+    @contextmanager
+    def _quiet(self, gate: Gate) -> Iterator[None]:
+        """Keep the gate quiet after an act until a public time since the act began, also if it fails."""
+        began = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            account = self._ledger.account
+            studies = len(account.approved.keys() - account.withdrawn)
+            seconds = quiet_seconds(gate.inputs.site.data_set.declared_patients, studies)
+            multiples = max(1, math.ceil((self._clock.monotonic() - began) / seconds))
+            if multiples > 1:
+                _LOG.warning(
+                    "reading the data took long: the gate is quiet for %(multiple)d times the public duration",
+                    {"multiple": multiples},
+                )
+            self.quiet_until = began + multiples * seconds

@@ -1,0 +1,473 @@
+"""What administrators do beside a running gate: approving and consent, in mid-round; what the other side sees of it.
+
+Real gate processes where the point is that one runs; the comparison of Rule 0 drives the same parts with a clock that
+ticks at each look.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from test_administration import charges, code_of, command, forget_instruction, question_of
+from test_gate_socket import HEAD, Running, receive_frame
+
+from fedhealth.errors import (
+    ApprovalMissing,
+    BudgetExhausted,
+    ConfigInvalid,
+    FedHealthError,
+    IdentityInvalid,
+    PolicyForbids,
+    RefusalCode,
+)
+from fedhealth.learning.diagnosis import STEPS
+from fedhealth.link.frames import (
+    Accepted,
+    Answer,
+    Head,
+    NeedWitness,
+    Outgoing,
+    PutStudy,
+    ReleaseReply,
+    Witnessed,
+    pack,
+    unpack_reply,
+)
+from fedhealth.privacy.acts import PolicyChanged
+from fedhealth.privacy.entries import Approved
+from fedhealth.privacy.journal import ConsentNote, DataNote
+from fedhealth.privacy.verify import read_ledger, verify_ledger
+from fedhealth.records.members import MemberHistory
+from fedhealth.records.split import is_held_out
+from fedhealth.site import approval
+from fedhealth.site.administration import AdministratorPort, tell_gate
+from fedhealth.site.approval import approve_study, examine_study
+from fedhealth.site.consent import studies_of
+from fedhealth.site.gate_inputs import Clock
+from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
+from fedhealth.site.instructions import Approve, Pause
+from fedhealth.site.running_site import RunningSite, quiet_seconds
+from fedhealth.site.state import local_user
+from fedhealth.study.signature import sign_study
+
+TRAINING = [f"p{number}" for number in range(24) if not is_held_out(bytes(32), f"p{number}", 0.25)]
+processes = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def start(make_protocol, make_csv):
+    started = []
+
+    def make():
+        folder = Path(tempfile.mkdtemp(prefix="fh-"))
+        started.append(Running(folder, make_protocol(), make_csv()))
+        return started[-1]
+
+    yield make
+    for each in started:
+        each.stop()
+        shutil.rmtree(each.root)
+
+
+@pytest.fixture(scope="module")
+def running(start):
+    return start()
+
+
+def small(make_protocol, name, epsilon=0.5):
+    return make_protocol(name=name, privacy={"training_epsilon": epsilon, "evaluation_epsilon": epsilon})
+
+
+def approve_by_command(running, signed, name="signed"):
+    file = running.root / name
+    file.write_bytes(signed)
+    program = [sys.executable, "-m", "fedhealth.cli.main", "site", "approve", str(running.folder), str(file), "--yes"]
+    return subprocess.run([*program, "--state", str(running.state.root)], capture_output=True, text=True, timeout=60)
+
+
+def approve(running, signed):
+    """Approve as the command does; True if the running gate did it."""
+    proposal = examine_study(running.folder, running.state, signed, STEPS)
+    return approve_study(running.folder, running.state, proposal)
+
+
+# Approving beside a running gate
+
+
+@processes
+def test_a_study_is_approved_in_the_middle_of_a_round_of_another_and_runs_at_once(start, make_protocol):
+    running, second = start(), small(make_protocol, "second")
+    signed = sign_study(second, running.researcher)
+    waiting = running.charge(question_of(running))
+    assert code_of(running.say(pack(PutStudy(), signed))) == RefusalCode.NOT_APPROVED
+    done = approve_by_command(running, signed)
+    assert (done.returncode, "the gate serves it\n" in done.stdout) == (0, True), done.stderr
+    accepted = running.say(pack(PutStudy(), signed))[0]
+    assert isinstance(accepted, Accepted)
+    # The round that waited goes on under its charge; the new study's first release is served as well.
+    assert isinstance(running.say(running.sign(waiting))[0], ReleaseReply)
+    question = pack(Answer(study=second.digest, step="train", round=1), bytes(24))
+    charged = running.say(question)[0]
+    assert isinstance(charged, NeedWitness)
+    running.study = second
+    assert isinstance(running.say(running.sign(charged))[0], ReleaseReply)
+    assert charges(running) == 2
+    contents = read_ledger(running.state.gate)
+    approval = contents.account.approved[second.digest]
+    assert (approval.by, approval.reply_after_ms) == (local_user(), accepted.reply_after_ms)
+    assert (running.state.studies / f"{second.digest}.json").read_bytes() == signed
+
+
+@processes
+def test_what_may_not_be_approved_is_refused_beside_a_running_gate_and_leaves_no_trace(running, make_protocol):
+    signed = sign_study(small(make_protocol, "other"), running.researcher)
+    # The budget is epsilon 5 and the study that was approved took epsilon 2 of it; epsilons of studies add up to less
+    # than their sum, so 2.5 and 2.5 more may fit, and a third one does not.
+    for name in ("dear-1", "dear-2"):
+        with contextlib.suppress(BudgetExhausted):
+            approve(running, sign_study(small(make_protocol, name, 2.5), running.researcher))
+    cases = {
+        "approved here before, by": (running.signed, ApprovalMissing),
+        "cannot be trusted": (signed.replace(b'"rounds":3', b'"rounds":2'), IdentityInvalid),
+        "rule 'researchers'": (sign_study(small(make_protocol, "o"), Ed25519PrivateKey.generate()), PolicyForbids),
+        "does not fit the privacy budget": (
+            sign_study(small(make_protocol, "dear", 2.5), running.researcher),
+            BudgetExhausted,
+        ),
+    }
+    size, kept = verify_ledger(running.state.gate).head.size, sorted(running.state.studies.iterdir())
+    for words, (data, error) in cases.items():
+        with pytest.raises(error, match=words):
+            approve(running, data)
+    assert (verify_ledger(running.state.gate).head.size, sorted(running.state.studies.iterdir())) == (size, kept)
+
+
+@processes
+def test_the_gate_checks_an_approval_itself(running, make_protocol):
+    """Whatever a command says: what an approval costs and whether it may be given is worked out by the gate."""
+
+    before = verify_ledger(running.state.gate).head.size
+    for data, durations, error in (
+        (running.signed, {"train": 20, "evaluate": 20}, ApprovalMissing),
+        (b"no study", {"train": 20, "evaluate": 20}, IdentityInvalid),
+        (sign_study(small(make_protocol, "o"), Ed25519PrivateKey.generate()), {"train": 20}, PolicyForbids),
+        (sign_study(small(make_protocol, "p", 0.1), running.researcher), {"train": 20}, ApprovalMissing),
+        (sign_study(make_protocol(name="q", data_set="elsewhere"), running.researcher), {}, FedHealthError),
+    ):
+        instruction = Approve(site="ward-a", signed_study=urlsafe_b64encode(data), reply_after_ms=durations)
+        with pytest.raises(error):
+            tell_gate(running.state.administrators_socket, instruction)
+    assert verify_ledger(running.state.gate).head.size == before
+
+
+def test_an_approval_brings_the_policy_of_its_day_into_force_and_says_by_whom(ward, make_protocol, steps):
+    here, study = ward(epsilon=20.0), make_protocol()
+    compute = {"train": steps["noise_only"], "evaluate": steps["noise_only"]}
+    here.approve(study, steps["noise_only"])
+    gate, ledger = here.open_gate(steps["noise_only"])
+    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
+    second = small(make_protocol, "second")
+    proposal = examine_study(here.folder, here.state, sign_study(second, here.researcher), compute)
+    file = here.folder / "policy.toml"
+    file.write_text(file.read_text().replace("max_epsilon_a_study = 2.5", "max_epsilon_a_study = 1.5"))
+    site.administer(instruction_of(proposal), "ann")
+    tail = [entry for entry, _ in ledger.history()][-2:]
+    assert [(type(entry), entry.by) for entry in tail] == [(PolicyChanged, "ann"), (Approved, "ann")]
+    # The new policy forbids the first study, which asks epsilon 2, and allows the second.
+    assert here.ask(gate, ledger, study)[0].code == RefusalCode.POLICY
+    assert isinstance(here.ask(gate, ledger, second)[0], ReleaseReply)
+    # One that cannot be read stops an approval and changes nothing.
+    file.write_text("tasks = [")
+    size = ledger.size
+    third = sign_study(small(make_protocol, "third"), here.researcher)
+
+    broken = Approve(site="ward-a", signed_study=urlsafe_b64encode(third), reply_after_ms={"train": 20, "evaluate": 20})
+    with pytest.raises(ConfigInvalid):
+        site.administer(broken, "ann")
+    assert ledger.size == size
+    assert isinstance(here.ask(gate, ledger, second, number=2)[0], ReleaseReply)
+    ledger.close()
+
+
+def instruction_of(proposal):
+
+    return Approve(
+        site="ward-a",
+        signed_study=urlsafe_b64encode(proposal.signed_bytes),
+        reply_after_ms=proposal.approval.reply_after_ms,
+    )
+
+
+# Consent beside a running gate
+
+
+@processes
+def test_a_patient_is_forgotten_and_let_back_in_in_the_middle_of_a_round(start):
+    running = start()
+    waiting = running.charge(question_of(running))
+    forgotten = command(running, "forget", TRAINING[0])
+    assert forgotten.stdout == "forgotten from now on; 1 records of this patient are in the data\n", forgotten.stderr
+    assert isinstance(running.say(running.sign(waiting))[0], ReleaseReply)
+    assert command(running, "unforget", TRAINING[0]).stdout == "the patient is in again from now on\n"
+    again = command(running, "unforget", TRAINING[0])
+    assert (again.returncode, "has not withdrawn the consent" in again.stderr) == (ConfigInvalid.exit_code, True)
+    assert charges(running) == 1
+    # The first release was computed without the patient, so no study used the records; the gate need not be stopped.
+    assert studies_of(running.folder, running.state, TRAINING[0]) == ()
+    (use,) = studies_of(running.folder, running.state, TRAINING[1])
+    assert (use.used, use.unknown) == (1, 0)
+    running.end()
+    with running.state.opened_ledger("ward-a") as ledger:
+        written = [note for note in ledger.journal() if isinstance(note, ConsentNote | DataNote)]
+    kinds = [note.kind for note in written]
+    assert kinds == ["data", "consent-withdrawn", "data", "consent-renewed", "data"]
+    assert {note.by for note in written if isinstance(note, ConsentNote)} == {local_user()}
+    assert [note.version for note in written if isinstance(note, DataNote)] == [1, 2, 3]
+    assert TRAINING[0].encode() not in running.log.read_bytes()
+
+
+class Seen:
+    """A step that remembers how many patients it was given; made-up records are of 30."""
+
+    def __init__(self, noise_only):
+        self.patients, self._noise_only = [], noise_only
+
+    def __call__(self, step, weights, records, stream):
+        if records.patient_count != 30:
+            self.patients.append(records.patient_count)
+        return self._noise_only(step, weights, records, stream)
+
+
+def test_what_is_computed_next_is_without_the_patient_and_with_noise_of_its_own(ward, make_protocol, steps):
+    here, study, seen = ward(epsilon=20.0, unsafe_noise_seed=7), make_protocol(), Seen(steps["noise_only"])
+    here.approve(study, steps["noise_only"])
+    gate, ledger = here.open_gate(seen)
+    site, versions = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK), []
+    for verb in ("forget", "unforget", "forget"):
+        site.administer(forget_instruction(here.state, TRAINING[0], verb), "ann")
+        versions.append(gate._prepared.data_version)
+        assert isinstance(here.ask(gate, ledger, study, number=len(versions))[0], ReleaseReply)
+    assert seen.patients == [len(TRAINING) - 1, len(TRAINING), len(TRAINING) - 1]
+    assert len(set(versions)) == 3, "each change of the cohort has another key of the noise"
+    ledger.close()
+
+
+def test_a_patient_is_forgotten_also_while_the_data_cannot_be_read(ward, make_protocol, steps):
+    here, study, seen = ward(epsilon=20.0), make_protocol(), Seen(steps["noise_only"])
+    here.approve(study, steps["noise_only"])
+    gate, ledger = here.open_gate(seen)
+    here.csv.unlink()
+    (here.folder / "policy.toml").write_text("tasks = [")
+    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
+    site.administer(forget_instruction(here.state, TRAINING[0]), "ann")
+    assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
+    assert seen.patients == [len(TRAINING) - 1]
+    ledger.close()
+
+
+def test_a_gate_that_cannot_prepare_its_data_anew_is_busy_and_computes_on_no_older_cohort(
+    ward, make_protocol, steps, monkeypatch
+):
+    here, study, seen = ward(epsilon=20.0), make_protocol(), Seen(steps["noise_only"])
+    here.approve(study, steps["noise_only"])
+    gate, ledger = here.open_gate(seen)
+    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MemberHistory, "record", full)
+        with pytest.raises(OSError, match="No space"):
+            site.administer(forget_instruction(here.state, TRAINING[0]), "ann")
+    assert here.ask(gate, ledger, study)[0].code == RefusalCode.BUSY
+    site.administer(forget_instruction(here.state, TRAINING[0]), "ann")  # once more, with room on the disk
+    assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
+    assert seen.patients == [len(TRAINING) - 1]
+    ledger.close()
+
+
+def test_a_mark_that_the_gate_would_not_recognise_is_declined(ward, make_protocol, steps):
+    here = ward(epsilon=20.0)
+    gate, ledger = here.open_gate(steps["noise_only"])
+    site, lines = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK), ledger.journal_size
+    known = forget_instruction(here.state, TRAINING[0])
+    for changes in ({"scheme": "ab" * 32}, {"data_set": "elsewhere"}, {"site": "ward-b"}):
+        with pytest.raises(ConfigInvalid):
+            site.administer(known.model_copy(update=changes), "ann")
+    assert ledger.journal_size == lines
+    ledger.close()
+
+
+# Quiet
+
+
+def test_a_gate_is_quiet_for_a_time_of_public_figures_alone():
+    # 1 s, and 50 microseconds for each declared patient, once for reading and once for each study:
+    # 1 + 0.00005 * 300 * (1 + 1) = 1.03; 1 + 0.00005 * 1,000,000 * (1 + 2) = 151.
+    assert quiet_seconds(300, 1) == pytest.approx(1.03)
+    assert quiet_seconds(10**6, 2) == pytest.approx(151.0)
+
+
+class Echo:
+    """A gate whose every reply may leave a moment after the frame came."""
+
+    def __init__(self, after=0.0):
+        self.after, self.frames = after, []
+
+    def longest_body(self, start):
+        return 0
+
+    def handle(self, frame, digest=None):
+        self.frames.append(bytes(frame))
+        return Outgoing(b"reply", time.monotonic() + self.after)
+
+
+@contextlib.contextmanager
+def served(gate):
+    """Serve a gate that falls quiet for 0.3 s whenever an administrator says anything."""
+    folder, quiet = Path(tempfile.mkdtemp(prefix="fh-")), [0.0]
+    read, write = os.pipe()
+
+    def fall_quiet(*_):
+        quiet[0] = time.monotonic() + 0.3
+
+    port = AdministratorPort(folder / "admin.sock", {os.geteuid()}, fall_quiet, lambda: quiet[0])
+    arguments = (gate, folder / "gate.sock", {os.geteuid()}, read, lambda *_: None, port)
+    thread = threading.Thread(target=serve_gate, args=arguments)
+    thread.start()
+    try:
+        while not (folder / "gate.sock").exists():
+            time.sleep(0.005)
+        with socket.socket(socket.AF_UNIX) as node:
+            node.settimeout(10)
+            node.connect(str(folder / "gate.sock"))
+            yield node, folder / "admin.sock", quiet
+    finally:
+        os.close(write)
+        thread.join(20)
+        port.close()
+        os.close(read)
+        shutil.rmtree(folder)
+    assert not thread.is_alive()
+
+
+FRAME = struct.pack("!I", 5) + b"frame"
+QUIET = {
+    "a frame that comes meanwhile": (b"", FRAME),
+    "the rest of a frame that had begun": (FRAME[:6], FRAME[6:]),
+    "the rest of a length that had begun": (FRAME[:2], FRAME[2:]),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), QUIET.values(), ids=QUIET)
+def test_a_quiet_gate_reads_and_says_nothing_before_its_time(before, after):
+
+    gate = Echo()
+    with served(gate) as (node, administrators, quiet):
+        assert exchange_raw(node, FRAME) == b"reply"
+        node.sendall(before)
+        assert tell_gate(administrators, Pause(site="ward-a"))
+        node.sendall(after)
+        assert receive_frame(node) == b"reply"
+        assert time.monotonic() >= quiet[0] > 0
+        assert exchange_raw(node, FRAME) == b"reply", "the same connection goes on"
+    assert gate.frames == [b"frame"] * 3
+
+
+def exchange_raw(node, data):
+    node.sendall(data)
+    return receive_frame(node)
+
+
+def test_a_reply_that_waits_for_its_public_time_leaves_no_earlier_than_the_quiet_ends():
+
+    with served(Echo(after=0.1)) as (node, administrators, quiet):
+        node.sendall(FRAME)
+        assert tell_gate(administrators, Pause(site="ward-a"))
+        assert tell_gate(administrators, Pause(site="ward-a")), "administrators are heard meanwhile"
+        assert receive_frame(node) == b"reply"
+        assert time.monotonic() >= quiet[0] > 0
+
+
+# Rule 0
+
+
+class Ticking:
+    """A clock that advances a millisecond at each look."""
+
+    def __init__(self):
+        self._looks = itertools.count()
+
+    def clock(self):
+        return Clock(monotonic=lambda: next(self._looks) / 1000, unix_ms=lambda: 1_700_000_000_000)
+
+
+def transcript(here, study, steps, acts):
+    """What the other side sees of a gate beside which these things happen to these patients."""
+    ticking = Ticking().clock()
+    compute = {"train": steps["counting"], "evaluate": steps["counting"]}
+    gate, ledger = open_gate(here.folder, here.state, compute, ticking)
+    site, seen = RunningSite(here.folder, here.state, gate, ledger, ticking), []
+
+    def say(frame):
+        arrived = ticking.monotonic()
+        reply = gate.handle(frame)
+        header, body = unpack_reply(reply.frame)
+        code = getattr(header, "code", None)
+        seen.append((header.kind, code, len(reply.frame), len(body), round(reply.leaves_at - arrived, 6), ledger.size))
+        return header
+
+    for number, (verb, patient) in enumerate(acts, 1):
+        question = pack(Answer(study=study.digest, step="train", round=number), bytes(24))
+        header = say(question)
+        began = ticking.monotonic()
+        with contextlib.suppress(ConfigInvalid):
+            site.administer(forget_instruction(here.state, patient, verb), "ann")
+        seen.append(("quiet", round(site.quiet_until - began, 6)))
+        while isinstance(header, NeedWitness):
+            header = say(pack(Witnessed(study=study.digest, receipt=here.receipt_of(ledger, header.challenge))))
+        assert isinstance(header, ReleaseReply)
+        assert isinstance(say(HEAD), Head)
+    ledger.close()
+    return seen
+
+
+PATIENT, OTHER = TRAINING[0], TRAINING[1]
+SAME_TO_THE_OTHER_SIDE = {
+    "another patient": [("forget", OTHER), ("unforget", OTHER), ("forget", OTHER)],
+    "nobody": [("forget", "p99"), ("unforget", "p99"), ("forget", "p99")],
+    "a patient who is forgotten already": [("forget", PATIENT), ("forget", PATIENT), ("forget", PATIENT)],
+    "a patient who was never forgotten": [("unforget", PATIENT), ("unforget", OTHER), ("unforget", "p99")],
+}
+
+
+@pytest.mark.parametrize("acts", SAME_TO_THE_OTHER_SIDE.values(), ids=SAME_TO_THE_OTHER_SIDE)
+@pytest.mark.parametrize("without", [False, True], ids=["with the patient", "without the patient"])
+def test_the_other_side_cannot_tell_whose_consent_changed(
+    ward, make_protocol, make_csv, steps, monkeypatch, acts, without
+):
+    study, here, there = make_protocol(), ward(epsilon=20.0, name="here"), ward(epsilon=20.0, name="there")
+    if without:
+        rows = [row for row in make_csv().splitlines() if not row.startswith(f"{PATIENT},")]
+        there.csv.write_text("\n".join(rows) + "\n")
+    # Public, and measured: the same at both.
+    monkeypatch.setattr(approval, "measure_replies", lambda *_: {"train": 20, "evaluate": 40})
+    for each in (here, there):
+        each.approve(study, steps["noise_only"])
+    known = [("forget", PATIENT), ("unforget", PATIENT), ("forget", PATIENT)]
+    one, other = transcript(here, study, steps, known), transcript(there, study, steps, acts)
+    assert [each for each in one if each[0] == "quiet"] == [("quiet", pytest.approx(1.003, abs=0.01))] * 3
+    assert one == other
