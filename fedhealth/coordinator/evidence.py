@@ -1,23 +1,23 @@
 """The evidence of a run: exactly what a real federation could publish, and nothing else.
 
 Everything here is computed from noisy counts that were charged, and from public figures: no raw count, no exact size,
-no accuracy before noise. Where the interval of a figure is too wide the figure is withheld, and that decision too
-looks at noisy counts only. Files of this form never hold the "reference" figures that exist for public data.
+no accuracy before noise. Files of this form never hold the "reference" figures that exist for public data.
 
 What happened (`RunResult`) is kept apart from what follows of it (`evidence_of`), so that whoever has the evidence and
 the signed study can work out all figures again: `evidence_of(signed, result_of(evidence)) == evidence`.
 """
 
-import math
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fedhealth.learning.evaluation import CONFUSION_CELLS, TABLE, noise_of
+from fedhealth.coordinator.figures import Figures, figures_of
+from fedhealth.learning.evaluation import lines_of, noise_of
 from fedhealth.learning.plan import plan_study
-from fedhealth.metrics.proportion import proportion_of
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
 from fedhealth.study.protocol import Study
@@ -26,23 +26,6 @@ from fedhealth.study.signature import SignedStudy
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Figure(_Part):
-    """One metric: an estimate with its 95 % interval, or nothing because too few patients stand behind it."""
-
-    estimate: float | None
-    low: float | None
-    high: float | None
-    withheld: Literal["too few patients to say"] | None = None
-
-
-class Figures(_Part):
-    """What is said of the model on held-out patients."""
-
-    accuracy: Figure
-    sensitivity: Figure
-    specificity: Figure
 
 
 class Spent(_Part):
@@ -65,6 +48,39 @@ class Spent(_Part):
     epsilon: float
 
 
+class Span(_Part):
+    """Consecutive rounds of training with the same sites.
+
+    Attributes:
+        first: the first round, from 1.
+        last: the last one.
+        absent: the public code of each site that gave no release in any of them.
+    """
+
+    first: int
+    last: int
+    absent: dict[str, str] = {}
+
+
+class Participation(_Part):
+    """Which sites took part in what.
+
+    Attributes:
+        sites: all sites of the study, in alphabetical order.
+        rounds: every round that counts, in order.
+        evaluation_absent: the public code of each site that released nothing of the finished model.
+    """
+
+    sites: tuple[str, ...]
+    rounds: tuple[Span, ...]
+    evaluation_absent: dict[str, str] = {}
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a site was missing from a round or from the evaluation."""
+        return bool(self.evaluation_absent) or any(span.absent for span in self.rounds)
+
+
 class LedgerHead(_Part):
     """The signed, countersigned head of a site's ledger after the run, and the key that signs it."""
 
@@ -84,9 +100,10 @@ class SiteEvidence(_Part):
         epsilon: what any one patient was charged at most; a patient is on one side only.
         delta: at this delta.
         spent: the same by purpose.
-        noisy_counts: the released counts of held-out patients, by the names of their cells.
+        noisy_counts: the released counts of held-out patients, by the names of their cells; none where the site
+            released none.
         noise_standard_deviation: of each of those counts, by the name of the line that it belongs to.
-        figures: what they say.
+        figures: what they say; None where there are none, or the protocol does not ask for each site's.
         ledger: its ledger's head.
     """
 
@@ -98,7 +115,7 @@ class SiteEvidence(_Part):
     spent: tuple[Spent, ...]
     noisy_counts: dict[str, float]
     noise_standard_deviation: dict[str, float]
-    figures: Figures
+    figures: Figures | None
     ledger: LedgerHead
 
 
@@ -110,9 +127,11 @@ class Evidence(_Part):
         researcher: public key that signed it.
         engine: how the sites were asked.
         rounds_planned: of the protocol.
-        rounds_completed: of which every site gave a release.
+        rounds_completed: how many of them count.
+        participation: who took part in which of them.
+        partial: a site was missing from a round or from the evaluation.
         too_wide: figures with a wider half-interval are withheld.
-        pooled: figures over all sites' held-out patients.
+        pooled: figures over the held-out patients of all sites that evaluated the model.
         sites: in alphabetical order.
         model_sha256: of `model.safetensors`.
         unsafe_test_sites: sites whose noise is known; where this is not empty, nothing here is private.
@@ -128,6 +147,8 @@ class Evidence(_Part):
     finished: str
     rounds_planned: int
     rounds_completed: int
+    participation: Participation
+    partial: bool
     held_out_fraction: float
     too_wide: float
     pooled: Figures
@@ -144,7 +165,7 @@ class SiteResult:
         declared_patients: its public round figure.
         rounds: the training rounds it gave a release in.
         evaluations: evaluation releases it gave.
-        noisy_counts: the released confusion table on held-out patients.
+        noisy_counts: the released counts of held-out patients; empty where it released none.
         ledger: its ledger's head after the run.
     """
 
@@ -164,6 +185,7 @@ class RunResult:
     started: str
     finished: str
     rounds_completed: int
+    participation: Participation
     sites: Mapping[str, SiteResult]
     model_sha256: str
     unsafe_test_sites: tuple[str, ...] = ()
@@ -173,7 +195,8 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
     """Return what may be published of a run; every figure in it is computed here."""
     study = signed.study
     noise = noise_of(study, plan_study(study)["evaluate"].mechanism.standard_deviation)
-    noise_sd, too_wide = noise[TABLE], study.evaluation.too_wide
+    lines, too_wide = lines_of(study), study.evaluation.too_wide
+    released = [site.noisy_counts for _, site in sorted(run.sites.items()) if site.noisy_counts]
     sites = []
     for name, site in sorted(run.sites.items()):
         spent = spent_by(study, len(site.rounds), site.evaluations)
@@ -187,7 +210,9 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
                 spent=spent,
                 noisy_counts=dict(site.noisy_counts),
                 noise_standard_deviation=noise,
-                figures=figures_of(site.noisy_counts, noise_sd, too_wide),
+                figures=figures_of([site.noisy_counts], lines, noise, too_wide)
+                if study.evaluation.each_site and site.noisy_counts
+                else None,
                 ledger=site.ledger,
             )
         )
@@ -206,9 +231,11 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
         finished=run.finished,
         rounds_planned=study.training.rounds,
         rounds_completed=run.rounds_completed,
+        participation=run.participation,
+        partial=run.participation.is_partial,
         held_out_fraction=study.evaluation.held_out_fraction,
         too_wide=too_wide,
-        pooled=pooled_figures((site.noisy_counts for site in run.sites.values()), noise_sd, too_wide),
+        pooled=figures_of(released, lines, noise, too_wide),
         sites=tuple(sites),
         model_sha256=run.model_sha256,
         unsafe_test_sites=run.unsafe_test_sites,
@@ -223,6 +250,7 @@ def result_of(evidence: Evidence) -> RunResult:
         started=evidence.started,
         finished=evidence.finished,
         rounds_completed=evidence.rounds_completed,
+        participation=evidence.participation,
         sites={
             site.site: SiteResult(
                 declared_patients=site.declared_patients,
@@ -243,37 +271,13 @@ def evidence_bytes(evidence: Evidence) -> bytes:
     return evidence.model_dump_json(indent=2).encode() + b"\n"
 
 
-def figures_of(counts: Mapping[str, float], noise_sd: float, too_wide: float) -> Figures:
-    """Return the metrics that a noisy confusion table supports.
-
-    Args:
-        counts: by the names of `CONFUSION_CELLS`.
-        noise_sd: standard deviation of the noise of each count.
-        too_wide: withhold a metric whose half-interval is wider than this.
-    """
-    true_positive, false_positive, true_negative, false_negative = (counts[cell] for cell in CONFUSION_CELLS)
-    both = math.sqrt(2) * noise_sd
-
-    def figure(wanted: float, other: float, sd: float) -> Figure:
-        found = proportion_of(wanted, other, sd)
-        if found is None or found.half_width > too_wide:
-            return Figure(estimate=None, low=None, high=None, withheld="too few patients to say")
-        return Figure(estimate=found.estimate, low=found.low, high=found.high)
-
-    return Figures(
-        accuracy=figure(true_positive + true_negative, false_positive + false_negative, both),
-        sensitivity=figure(true_positive, false_negative, noise_sd),
-        specificity=figure(true_negative, false_positive, noise_sd),
-    )
+def evidence_schema() -> str:
+    """Return the JSON Schema of `evidence.json`, as it is published in docs/schemas."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Evidence.model_json_schema()}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def pooled_figures(counts: Iterable[Mapping[str, float]], noise_sd: float, too_wide: float) -> Figures:
-    """Return the metrics over several sites, whose counts and whose noise add up."""
-    tables = list(counts)
-    total = {cell: sum(table[cell] for table in tables) for cell in CONFUSION_CELLS}
-    return figures_of(total, noise_sd * math.sqrt(len(tables)), too_wide)
-
-
+@lru_cache(maxsize=256)
 def spent_by(study: Study, training_releases: int, evaluation_releases: int) -> tuple[Spent, ...]:
     """Return what a site's patients were charged, by purpose.
 

@@ -28,7 +28,8 @@ from matplotlib.figure import Figure as Drawing
 from pydantic import BaseModel, ConfigDict, Field
 
 import fedhealth
-from fedhealth.coordinator.evidence import Evidence, Figure, evidence_bytes
+from fedhealth.coordinator.evidence import Evidence, evidence_bytes
+from fedhealth.coordinator.figures import Figure
 from fedhealth.errors import FedHealthError
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.study.protocol import NumberFeature, Study
@@ -142,7 +143,8 @@ def render_report(
             for feature in study.features
         ],
         accuracy_chart=_forest_plot(
-            [(titles[site.site], site.figures.accuracy) for site in evidence.sites], evidence.pooled.accuracy
+            [(titles[site.site], site.figures.accuracy) for site in evidence.sites if site.figures is not None],
+            evidence.pooled.accuracy,
         ),
         reference=reference,
         reference_chart=_reference_plot(reference, titles) if reference else None,

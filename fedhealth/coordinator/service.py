@@ -35,8 +35,10 @@ from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.evidence import (
     Evidence,
     LedgerHead,
+    Participation,
     RunResult,
     SiteResult,
+    Span,
     evidence_bytes,
     evidence_of,
 )
@@ -300,6 +302,10 @@ class StudyRun:
             started=self._progress.started,
             finished=_now(),
             rounds_completed=self._progress.completed,
+            participation=Participation(
+                sites=tuple(sorted(sites)),  # all of them: a round counts only with every site
+                rounds=(Span(first=1, last=self._progress.completed),),
+            ),
             sites=sites,
             model_sha256=hashlib.sha256((self._options.output / MODEL).read_bytes()).hexdigest(),
             unsafe_test_sites=tuple(site for site, answer in self._accepted.items() if answer.unsafe_test_site),

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedhealth.coordinator.evidence import Evidence, Figure
+from fedhealth.coordinator.evidence import Evidence
+from fedhealth.coordinator.figures import Figure
 from fedhealth.coordinator.report import Reference, render_report
 from fedhealth.demo.federation import Federation, point_node, set_up
 from fedhealth.errors import ApprovalMissing, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
@@ -222,7 +223,8 @@ def _summary(evidence: Evidence, ledgers: tuple[VerifiedLedger, ...]) -> Table:
     for site, ledger in zip(evidence.sites, ledgers, strict=True):
         used = max(line.share_spent for line in ledger.spending)
         rounds, epsilon = f"{len(site.rounds)}/{evidence.rounds_planned}", f"{site.epsilon:.2f}"
-        table.add_row(site.site, _say(site.figures.accuracy), rounds, epsilon, f"{used:.0%}")
+        accuracy = _say(site.figures.accuracy) if site.figures else ""
+        table.add_row(site.site, accuracy, rounds, epsilon, f"{used:.0%}")
     table.add_section()
     table.add_row("all together", _say(evidence.pooled.accuracy), "", "", "")
     return table

@@ -36,12 +36,16 @@ class Line:
         share: of the squared signal, in (0, 1].
         cells: names of its counts, unique over all lines, in the order of the vector.
         inputs: of a subgroup's line, the first model input that holds a word of the column, and the first after them.
+        column: of a subgroup's line, its column.
+        categories: of a subgroup's line, the column's words; each has a confusion table, one after the other.
     """
 
     name: str
     share: float
     cells: tuple[str, ...]
     inputs: tuple[int, int] | None = None
+    column: str = ""
+    categories: tuple[str, ...] = ()
 
     @property
     def weight(self) -> float:
@@ -112,4 +116,5 @@ def _subgroup_line(study: Study, column: str, share: float) -> Line:
     else:
         raise ValueError(f"'{column}' is no category feature")  # the protocol's own check comes first
     cells = [subgroup_cell(column, word, cell) for word in feature.categories for cell in CONFUSION_CELLS]
-    return Line(f"subgroup {column}", share, tuple(cells), (start, start + len(feature.categories)))
+    inputs = start, start + len(feature.categories)
+    return Line(f"subgroup {column}", share, tuple(cells), inputs, column, feature.categories)

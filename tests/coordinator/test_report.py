@@ -2,12 +2,12 @@ import re
 
 import pytest
 
-from fedhealth.coordinator.evidence import Evidence, LedgerHead, SiteEvidence, figures_of, pooled_figures, spent_by
+from fedhealth.coordinator.evidence import LedgerHead, Participation, RunResult, SiteResult, Span, evidence_of
 from fedhealth.coordinator.report import Reference, Score, SiteReference, render_report
 from fedhealth.errors import FedHealthError
 from fedhealth.learning.evaluation import CONFUSION_CELLS
-from fedhealth.learning.plan import plan_study
 from fedhealth.study.protocol import Study
+from fedhealth.study.signature import SignedStudy
 
 NOISY_COUNTS = {
     "cleveland": (25.3, 6.1, 31.0, 9.2),
@@ -34,7 +34,7 @@ def study():
             "endpoint": {"kind": "binary", "column": "num", "positive_above": 0, "positive": "a vessel is narrowed"},
             "model": {"kind": "logistic-regression"},
             "training": {"rounds": 20, "spare_rounds": 0, "learning_rate": 1.0, "l2_clip_norm": 1.0},
-            "evaluation": {"held_out_fraction": 0.25},
+            "evaluation": {"held_out_fraction": 0.25, "each_site": True, "table": 1.0, "scores": None},
             "privacy": {"unit": "patient", "delta": 1e-4, "training_epsilon": 2.0, "evaluation_epsilon": 1.0},
         }
     )
@@ -46,37 +46,34 @@ def evidence(study):
 
 
 def make_evidence(study, noisy_counts):
-    noise_sd = plan_study(study)["evaluate"].mechanism.noise_multiplier
-    tables = {site: dict(zip(CONFUSION_CELLS, cells, strict=True)) for site, cells in noisy_counts.items()}
-    too_wide = study.evaluation.too_wide
-    return Evidence(
-        software="fedhealth 0.1.0",
-        federation="four-hospitals",
-        study={"name": study.name, "title": study.title, "digest": study.digest},
-        researcher="researcher+key",
-        started="2025-11-22T08:00:00Z",
-        finished="2025-11-22T08:05:00Z",
-        rounds_planned=20,
-        rounds_completed=19,
-        held_out_fraction=0.25,
-        too_wide=too_wide,
-        pooled=pooled_figures(tables.values(), noise_sd, too_wide),
-        sites=tuple(
-            SiteEvidence(
-                site=site,
-                declared_patients=300,
-                rounds=tuple(number for number in range(1, 21) if site == "cleveland" or number != 8),
-                epsilon=2.0,
-                delta=1e-4,
-                spent=spent_by(study, 20, 1),
-                noisy_counts=table,
-                noise_standard_deviation={"table": noise_sd},
-                figures=figures_of(table, noise_sd, too_wide),
-                ledger=LedgerHead(size=24, root=f"root-of-{site}", note="note", ledger_key=f"{site}+ledger"),
-            )
-            for site, table in tables.items()
+    return evidence_of(
+        SignedStudy(study=study, researcher="ab" * 32, signature="cd" * 64),
+        RunResult(
+            software="fedhealth 0.1.0",
+            federation="four-hospitals",
+            started="2025-11-22T08:00:00Z",
+            finished="2025-11-22T08:05:00Z",
+            rounds_completed=20,
+            participation=Participation(
+                sites=("cleveland", "switzerland"),
+                rounds=(
+                    Span(first=1, last=7),
+                    Span(first=8, last=8, absent={"switzerland": "busy"}),
+                    Span(first=9, last=20),
+                ),
+            ),
+            sites={
+                site: SiteResult(
+                    declared_patients=300,
+                    rounds=tuple(number for number in range(1, 21) if site == "cleveland" or number != 8),
+                    evaluations=1,
+                    noisy_counts=dict(zip(CONFUSION_CELLS, cells, strict=True)),
+                    ledger=LedgerHead(size=24, root=f"root-of-{site}", note="note", ledger_key=f"{site}+ledger"),
+                )
+                for site, cells in noisy_counts.items()
+            },
+            model_sha256=MODEL_SHA256,
         ),
-        model_sha256=MODEL_SHA256,
     )
 
 
@@ -168,10 +165,11 @@ def test_answer_says_so_when_all_hospitals_together_are_too_few(study):
 
 def test_privacy_rounds_and_heads_are_shown_per_hospital(study, evidence):
     page = render_report(evidence, study, TITLES)
-    assert page.count(">2.00 (20&nbsp;releases)<") == 2
+    assert page.count(">2.00 (20&nbsp;releases)<") == 1
+    assert page.count("(19&nbsp;releases)<") == 1
     assert page.count(">1.00 (1&nbsp;release)<") == 2
     # (e^2 + 0.0001) / (1 + e^2) = 7.389156 / 8.389056 = 0.8808, rounded up.
-    assert page.count("89 in 100") == 2
+    assert page.count("89 in 100") == 1
     assert "1 to 20" in page
     assert "1 to 7, 9 to 20" in page
     assert "19 of 20" in page

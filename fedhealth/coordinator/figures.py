@@ -1,0 +1,203 @@
+"""What an evaluation says, from noisy counts and the protocol: every figure of the evidence, stated or withheld.
+
+A figure is withheld where its interval is wider than the protocol's `too_wide`, or where the noise leaves nothing to
+say; that too is decided from noisy counts alone. The numbers come from `fedhealth.metrics`, the cells from the lines of
+the released vector. Counts of several sites add up, and so does their noise.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fedhealth.learning.evaluation import CONFUSION_CELLS, SCORES, TABLE, Line, score_cells, subgroup_cell
+from fedhealth.metrics.calibration import brier_of, calibration_in_the_large, observed_rates
+from fedhealth.metrics.decision_curve import decision_curve
+from fedhealth.metrics.discrimination import auc_of, roc_of
+from fedhealth.metrics.estimate import Estimate
+from fedhealth.metrics.histogram import Binned, ScoreHistogram
+from fedhealth.metrics.proportion import proportion_of
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Figure(_Part):
+    """One metric: an estimate with its 95 % interval, or nothing because too few patients stand behind it."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    withheld: Literal["too few patients to say"] | None = None
+
+
+class BinnedFigure(Figure):
+    """A metric of predicted chances that are known up to their bin.
+
+    Attributes:
+        binning: the figure of the exact chances is at most so far from the one of the bins; the interval does not
+            include it. None where the figure is withheld.
+    """
+
+    binning: float | None
+
+
+class TableFigures(_Part):
+    """How often the model's yes or no is right.
+
+    Attributes:
+        accuracy: of all patients.
+        sensitivity: of the ill.
+        specificity: of the well.
+    """
+
+    accuracy: Figure
+    sensitivity: Figure
+    specificity: Figure
+
+
+class CalibrationBin(_Part):
+    """Patients whose predicted chance lies in [low, high), and how many of them are ill."""
+
+    low: float
+    high: float
+    observed: Figure
+
+
+class RocPoint(_Part):
+    """What follows from calling everybody ill whose predicted chance is `threshold` or more."""
+
+    threshold: float
+    sensitivity: Figure
+    specificity: Figure
+
+
+class NetBenefit(_Part):
+    """Net benefit at one threshold, of the model and of treating everybody; that of treating nobody is 0."""
+
+    threshold: float
+    model: Figure
+    treat_all: Figure
+
+
+class ScoreFigures(_Part):
+    """What the histogram of predicted chances says.
+
+    Attributes:
+        auc: how often an ill patient has a higher chance than a well one.
+        brier: mean squared distance of chance and outcome.
+        calibration_in_the_large: observed rate less mean predicted chance.
+        calibration: by bin, lowest first.
+        roc: by threshold, lowest first.
+        net_benefit: by threshold, lowest first.
+    """
+
+    auc: BinnedFigure
+    brier: BinnedFigure
+    calibration_in_the_large: BinnedFigure
+    calibration: tuple[CalibrationBin, ...]
+    roc: tuple[RocPoint, ...]
+    net_benefit: tuple[NetBenefit, ...]
+
+
+class SubgroupFigures(TableFigures):
+    """The same of the patients with one word in a column."""
+
+    column: str
+    category: str
+
+
+class Figures(TableFigures):
+    """All that is said of the model on held-out patients.
+
+    Attributes:
+        scores: None where the protocol does not ask for them.
+        subgroups: by column and word, in the order of the protocol.
+    """
+
+    scores: ScoreFigures | None = None
+    subgroups: tuple[SubgroupFigures, ...] = ()
+
+
+def figures_of(
+    counts: Sequence[Mapping[str, float]], lines: Sequence[Line], noise: Mapping[str, float], too_wide: float
+) -> Figures:
+    """Return what the noisy counts of one site say, or those of several together.
+
+    Args:
+        counts: of each site, by the names of the lines' cells; may be empty.
+        lines: what the evaluation released.
+        noise: standard deviation of the noise of each site's count, by the names of the lines.
+        too_wide: withhold a metric whose half-interval is wider than this.
+    """
+    total = {cell: math.fsum(each[cell] for each in counts) for line in lines for cell in line.cells}
+    more_noise = math.sqrt(len(counts))
+    scores, subgroups = None, []
+    for line in lines:
+        noise_sd = noise[line.name] * more_noise
+        if line.name == SCORES:
+            scores = _score_figures(_histogram_of(total, line, noise_sd), too_wide)
+        for category in line.categories:
+            cells = [total[subgroup_cell(line.column, category, cell)] for cell in CONFUSION_CELLS]
+            group = _table_figures(cells, noise_sd, too_wide)
+            subgroups.append(SubgroupFigures(column=line.column, category=category, **dict(group)))
+    table = _table_figures([total[cell] for cell in CONFUSION_CELLS], noise[TABLE] * more_noise, too_wide)
+    return Figures(**dict(table), scores=scores, subgroups=tuple(subgroups))
+
+
+def _table_figures(table: Sequence[float], noise_sd: float, too_wide: float) -> TableFigures:
+    true_positive, false_positive, true_negative, false_negative = table
+    right, wrong = true_positive + true_negative, false_positive + false_negative
+    return TableFigures(
+        accuracy=_figure(proportion_of(right, wrong, math.sqrt(2) * noise_sd), too_wide),
+        sensitivity=_figure(proportion_of(true_positive, false_negative, noise_sd), too_wide),
+        specificity=_figure(proportion_of(true_negative, false_positive, noise_sd), too_wide),
+    )
+
+
+def _histogram_of(total: Mapping[str, float], line: Line, noise_sd: float) -> ScoreHistogram:
+    bins = len(line.cells) // 2
+    found = [total[cell] for cell in score_cells(bins)]
+    return ScoreHistogram(tuple(found[:bins]), tuple(found[bins:]), noise_sd)
+
+
+def _score_figures(scores: ScoreHistogram, too_wide: float) -> ScoreFigures:
+    edges = [0.0, *scores.thresholds, 1.0]
+    return ScoreFigures(
+        auc=_binned_figure(auc_of(scores), too_wide),
+        brier=_binned_figure(brier_of(scores), too_wide),
+        calibration_in_the_large=_binned_figure(calibration_in_the_large(scores), too_wide),
+        calibration=tuple(
+            CalibrationBin(low=low, high=high, observed=_figure(rate, too_wide))
+            for low, high, rate in zip(edges, edges[1:], observed_rates(scores), strict=False)
+        ),
+        roc=tuple(
+            RocPoint(
+                threshold=point.threshold,
+                sensitivity=_figure(point.sensitivity, too_wide),
+                specificity=_figure(point.specificity, too_wide),
+            )
+            for point in roc_of(scores)
+        ),
+        net_benefit=tuple(
+            NetBenefit(
+                threshold=point.threshold,
+                model=_figure(point.model, too_wide),
+                treat_all=_figure(point.treat_all, too_wide),
+            )
+            for point in decision_curve(scores)
+        ),
+    )
+
+
+def _figure(found: Estimate | None, too_wide: float) -> Figure:
+    if found is None or found.half_width > too_wide:
+        return Figure(estimate=None, low=None, high=None, withheld="too few patients to say")
+    return Figure(estimate=found.estimate, low=found.low, high=found.high)
+
+
+def _binned_figure(found: Binned, too_wide: float) -> BinnedFigure:
+    figure = _figure(found.value, too_wide)
+    return BinnedFigure(**dict(figure), binning=None if figure.estimate is None else found.binning)
