@@ -1,5 +1,6 @@
 """`fedhealth demo`: four real hospitals train one diagnostic model on this machine."""
 
+import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -33,5 +34,7 @@ def run(
 
         from fedhealth.demo.run import run_demo
 
+    # Both ends of an enrolment are in this process: what goes wrong is raised, and who cuts one is Ctrl-C.
+    logging.getLogger("fedhealth.link.enrolment_port").setLevel(logging.ERROR)
     folder = out or Path("runs") / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     run_demo(folder, protocol, sites, Console(), address=address, unsafe_noise_seed=unsafe_test_sites)

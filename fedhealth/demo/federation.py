@@ -8,7 +8,8 @@ import asyncio
 import dataclasses
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -146,16 +147,28 @@ def open_desk(home: CoordinatorHome) -> Iterator[str]:
     """Let sites join at a free port of this machine, whose address is yielded."""
     home.identity(datetime.now(UTC))
     port = EnrolmentPort(home.tls / IDENTITY_FILE[Role.COORDINATOR], EnrolmentDesk(home).answer)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    opened: Future[tuple[int, Callable[[], object]]] = Future()
+
+    async def serve() -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            number = await port.start("127.0.0.1:0")
+        except BaseException as error:
+            opened.set_exception(error)
+            return
+        opened.set_result((number, lambda: loop.call_soon_threadsafe(ended.set)))
+        await ended.wait()
+        await port.stop()
+
+    # `asyncio.run` cuts whoever is in the midst of joining when Ctrl-C comes; left alone they would say so at the end.
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
+    number, end = opened.result()
     try:
-        yield f"127.0.0.1:{asyncio.run_coroutine_threadsafe(port.start('127.0.0.1:0'), loop).result()}"
+        yield f"127.0.0.1:{number}"
     finally:
-        asyncio.run_coroutine_threadsafe(port.stop(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
+        end()
         thread.join()
-        loop.close()
 
 
 def point_node(site: DemoSite, address: str) -> None:

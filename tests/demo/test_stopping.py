@@ -35,7 +35,7 @@ def running(folder):
 class Demo:
     """`fedhealth demo` over two sites and so many rounds that it does not end by itself, in a session of its own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, program=("-m", "fedhealth.cli.main")):
         self.folder = folder / "run"
         (folder / "sites").mkdir()
         for name in SITES:
@@ -44,7 +44,7 @@ class Demo:
         (folder / "protocol.toml").write_text(text.replace("rounds = 20", "rounds = 2000"), encoding="utf-8")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "fedhealth.cli.main", "demo", "--out", str(self.folder)),
+                *(sys.executable, *program, "demo", "--out", str(self.folder)),
                 *("--protocol", str(folder / "protocol.toml"), "--sites", str(folder / "sites")),
             ],
             stdout=subprocess.PIPE,
@@ -112,6 +112,36 @@ def test_ctrl_c_stops_every_child_within_5_s_and_every_ledger_verifies(demo, pha
     assert said.strip() == "stopped"
     assert len(demo.ledgers()) >= ledgers
     assert not list(demo.folder.glob("results/*.json"))
+
+
+CONNECTED = """
+import os, signal, sys
+import fedhealth.link.enrolment_port as port
+from fedhealth.cli.main import main
+
+real, left = port.connect, [int(sys.argv.pop(1))]
+
+def connect(*arguments):
+    connection = real(*arguments)
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGINT)
+    return connection
+
+port.connect = connect
+main()
+"""
+
+
+@pytest.mark.parametrize("connection", [1, 3, 6], ids=["asks for the root", "joins", "the second site joins"])
+def test_ctrl_c_in_the_midst_of_an_enrolment_says_no_more_than_that_it_stopped(tmp_path, connection):
+    demo = Demo(tmp_path, ("-c", CONNECTED, str(connection)))
+    try:
+        _, said = demo.process.communicate(timeout=60)
+        assert (demo.process.returncode, said) == (130, "stopped\n")
+        assert len(demo.ledgers()) == (0, 1, 2)[connection // 3]
+    finally:
+        demo.end()
 
 
 def test_an_impatient_second_and_third_ctrl_c_still_leave_no_process_and_no_traceback(demo):
