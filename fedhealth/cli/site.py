@@ -2,7 +2,17 @@
 
 import typer
 
-from fedhealth.cli import joining, site_acts, site_limits, site_patients, site_processes, site_studies, starting, upkeep
+from fedhealth.cli import (
+    joining,
+    site_acts,
+    site_data,
+    site_limits,
+    site_patients,
+    site_processes,
+    site_studies,
+    starting,
+    upkeep,
+)
 
 app = typer.Typer(
     help="For the site administrator: make a site, approve studies, run its processes.", no_args_is_help=True
@@ -33,3 +43,4 @@ for verb in (
     upkeep.recover,
 ):
     app.command()(verb)
+app.add_typer(site_data.app, name="data")

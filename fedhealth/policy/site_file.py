@@ -108,12 +108,26 @@ def load_site_file(folder: Path) -> SiteFile:
         ConfigInvalid: missing or wrong, or the data file lies outside the site's folder.
     """
     site = read_toml(folder / "site.toml", SiteFile, "site file")
-    file = (folder / site.data_set.file).resolve()
-    if not file.is_relative_to(folder.resolve()):
+    file = file_inside(folder, site.data_set.file)
+    return site.model_copy(update={"data_set": site.data_set.model_copy(update={"file": file})})
+
+
+def file_inside(folder: Path, file: Path) -> Path:
+    """Return where a data file is, absolute and without links.
+
+    Args:
+        folder: the site's folder; the only place where a gate may read data.
+        file: relative to it.
+
+    Raises:
+        ConfigInvalid: it lies outside, or a link leads out.
+    """
+    place = (folder / file).resolve()
+    if not place.is_relative_to(folder.resolve()):
         raise ConfigInvalid(
             f"site file {folder / 'site.toml'} points outside the site's folder",
-            got=f"file = '{site.data_set.file}'",
+            got=f"file = '{file}'",
             wanted="a path inside the folder",
             next_step="Move the file or correct the path.",
         )
-    return site.model_copy(update={"data_set": site.data_set.model_copy(update={"file": file})})
+    return place

@@ -79,7 +79,7 @@ def _columns(connection: sqlite3.Connection, query: str, path: Path) -> tuple[st
             raise  # of the file, not of the words
         raise DataUnusable(
             f"the query on {path} cannot be asked",
-            got=str(error),
+            got=" ".join(str(error).split()),
             wanted="one SELECT",
             next_step="Correct `query` in site.toml.",
         ) from None

@@ -12,10 +12,18 @@ from fedhealth.cli.commands import app
 from fedhealth.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/protocol.md", "deploy/README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/data.md",
+    "docs/protocol.md",
+    "deploy/README.md",
+    "CONTRIBUTING.md",
+    "ARCHITECTURE.md",
+    "SECURITY.md",
+)
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
-COMMAND = re.compile(r"(?:^|[\s`(])(?:\.venv/bin/)?fedhealth((?: +[a-z][a-z-]*){1,2})([^#\n]*)")
+COMMAND = re.compile(r"(?:^|[\s`(])(?:\.venv/bin/)?fedhealth((?: +[a-z][a-z-]*){1,3})([^#\n]*)")
 ROOT_COMMAND = typer.main.get_command(app)
 
 
@@ -42,9 +50,12 @@ def commands_in(lines):
     found = []
     for line in lines:
         for named, rest in COMMAND.findall(line):
-            words = tuple(named.split())
-            one = words[0] in ROOT_COMMAND.commands and not isinstance(ROOT_COMMAND.commands[words[0]], Group)
-            found.append((words[:1] if one else words, rest))
+            words, group = named.split(), ROOT_COMMAND
+            for count, word in enumerate(words, 1):
+                if not isinstance(group := group.commands.get(word), Group):
+                    words = words[:count]  # the command, or the first word that is unknown
+                    break
+            found.append((tuple(words), rest))
     return found
 
 
