@@ -85,6 +85,12 @@ class LedgerForked(LedgerDamaged):
     """A ledger and the signed word about it are of two histories; a person must find out why."""
 
 
+class RunAltered(FedHealthError):
+    """What a run published was altered, or does not belong together; ask the coordinator for it again."""
+
+    exit_code = 7
+
+
 class IdentityInvalid(FedHealthError):
     """A certificate, key or signature is expired, foreign or malformed."""
 

@@ -76,6 +76,8 @@ def test_the_order_would_catch_an_import_upwards_and_one_sideways():
         "fedhealth.privacy.verify",
         "fedhealth.compliance.bundle",
         "fedhealth.compliance.budget",
+        "fedhealth.compliance.register_page",
+        "fedhealth.compliance.run_checks",
     ],
 )
 def test_importing_the_network_side_and_the_audit_loads_no_torch(module):

@@ -5,16 +5,24 @@ A ledger or bundle may come from a stranger, so text in it is shown without what
 
 import json
 import math
+import textwrap
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
+from fedhealth.compliance.times import time_text
+
 if TYPE_CHECKING:
     from fedhealth.compliance.budget import SideUse, StudyUse
+    from fedhealth.compliance.checked_run import CheckedRun
     from fedhealth.compliance.empirical import EmpiricalAudit
     from fedhealth.link.enrolment import LedgerCertificate
     from fedhealth.privacy.verified_ledger import VerifiedLedger
+
+_OUTCOMES = {"ok": "ok", "failed": "FAILED", "not checked": "-"}
+"""How a check's outcome is marked."""
 
 _BAR = 40
 """Characters of a whole budget."""
@@ -96,13 +104,47 @@ def side_lines(side: "SideUse") -> Iterator[str]:
 
 def _study_lines(study: "StudyUse") -> Iterator[str]:
     yield f"  {study.name or 'a study whose protocol is not here'} ({study.study[:12]})"
+    yield f"    asked by  key {study.researcher[:12]}"
     yield f"    approved  {time_text(study.at)} by {shown(study.by)}{'; withdrawn since' if study.withdrawn else ''}"
     for step in study.steps:
-        planned = "" if step.planned is None else f" of {step.planned} planned"
+        planned = "" if step.planned is None else f" of at most {step.planned}"
         yield f"    {step.step:8}  {step.charged} releases charged{planned}"
+    if study.charged is not None:
+        yield f"    charged   {time_text(study.charged[0])} to {time_text(study.charged[1])}"
     yield f"    spent     {study.share_of_cap:.1%} of the cap, {study.share_of_envelope:.1%} of its envelope"
     if study.plan is not None:
         yield f"    plan      epsilon {study.plan.epsilon:.3f} at delta {study.plan.delta:g} (informative)"
+
+
+def run_lines(found: "CheckedRun", folder: Path) -> Iterator[str]:
+    """Say what the checks of a run found, one line a check where it fits."""
+    counted = {outcome: sum(check.outcome == outcome for check in found.checks) for outcome in _OUTCOMES}
+    verdict = "intact" if found.passed else "NOT INTACT"
+    yield f"{verdict}: {', '.join(f'{number} {outcome}' for outcome, number in counted.items() if number)}"
+    yield from wrapped(f"run in {folder}", "  ")
+    for check in found.checks:
+        yield from wrapped(f"{_OUTCOMES[check.outcome]:7} {check.name}: {check.detail}", "  ", 8)
+    yield "\nKeys that this rests on; compare them with those that were certified:"
+    for name, key in found.keys.items():
+        yield f"  {shown(name)}"
+        yield f"    {key}"
+    yield "No check can tell whether a site computed what it was asked."
+
+
+def wrapped(text: str, indent: str = "", further: int = 0) -> list[str]:
+    """Return text in lines of at most 80 columns, without what a terminal would obey.
+
+    Args:
+        text: one paragraph.
+        indent: of every line.
+        further: spaces more, of every line but the first.
+    """
+    return textwrap.wrap(
+        "".join(each if each.isprintable() else "?" for each in text),
+        80,
+        initial_indent=indent,
+        subsequent_indent=indent + " " * further,
+    )
 
 
 def empirical_lines(found: "EmpiricalAudit") -> Iterator[str]:
@@ -128,20 +170,14 @@ def json_text(plain: dict[str, Any]) -> str:
     return json.dumps(_finite(plain), indent=2, allow_nan=False)
 
 
-def time_text(milliseconds: int) -> str:
-    """Return a Unix time for people, to the minute."""
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (ValueError, OverflowError, OSError):  # later than calendars go
-        return f"{milliseconds} ms after 1970"
-
-
 def shown(text: str) -> str:
     """Return a name on one line, without what a terminal would obey."""
     return "".join(each if each.isprintable() else "?" for each in text[:40])
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -25,7 +25,7 @@ class StepUse:
     Attributes:
         step: its name.
         charged: how many releases were charged.
-        planned: how many the protocol asks for; None where the protocol is not here.
+        planned: how many the protocol admits, spare rounds included; None where the protocol is not here.
     """
 
     step: StepName
@@ -40,22 +40,30 @@ class StudyUse:
     Attributes:
         study: its digest.
         name: its name; None where the protocol is not here.
+        researcher: public key that signed it.
         by: the local user who approved it.
         at: when, in Unix milliseconds.
         withdrawn: whether the approval was withdrawn since; what was not spent is free again.
         steps: its releases on this side.
+        charged: when the first and the last of them were charged, in Unix milliseconds; None before the first.
+        epsilon_spent: what its releases guarantee together at the data set's delta, whatever was chosen adaptively.
         share_of_cap: what was spent, over the data set's cap.
+        share_set_aside: what is spent or may still be spent, over the data set's cap.
         share_of_envelope: what was spent, over the most the study may ever spend.
         plan: the informative epsilon of the whole plan; None where the protocol is not here.
     """
 
     study: Digest
     name: str | None
+    researcher: Digest
     by: str
     at: int
     withdrawn: bool
     steps: tuple[StepUse, ...]
+    charged: tuple[int, int] | None
+    epsilon_spent: float
     share_of_cap: float
+    share_set_aside: float
     share_of_envelope: float
     plan: InformativeEpsilon | None
 
@@ -118,17 +126,22 @@ def budget_use(history: History) -> tuple[SideUse, ...]:
 
 def _study_use(history: History, approval: Approved, cohort: Cohort, budget: Budget) -> StudyUse:
     signed, account = history.studies.get(approval.study), history.account
-    spent = account.spent(approval.study, cohort)
-    share_of_cap = budget.share(spent) if spent else 0.0
+    spent, withdrawn = account.spent(approval.study, cohort), approval.study in account.withdrawn
+    share_of_cap, share_of_envelope = budget.share(spent) if spent else 0.0, budget.share(approval.envelope[cohort])
+    times = [entry.at for entry in account.reserved.values() if (entry.study, entry.cohort) == (approval.study, cohort)]
     return StudyUse(
         study=approval.study,
         name=signed.study.name if signed else None,
+        researcher=approval.researcher,
         by=approval.by,
         at=approval.at,
-        withdrawn=approval.study in account.withdrawn,
+        withdrawn=withdrawn,
         steps=tuple(_step_uses(history, approval.study, signed.study if signed else None, cohort)),
+        charged=(min(times), max(times)) if times else None,
+        epsilon_spent=budget.epsilon_of(spent) if spent else 0.0,
         share_of_cap=share_of_cap,
-        share_of_envelope=share_of_cap / budget.share(approval.envelope[cohort]),
+        share_set_aside=share_of_cap if withdrawn else share_of_envelope,
+        share_of_envelope=share_of_cap / share_of_envelope,
         plan=_plan_epsilon(signed.study, cohort, approval.delta) if signed else None,
     )
 

@@ -5,15 +5,18 @@ must be the file that its researcher signed. The local journal stays where it is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedhealth.errors import IdentityInvalid
+from fedhealth.errors import ConfigInvalid, IdentityInvalid
+from fedhealth.privacy.checkpoint import Checkpoint
 from fedhealth.privacy.entries import Account, Created
+from fedhealth.privacy.head_checks import check_seen
+from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest
 from fedhealth.privacy.verified_ledger import LedgerContents
 from fedhealth.privacy.verify import read_ledger
-from fedhealth.study.signature import SignedStudy, open_signed_study
+from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES, SignedStudy, open_signed_study
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,12 @@ class History:
     Attributes:
         ledger: what the ledger holds.
         studies: signed studies by digest; one that was approved may be missing here.
+        researchers: names under which the site pinned researchers' keys, by key; empty where only its ledger is.
     """
 
     ledger: LedgerContents
     studies: Mapping[Digest, SignedStudy]
+    researchers: Mapping[Digest, str] = field(default_factory=dict)
 
     @property
     def account(self) -> Account:
@@ -38,6 +43,27 @@ class History:
         """The ledger's first entry."""
         assert self.account.created is not None  # noqa: S101 - a verified ledger has one
         return self.account.created
+
+    def check_seen(self, note: str) -> Checkpoint:
+        """Return the head of a signed note that somebody else kept, if this ledger extends it.
+
+        Raises:
+            LedgerDamaged, IdentityInvalid: as in `fedhealth.privacy.head_checks.check_seen`.
+        """
+        tree = MerkleTree()
+        for entry in self.ledger.entries:
+            tree.append(leaf_hash(entry))
+        return check_seen(note, self.account, tree)
+
+    def with_studies(self, signed: Mapping[Digest, bytes]) -> "History":
+        """Return the same with the texts of approved studies that were missing, where they are among the given.
+
+        Raises:
+            IdentityInvalid: one is not the one that was approved.
+        """
+        missing = (self.account.approved.keys() - self.studies.keys()) & signed.keys()
+        found = {study: approved_study(signed[study], study, self.account) for study in missing}
+        return replace(self, studies={**self.studies, **found})
 
 
 def read_gate(path: Path, seen: str | None = None) -> History:
@@ -52,10 +78,10 @@ def read_gate(path: Path, seen: str | None = None) -> History:
         IdentityInvalid: a study is not the one that was signed and approved.
     """
     ledger = read_ledger(path, seen)
-    folder = (path if path.is_dir() else path.parent) / "studies"
+    folder = path if path.is_dir() else path.parent
     studies = {}
     for study in ledger.account.approved:
-        file = folder / f"{study}.json"
+        file = folder / "studies" / f"{study}.json"
         if file.is_file():
             try:
                 studies[study] = approved_study(file.read_bytes(), study, ledger.account)
@@ -67,7 +93,30 @@ def read_gate(path: Path, seen: str | None = None) -> History:
                     next_step="Keep it as evidence and ask the researcher for the original. The ledger is intact: "
                     f"fedhealth audit verify {path}",
                 ) from error
-    return History(ledger, studies)
+    names = {file.read_text().strip(): file.stem for file in sorted((folder / "researchers").glob("*.pub"))}
+    return History(ledger, studies, names)
+
+
+def read_studies(folder: Path) -> dict[Digest, bytes]:
+    """Return the signed studies in a folder by digest: every file there whose name ends in .signed or .json.
+
+    Raises:
+        ConfigInvalid: there is no such folder.
+        IdentityInvalid: a file is no signed study, or was changed.
+    """
+    if not folder.is_dir():
+        raise ConfigInvalid(f"there is no folder {folder}", next_step="Give the folder that holds the signed studies.")
+    studies = {}
+    for file in sorted(each for pattern in ("*.signed", "*.json") for each in folder.glob(pattern)):
+        with file.open("rb") as opened:
+            data = opened.read(MAX_SIGNED_STUDY_BYTES + 1)
+        try:
+            studies[open_signed_study(data).study.digest] = data
+        except IdentityInvalid as error:
+            raise IdentityInvalid(
+                f"{file} is no signed study", got=error.got, wanted=error.wanted, next_step="Take it out of the folder."
+            ) from error
+    return studies
 
 
 def approved_study(data: bytes, study: Digest, account: Account) -> SignedStudy:

@@ -24,11 +24,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from fedhealth.coordinator.report import Reference, Score, SiteReference
 from fedhealth.errors import ConfigInvalid, DataUnusable, FedHealthError, PolicyForbids
+from fedhealth.learning.model_file import read_model
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.records.source import read_source
 from fedhealth.records.table import Records, prepare_records
@@ -143,7 +142,7 @@ def make_reference(study: Study, model: bytes, site_folders: Sequence[Path]) -> 
         DataUnusable: a table or the model is not as the protocol needs it.
     """
     sites = _public_sites(site_folders, study)
-    federated = _weights_in(model, study)
+    federated = read_model(model, study).weights
     sides = {site.id: _sides_of(site, study) for site in sites}
     training = [sides[site.id][0] for site in sites]
     held_out = [sides[site.id][1] for site in sites]
@@ -222,23 +221,6 @@ def _sides_of(site: SiteFile, study: Study) -> tuple[Records, Records]:
     if not all(side.patient_count for side in sides):
         raise DataUnusable(f"site '{site.id}' has no patients on one side of the split")
     return sides
-
-
-def _weights_in(model: bytes, study: Study) -> Vector:
-    try:
-        tensors = load(model)
-    except SafetensorError as error:
-        raise DataUnusable("the model is not a safetensors file", got=str(error)) from error
-    weights = tensors.get("weights")
-    fits = weights is not None and weights.dtype == np.float64 and weights.shape == (study.dimension + 1,)
-    if weights is None or not fits or not np.isfinite(weights).all():
-        raise DataUnusable(
-            f"the model is not of study '{study.name}'",
-            got=", ".join(f"{name} {tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors.items()),
-            wanted=f"one tensor 'weights', float64[{study.dimension + 1}], finite",
-            next_step="Give the model.safetensors of the same run.",
-        )
-    return np.asarray(weights)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Both ends derive the lines from the protocol alone: the gate fills them, the coo
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,6 +96,18 @@ def counts_of(study: Study, released: NDArray[np.float64]) -> dict[str, float]:
     weights = np.concatenate([np.full(len(line.cells), line.weight) for line in lines_of(study)])
     names = [cell for line in lines_of(study) for cell in line.cells]
     return dict(zip(names, (released / weights).tolist(), strict=True))
+
+
+def released_of(study: Study, counts: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return the decoded release whose counts these are: `counts_of` backwards, up to rounding.
+
+    Raises:
+        ValueError: the counts are not those of this study's cells.
+    """
+    lines = lines_of(study)
+    if counts.keys() != {cell for line in lines for cell in line.cells}:
+        raise ValueError("counts of other cells than this study's")
+    return np.array([counts[cell] * line.weight for line in lines for cell in line.cells])
 
 
 def noise_of(study: Study, standard_deviation: float) -> dict[str, float]:

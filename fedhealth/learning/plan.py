@@ -7,6 +7,7 @@ that both ends agree on it whatever their libraries' last bits.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.errors import ConfigInvalid
-from fedhealth.learning.evaluation import Line, lines_of
+from fedhealth.learning.evaluation import Line, lines_of, released_of
 from fedhealth.privacy.accountant import AnyBudget, AnyCost
 from fedhealth.privacy.events import GaussianEvent, Plan, plan_of
 from fedhealth.privacy.gaussian import GridGaussian
@@ -23,6 +24,9 @@ from fedhealth.privacy.noise_table import TOTAL_VARIATION_PER_COORDINATE
 from fedhealth.privacy.pld import noise_multiplier_for_plan
 from fedhealth.privacy.release import Cohort, StepName
 from fedhealth.study.protocol import Study
+
+_OFF_THE_GRID = 1e-3
+"""Of a grid step: far more than rounding to doubles can move a count, far less than a change of one that is seen."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,19 @@ def decode_release(payload: bytes | memoryview, mechanism: GridGaussian) -> NDAr
     if len(payload) != 8 * mechanism.dimension:
         raise ValueError(f"a release of {len(payload)} bytes, wanted {8 * mechanism.dimension}")
     return np.frombuffer(payload, dtype="<i8").astype(np.float64) * mechanism.grid
+
+
+def encode_counts(study: Study, counts: Mapping[str, float]) -> bytes:
+    """Return the payload of the evaluation whose counts these are.
+
+    Raises:
+        ValueError: no payload of this study has these counts: other cells, or numbers between two grid steps.
+    """
+    steps = released_of(study, counts) / plan_study(study)["evaluate"].mechanism.grid
+    whole = np.rint(steps)
+    if not (np.abs(steps - whole) < _OFF_THE_GRID).all() or not (np.abs(whole) < 2**53).all():
+        raise ValueError("counts that are not on the grid of a release")
+    return encode_release(whole.astype(np.int64))
 
 
 def model_update(payload: bytes | memoryview, study: Study, declared_patients: int) -> NDArray[np.float64]:

@@ -28,12 +28,23 @@ def check_head(note: str, account: Account, tree: MerkleTree, seen: str | None) 
     if head.root != tree.root().hex():
         raise altered(0, "the entries do not add up to the signed head")
     if seen is not None:
-        earlier = _open_head(seen, account)
-        if earlier.size > tree.size:
-            raise altered(tree.size, f"it is missing: a head of {earlier.size} entries was seen, this ledger is older")
-        if tree.root(earlier.size).hex() != earlier.root:
-            raise altered(0, f"the first {earlier.size} entries are not those under the head that was seen")
+        check_seen(seen, account, tree)
     return head
+
+
+def check_seen(note: str, account: Account, tree: MerkleTree) -> Checkpoint:
+    """Return the head of a note that somebody else kept, if the entries extend it.
+
+    Raises:
+        LedgerDamaged: they are older, or another history.
+        IdentityInvalid: the note is not signed by the ledger's key of that time.
+    """
+    seen = _open_head(note, account)
+    if seen.size > tree.size:
+        raise altered(tree.size, f"it is missing: a head of {seen.size} entries was seen, this ledger is older")
+    if tree.root(seen.size).hex() != seen.root:
+        raise altered(0, f"the first {seen.size} entries are not those under the head that was seen")
+    return seen
 
 
 def _open_head(note: str, account: Account) -> Checkpoint:

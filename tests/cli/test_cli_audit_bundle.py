@@ -11,8 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "compliance"))
 from audited_site import make_gate
 
-from fedhealth.cli.audit_text import json_text, shown, time_text
+from fedhealth.cli.audit_text import json_text, shown
 from fedhealth.cli.main import main
+from fedhealth.compliance.times import time_text
 from fedhealth.privacy.verify import read_ledger
 
 
@@ -71,7 +72,7 @@ def test_the_budget_is_read_from_folder_file_and_bundle_within_80_columns(gate, 
         "ward, training patients",
         "epsilon 4 at delta 1e-05",
         "approved  2023-11-14 22:13 UTC by ada",
-        "train     3 releases charged of 4 planned",
+        "train     3 releases charged of at most 4",
         "75.0% of its envelope",
         "(informative)",
         "by grace; withdrawn since",

@@ -1,0 +1,64 @@
+"""The register as one HTML page for a data-protection officer: it loads nothing, runs nothing, and prints on A4.
+
+Invariants: every text that comes from outside is escaped; what was spent is rounded up and what is left down, never
+the other way; equal registers give equal bytes. It adds nothing up: `fedhealth.compliance.register` did. Torch-free.
+"""
+
+import math
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+
+from fedhealth.compliance.register import Register
+from fedhealth.compliance.times import time_text
+from fedhealth.study.protocol import NumberCondition, NumberFeature, Study
+
+
+def render_register(register: Register) -> str:
+    """Return the register as one HTML page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "time": time_text,
+        "epsilon": _epsilon,
+        "spent": _spent,
+        "left": _left,
+        "columns": _columns,
+        "conditions": _conditions,
+    }
+    template = files("fedhealth.compliance").joinpath("register.html.jinja").read_text(encoding="utf-8")
+    texts = {each.study: each.text for site in register.sites for each in site.activities if each.text is not None}
+    return environment.from_string(template).render(register=register, texts=texts)
+
+
+def _epsilon(epsilon: float) -> str:
+    """Return two decimals, rounded up: a cost is never understated."""
+    return f"{math.ceil(epsilon * 100 - 1e-9) / 100:.2f}" if math.isfinite(epsilon) else "no bound"
+
+
+def _spent(share: float) -> str:
+    return f"{math.ceil(share * 1000 - 1e-9) / 10:.1f}\u00a0%"
+
+
+def _left(share: float) -> str:
+    return f"{math.floor(share * 1000 + 1e-9) / 10:.1f}\u00a0%"
+
+
+def _columns(study: Study) -> str:
+    """Return the columns that a study reads, with units: the categories of data."""
+    features = [
+        f"{feature.column} ({feature.unit})" if isinstance(feature, NumberFeature) else feature.column
+        for feature in study.features
+    ]
+    conditions = [each.column for each in study.include if each.column not in {part.column for part in study.features}]
+    return "; ".join([*features, *dict.fromkeys(conditions), f"{study.endpoint.column} (what is asked)"])
+
+
+def _conditions(study: Study) -> str:
+    """Return who is in the cohort, in words."""
+    said = [
+        f"{each.column} from {each.range[0]:g} to {each.range[1]:g}"
+        if isinstance(each, NumberCondition)
+        else f"{each.column} is {' or '.join(each.any_of)}"
+        for each in study.include
+    ]
+    return "; ".join(said) or f"every patient with a value of {study.endpoint.column}"
