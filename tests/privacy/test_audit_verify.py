@@ -11,7 +11,7 @@ from fedhealth.errors import FedHealthError, IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, sign_checkpoint, sign_receipt
 from fedhealth.privacy.entries import ENTRY
 from fedhealth.privacy.journal import DataNote, JournalNote
-from fedhealth.privacy.ledger_database import connect
+from fedhealth.privacy.ledger_database import PAGE_BYTES, connect
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.mu_squared import MU_SQUARED_UNITS, MuSquaredBudget, delta_of
 from fedhealth.privacy.verify import verify_ledger
@@ -97,10 +97,11 @@ def test_a_page_that_a_power_cut_tore_while_the_log_still_holds_it_is_no_damage(
     ledger.close()
     whole = bytearray((tmp_path / "after" / "ledger.sqlite").read_bytes())
     # What the entry changed was in the log and synced before it went into the pages of the file.
-    changed = [start for start in range(0, len(before), 4096) if before[start:][:4096] != whole[start:][:4096]]
+    page = PAGE_BYTES
+    changed = [start for start in range(0, len(before), page) if before[start:][:page] != whole[start:][:page]]
     assert len(changed) >= 3
     for start in changed:
-        whole[start + 2048 : start + 4096] = before[start + 2048 : start + 4096]
+        whole[start + page // 2 : start + page] = before[start + page // 2 : start + page]
     (tmp_path / "after" / "ledger.sqlite").write_bytes(whole)
     assert verify_ledger(tmp_path / "after").head.size == 2
     (tmp_path / "after" / "ledger.sqlite-wal").unlink()

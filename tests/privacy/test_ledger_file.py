@@ -7,7 +7,7 @@ from fedhealth.privacy import ledger_file
 from fedhealth.privacy.verify import verify_ledger
 
 COPY = shutil.copyfile
-BURST = 30
+BURST = 60
 """Charges that come at once: enough that the last one's log does not hold every page that they changed."""
 
 
