@@ -27,7 +27,6 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.verify import verify_ledger
 
 CLAIMANTS = 64
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - folders in it are made by tempfile
 STUDIES = tuple(site.study_named(f"study-{number}") for number in range(5))
 FITTING = 20
 """How many of the approvals fit the budget."""
@@ -45,7 +44,7 @@ def main() -> None:
     if arguments.open:
         sys.exit(is_open_to_others(arguments.open))
     right = True
-    for place, claims in ((MEMORY, arguments.claims), (None, arguments.claims // 20)):
+    for place, claims in ((site.MEMORY, arguments.claims), (None, arguments.claims // 20)):
         with tempfile.TemporaryDirectory(prefix="fedhealth-claims-", dir=place) as folder:
             print("in memory" if place else f"in {folder}")
             right &= approvals(Path(folder) / "approvals.sqlite")

@@ -38,8 +38,6 @@ STUDY = site.study_named("cut")
 NAME = "ledger.sqlite"
 RELEASES = 12
 STATES = ("reserved", "witnessed", "stored", "sent")
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - folders in it are made by tempfile
-"""Where images are examined: what is tested is the image, not this machine's disk."""
 
 FAULTS = ("lost", "refused", "stuck")
 """An acknowledged state is gone; the audit or the ledger refuses the image; a further charge fails."""
@@ -207,7 +205,8 @@ def cut_power(setting: str, count: int) -> tuple[Counter[str], int, int]:
     """Return what was found in so many images, the operations they were cut at, and the releases acknowledged."""
     found, releases, operations = Counter[str](), 0, 0
     start, before = {}, {}
-    with tempfile.TemporaryDirectory(prefix="fedhealth-power-", dir=MEMORY) as name:
+    # What is tested is the image, not this machine's disk.
+    with tempfile.TemporaryDirectory(prefix="fedhealth-power-", dir=site.MEMORY) as name:
         for part in (count // 2, count - count // 2):
             life = recorded(setting, start)
             operations += sum(operation["kind"] != "acknowledge" for operation in life)
@@ -224,7 +223,7 @@ def cut_power(setting: str, count: int) -> tuple[Counter[str], int, int]:
 
 def recorded(setting: str, start: Image) -> list[Operation]:
     """Return what the disk was told in one life that starts from an image."""
-    with tempfile.TemporaryDirectory(prefix="fedhealth-power-", dir=MEMORY) as name:
+    with tempfile.TemporaryDirectory(prefix="fedhealth-power-", dir=site.MEMORY) as name:
         folder = Path(name).resolve()
         for file, content in start.items():
             (folder / file).write_bytes(content)

@@ -39,7 +39,7 @@ def opened_file(source: TableSource) -> Iterator[Rows]:
     """
     with _failures_told(source), closing(_connect(source)) as connection:
         query, arguments = _one_select(connection, source)
-        asked = connection.execute(f"SELECT * FROM ({query}\n) LIMIT 0", arguments)  # noqa: S608
+        asked = connection.execute(f"SELECT * FROM ({query}\n) LIMIT 0", arguments)  # noqa: S608 - the site's own
         names = [str(name) for name, *_ in asked.description or ()]
         kinds = [str(kind) for _, kind, *_ in asked.description or ()]
         own = [f"c{number}" for number in range(len(names))]
@@ -49,7 +49,7 @@ def opened_file(source: TableSource) -> Iterator[Rows]:
         ]
         order = "" if source.query is None else f"ORDER BY {', '.join(f'{name} NULLS FIRST' for name in own)}"
         # The line's end closes a comment that the query may end with.
-        text = f"SELECT {', '.join(cells)} FROM ({query}\n) AS asked({', '.join(own)}) {order}"  # noqa: S608
+        text = f"SELECT {', '.join(cells)} FROM ({query}\n) AS asked({', '.join(own)}) {order}"  # noqa: S608 - the site's own
         result = connection.execute(text, arguments)
         yield tuple(names), _rows(result)
 

@@ -41,7 +41,7 @@ def opened_file(source: TableSource) -> Iterator[Rows]:
             names = _columns(connection, query, source.file)
             order = ", ".join(f"{number} COLLATE BINARY" for number in range(1, len(names) + 1))
             # The line's end closes a comment that the query may end with.
-            yield names, connection.execute(f"SELECT * FROM ({query}\n) ORDER BY {order}")  # noqa: S608
+            yield names, connection.execute(f"SELECT * FROM ({query}\n) ORDER BY {order}")  # noqa: S608 - the site's own
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         raise DataUnusable(

@@ -298,8 +298,8 @@ class BookKeeper:
         module: nn.Module,
         arguments: tuple[Any, ...],
         keywords: dict[str, Any],
-        output: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        output: Any,  # noqa: ANN401 - what a module returns
+    ) -> Any:  # noqa: ANN401 - what a module returns
         """Store what a layer was called with, and wait for the gradient of its output."""
         self._uses[id(module)] = self._uses.get(id(module), 0)
         if not torch.is_grad_enabled():

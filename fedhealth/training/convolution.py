@@ -26,7 +26,7 @@ from fedhealth.training.parts import (
 
 
 def convolution_parts(
-    layer: Any,  # noqa: ANN401
+    layer: Any,  # noqa: ANN401 - of the kind that `LAYERS` names
     a: torch.Tensor,
     g: torch.Tensor,
     buckets: Sequence[Bucket],
@@ -67,7 +67,7 @@ def convolution_parts(
 
 
 def _convolution_gradients(
-    layer: Any,  # noqa: ANN401
+    layer: Any,  # noqa: ANN401 - of the kind that `LAYERS` names
     a: torch.Tensor,
     g: torch.Tensor,
     padding: list[int],
@@ -104,7 +104,7 @@ def _patients_as_channels(values: torch.Tensor, patients: int) -> torch.Tensor:
 
 
 def _weight_gradient(
-    layer: Any,  # noqa: ANN401
+    layer: Any,  # noqa: ANN401 - of the kind that `LAYERS` names
     a: torch.Tensor,
     g: torch.Tensor,
     weight: torch.Tensor,
@@ -119,7 +119,7 @@ def _weight_gradient(
 
 
 def _unfold(
-    layer: Any,  # noqa: ANN401
+    layer: Any,  # noqa: ANN401 - of the kind that `LAYERS` names
     a: torch.Tensor,
     padding: list[int],
 ) -> torch.Tensor:

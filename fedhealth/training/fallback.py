@@ -99,7 +99,7 @@ def output_tensors(layer: nn.Module, output: Any) -> list[tuple[torch.Tensor, in
     return found
 
 
-def separate(output: Any) -> Any:  # noqa: ANN401
+def separate(output: Any) -> Any:  # noqa: ANN401 - what a module returns
     """Return the same output with each tensor a view of its own.
 
     One output may be computed from another, as h from c in an LSTM cell; the gradient of c itself would then hold what
@@ -117,7 +117,7 @@ def _record_dimension(layer: nn.Module, place: int) -> int:
     return 1 if isinstance(layer, nn.RNNBase) and place == 1 else 0
 
 
-def _map(change: Callable[[torch.Tensor, int], torch.Tensor], value: Any, dim: int) -> Any:  # noqa: ANN401
+def _map(change: Callable[[torch.Tensor, int], torch.Tensor], value: Any, dim: int) -> Any:  # noqa: ANN401 - what a module returns
     if isinstance(value, torch.Tensor):
         return change(value, dim)
     if isinstance(value, torch.nn.utils.rnn.PackedSequence):

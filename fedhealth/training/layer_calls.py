@@ -40,13 +40,13 @@ class Rooted(torch.autograd.Function):
     """Makes a tensor that autograd does not know yet the start of a graph, without a copy and without a leaf."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+    def forward(ctx: Any, tensor: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch types it so
         """Return the tensor itself."""
         ctx.mark_dirty(tensor)
         return tensor
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None]:  # noqa: ANN401 - torch types it so
         """Return nothing: the graph ends here."""
         return None, None
 

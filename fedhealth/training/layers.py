@@ -102,7 +102,7 @@ def embedding_parts(
 
 
 def norm_parts(
-    layer: Any,  # noqa: ANN401
+    layer: Any,  # noqa: ANN401 - of the kind that `LAYERS` names
     a: torch.Tensor,
     g: torch.Tensor,
     buckets: Sequence[Bucket],

@@ -30,7 +30,7 @@ def walk(tmp_path, monkeypatch):
     lines = ["patient_id,day,age,sex,ill", *(",".join(map(str, row)) for row in rows)]
     (ward / "visits.csv").write_text("\n".join(lines) + "\n")
     with duckdb.connect(ward / "visits.duckdb") as made:
-        made.execute(f"CREATE TABLE visits AS SELECT * FROM read_csv('{ward / 'visits.csv'}')")  # noqa: S608
+        made.execute(f"CREATE TABLE visits AS SELECT * FROM read_csv('{ward / 'visits.csv'}')")  # noqa: S608 - our own path
         made.execute(f"COPY visits TO '{ward / 'visits.parquet'}'")
     with sqlite3.connect(ward / "visits.sqlite") as lite:
         lite.execute("CREATE TABLE visits (patient_id, day, age, sex, ill)")

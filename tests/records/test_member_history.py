@@ -15,7 +15,7 @@ def marks(*numbers):
 
 
 def test_every_version_can_be_told_for_patients_who_come_leave_and_return(tmp_path):
-    generator, history, versions = random.Random(3), MemberHistory(tmp_path / "members"), {}  # noqa: S311
+    generator, history, versions = random.Random(3), MemberHistory(tmp_path / "members"), {}  # noqa: S311 - the same draws in every run
     for version in range(1, 30):
         versions[version] = {mark for mark in range(40) if generator.random() < 0.7}
         assert history.record(version, marks(*versions[version])) == digest_of_members(marks(*versions[version]))

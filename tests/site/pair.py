@@ -122,7 +122,7 @@ ALL = ("ledger.sqlite", "ledger.anchor", "members")
 @contextmanager
 def in_memory():
     """A folder where a flush costs nothing, if there is one: what is durable is what was written before the cut."""
-    memory = Path("/dev/shm")  # noqa: S108
+    memory = Path("/dev/shm")  # noqa: S108 - folders in it are made by tempfile
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
 

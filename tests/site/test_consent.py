@@ -119,7 +119,10 @@ def test_a_broken_record_of_a_forgotten_patient_stops_no_approval(ward, make_csv
 
 def test_the_version_of_the_data_and_with_it_the_noise_changes_only_with_the_cohort(approved, steps):
     here, study = approved(unsafe_noise_seed=5)
-    versions = lambda: [note.version for note in notes(here) if isinstance(note, DataNote)]  # noqa: E731
+
+    def versions():
+        return [note.version for note in notes(here) if isinstance(note, DataNote)]
+
     run(here, study, steps["noise_only"])
     forget_patient(here.folder, here.state, "p99")  # not in the data
     run(here, study, steps["noise_only"])
