@@ -13,7 +13,6 @@ those that were certified. A check that cannot be made says so and is no success
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +21,7 @@ from fedhealth.compliance.agreement import differences
 from fedhealth.compliance.checked_run import Check, CheckedRun, NotAtHand, check_failed, made
 from fedhealth.compliance.federation import Federation
 from fedhealth.compliance.run_ledgers import check_ledger
+from fedhealth.compliance.run_rounds import check_rounds
 from fedhealth.coordinator.evidence import Evidence, SiteEvidence, evidence_bytes, evidence_of, result_of
 from fedhealth.coordinator.run_folder import (
     EVIDENCE,
@@ -163,24 +163,15 @@ def _check_study(folder: Path, read: _Read) -> str:
 
 def _check_rounds(read: _Read) -> str:
     evidence, signed = _wanted(read.evidence, "the evidence"), _wanted(read.signed, "the study")
-    admitted = plan_study(signed.study)["train"].rounds
-    for site in evidence.sites:
-        if list(site.rounds) != sorted(set(site.rounds)) or not set(site.rounds) <= set(range(1, admitted + 1)):
-            raise RunAltered(f"site '{site.site}' is said to have given a release in rounds that cannot be")
-    given = [set(site.rounds) for site in evidence.sites]
-    fewest, most = len(set.intersection(*given)) if given else 0, len(set().union(*given))
-    if not fewest <= evidence.rounds_completed <= most:
-        raise RunAltered(f"{evidence.rounds_completed} rounds cannot be complete with these releases")
-    if not _in_order(evidence.started, evidence.finished):
-        raise RunAltered("it cannot have begun and ended at these times")
-    return f"{evidence.rounds_completed} of {evidence.rounds_planned} complete"
+    return check_rounds(evidence, plan_study(signed.study)["train"].rounds)
 
 
 def _check_figures(read: _Read, privacy: bool) -> str:
     evidence, signed = _wanted(read.evidence, "the evidence"), _wanted(read.signed, "the study")
     try:
         for site in evidence.sites:
-            encode_counts(signed.study, site.noisy_counts)
+            if site.noisy_counts:
+                encode_counts(signed.study, site.noisy_counts)
         again = evidence_of(signed, result_of(evidence))
     except (KeyError, ValueError) as error:
         raise RunAltered("it has counts that no release of this study's evaluation can have") from error
@@ -251,13 +242,6 @@ def _keys(read: _Read) -> dict[str, str]:
 def _unsafe(read: _Read, ledgers: Federation) -> tuple[str, ...]:
     said = read.evidence.unsafe_test_sites if read.evidence else ()
     return tuple(sorted({*said, *ledgers.unsafe_test_sites}))
-
-
-def _in_order(started: str, finished: str) -> bool:
-    try:
-        return datetime.fromisoformat(started) <= datetime.fromisoformat(finished)
-    except (ValueError, TypeError):
-        return False
 
 
 def _wanted(value: _Value | None, name: str) -> _Value:

@@ -57,6 +57,8 @@ def check_ledger(
     rounds = {each.round for each in charged if each.step == "train"}
     if not set(site.rounds) <= rounds:
         raise RunAltered("the evidence has rounds that the ledger has not charged")
+    if not site.noisy_counts:
+        return f"{len(charged)} charges; it released no counts"
     try:
         _check_evaluation(entries, charged, site, signed, weights)
     except ValueError as error:
@@ -83,18 +85,18 @@ def _check_evaluation(
     weights: NDArray[np.float64],
 ) -> None:
     model = input_digest(encode_weights(weights))
-    asked = [each for each in charged if each.step == "evaluate"]
     of_model = [
         each.release
-        for each in asked
-        if each.release
+        for each in charged
+        if each.step == "evaluate"
+        and each.release
         == ReleaseIdentity(
             site=site.site, study=each.study, step=each.step, round=each.round, input_digest=model
         ).digest
     ]
-    if asked and not of_model:
+    if not of_model:
         raise RunAltered("the site evaluated another model")
     stored = {each.release: each.payload_sha256 for each in entries if isinstance(each, Stored)}
     payload = encode_counts(signed.study, site.noisy_counts)
-    if asked and hashlib.sha256(payload).hexdigest() not in {stored.get(release) for release in of_model}:
+    if hashlib.sha256(payload).hexdigest() not in {stored.get(release) for release in of_model}:
         raise RunAltered("the site released other counts")

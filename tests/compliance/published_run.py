@@ -9,7 +9,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.compliance.federation import read_federation
-from fedhealth.coordinator.evidence import LedgerHead, RunResult, SiteResult, evidence_bytes, evidence_of
+from fedhealth.coordinator.evidence import (
+    LedgerHead,
+    Participation,
+    RunResult,
+    SiteResult,
+    Span,
+    evidence_bytes,
+    evidence_of,
+)
 from fedhealth.coordinator.report import render_report
 from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, REPORT, SIGNED_STUDY, seal_run
 from fedhealth.learning.evaluation import counts_of
@@ -35,7 +43,7 @@ def released(site):
     return np.rint(counts / mechanism.grid).astype(np.int64)
 
 
-def make_ledger(folder, site, *, rounds=ROUNDS, weights=WEIGHTS, coordinator=WITNESS, approved=True):
+def make_ledger(folder, site, *, rounds=ROUNDS, weights=WEIGHTS, coordinator=WITNESS, approved=True, evaluates=True):
     """Make the ledger of a site that took part in `RUN`, with the signed study beside it."""
     (folder / "studies").mkdir(parents=True)
     (folder / "researchers").mkdir()
@@ -57,7 +65,8 @@ def make_ledger(folder, site, *, rounds=ROUNDS, weights=WEIGHTS, coordinator=WIT
             release(
                 ledger, site, "train", number, encode_weights(np.full(2, float(number))), b"a noisy sum", coordinator
             )
-        release(ledger, site, "evaluate", 1, encode_weights(weights), encode_release(released(site)), coordinator)
+        if evaluates:
+            release(ledger, site, "evaluate", 1, encode_weights(weights), encode_release(released(site)), coordinator)
     ledger.close()
     return folder
 
@@ -121,6 +130,7 @@ def publish(folder, sites, weights=WEIGHTS, key=WITNESS, **changes):
             "started": "2025-11-22T08:00:00+00:00",
             "finished": "2025-11-22T08:05:00+00:00",
             "rounds_completed": ROUNDS,
+            "participation": Participation(sites=tuple(sorted(sites)), rounds=(Span(first=1, last=rounds),)),
             "sites": sites,
             "model_sha256": hashlib.sha256(model).hexdigest(),
             **changes,

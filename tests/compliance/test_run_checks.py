@@ -15,7 +15,7 @@ from published_run import OTHER_WEIGHTS, ROUNDS, RUN, SITES, make_ledger, make_r
 from fedhealth.compliance.agreement import differences
 from fedhealth.compliance.federation import Federation, read_federation
 from fedhealth.compliance.run_checks import check_run, is_run
-from fedhealth.coordinator.evidence import Evidence, evidence_bytes, result_of
+from fedhealth.coordinator.evidence import Evidence, Participation, Span, evidence_bytes, result_of
 from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, PUBLISHED, REPORT, SEAL, SIGNED_STUDY, seal_run
 from fedhealth.learning.evaluation import counts_of, released_of
 from fedhealth.learning.plan import plan_study
@@ -175,6 +175,11 @@ def with_site(**changes):
     return lambda sites: sites | {"north": replace(sites["north"], **changes)}
 
 
+def taken(spans, sites=SITES, silent=None):
+    rounds = tuple(Span(first=first, last=last, absent=absent) for first, last, absent in spans)
+    return Participation(sites=sites, rounds=rounds, evaluation_absent=silent or {})
+
+
 def other_counts(sites):
     """One step of the grid more in one cell: the smallest change that a release can have."""
     grid = plan_study(RUN)["evaluate"].mechanism.grid
@@ -276,6 +281,31 @@ CHANGES = {
     "a round twice": (again(with_site(rounds=(1, 2, 3, 3))), {"rounds"}, 7),
     "more patients declared, published in agreement": (again(with_site(declared_patients=900)), {"ledger of north"}, 7),
     "more rounds complete than there were": (again(rounds_completed=9), {"rounds"}, 7),
+    "a round that counts with a site that was not there": (again(with_site(rounds=(1, 2, 3))), {"rounds"}, 7),
+    "a site that was away and is in the round": (
+        again(participation=taken([(1, 2, {}), (3, 4, {"south": "busy"})])),
+        {"rounds"},
+        7,
+    ),
+    "rounds out of order": (again(participation=taken([(3, 4, {}), (1, 2, {})])), {"rounds"}, 7),
+    "a round twice in the list": (again(participation=taken([(1, 2, {}), (2, 3, {})])), {"rounds"}, 7),
+    "a site that nobody knows": (again(participation=taken([(1, 4, {"west": "busy"})])), {"rounds"}, 7),
+    "a site left out of the list": (again(participation=taken([(1, 4, {})], sites=("north",))), {"rounds"}, 7),
+    "a site more in the list": (
+        again(participation=taken([(1, 4, {})], sites=("north", "south", "west"))),
+        {"rounds"},
+        7,
+    ),
+    "a site said to be silent that has counts": (
+        again(participation=taken([(1, 4, {})], silent={"south": "busy"})),
+        {"rounds"},
+        7,
+    ),
+    "the counts of a site left out, in agreement": (
+        again(with_site(noisy_counts={}, evaluations=0), participation=taken([(1, 4, {})], silent={"north": "busy"})),
+        {"ledger of north"},
+        7,
+    ),
     "an end before the beginning": (again(finished="2020-01-01T00:00:00+00:00"), {"rounds"}, 7),
     "an end that is no time": (again(finished="soon"), {"rounds"}, 7),
     "a site's head in another's place": (sealed(head_of_another), {"head of north", "ledger of north"}, 8),
@@ -356,6 +386,22 @@ def test_a_ledger_that_went_on_since_is_good_and_an_older_copy_is_not(own_run, t
     found = check_run(newer, read_federation([tmp_path / "older"]))
     assert failed(found) == {"ledger of north"}
     assert found.exit_code == 7
+
+
+def test_a_partial_run_is_good_and_called_partial(tmp_path):
+    """The south was away from round 3 on, and said nothing of the model."""
+    gates = {"north": make_ledger(tmp_path / "north", "north")}
+    gates["south"] = make_ledger(tmp_path / "south", "south", rounds=2, evaluates=False)
+    run = make_run(tmp_path / "run", gates)
+    result = result_of(Evidence.model_validate_json((run / EVIDENCE).read_bytes()))
+    south = replace(result.sites["south"], rounds=(1, 2), evaluations=0, noisy_counts={})
+    away = taken([(1, 2, {}), (3, 4, {"south": "away"})], silent={"south": "away"})
+    publish(run, result.sites | {"south": south}, participation=away)
+    found = check_run(run, read_federation(gates.values()))
+    assert {check.outcome for check in found.checks} == {"ok"}, found.checks
+    details = {check.name: check.detail for check in found.checks}
+    assert "PARTIAL" in details["rounds"]
+    assert details["ledger of south"] == "2 charges; it released no counts"
 
 
 def test_the_witness_key_that_the_operator_told_must_have_sealed_it(run, ledgers):
