@@ -2,22 +2,6 @@
 
 import pytest
 
-from fedhealth.cli.main import main
-
-
-@pytest.fixture
-def fedhealth(capsys, monkeypatch):
-    """Run a command in this process; return its exit code, what it printed and what it said."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["fedhealth", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out.strip(), captured.err
-
-    return run
-
 
 def test_four_commands_found_a_federation_and_only_public_files_travel(fedhealth, tmp_path):
     offline, home, stick = tmp_path / "offline", tmp_path / "home", tmp_path / "stick"

@@ -11,25 +11,10 @@ from pathlib import Path
 import pytest
 from connect_proxy import ConnectProxy
 
-from fedhealth.cli.main import main
 from fedhealth.coordinator.home import CoordinatorHome, init_coordinator, install_chain
 from fedhealth.pki.root import create_root
 
 SITES = Path(__file__).resolve().parents[2] / "sites"
-
-
-@pytest.fixture
-def fedhealth(capsys, monkeypatch):
-    """Run a command in this process; return its exit code, what it printed and what it said."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["fedhealth", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out.strip(), captured.err
-
-    return run
 
 
 @pytest.fixture

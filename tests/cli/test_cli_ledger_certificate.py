@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhealth.cli.main import main
 from fedhealth.link.enrolment import certify_ledger_key
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import public_key_hex
@@ -44,15 +43,8 @@ def write(gate, key, site="hungary", signer=WITNESS, **changes):
 
 
 @pytest.fixture
-def verify(capsys, monkeypatch):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fedhealth", "audit", "verify", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
+def verify(fedhealth):
+    return partial(fedhealth, "audit", "verify")
 
 
 def test_the_certified_key_is_said_with_federation_and_date(site, verify):

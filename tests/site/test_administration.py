@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_gate_socket import HEAD, NOBODY, Running, exchange, receive_frame, root_only
+from gate_by_socket import HEAD, NOBODY, Running, exchange, receive_frame, root_only
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import ApprovalMissing, ConfigInvalid, LedgerBehind, RefusalCode

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from gate_by_socket import HEAD, Running, receive_frame
 from test_administration import charges, code_of, command, forget_instruction, question_of
-from test_gate_socket import HEAD, Running, receive_frame
 
 from fedhealth.errors import (
     ApprovalMissing,
