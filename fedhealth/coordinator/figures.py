@@ -2,7 +2,8 @@
 
 A figure is withheld where its interval is wider than the protocol's `too_wide`, or where the noise leaves nothing to
 say; that too is decided from noisy counts alone. The numbers come from `fedhealth.metrics`, the cells from the lines of
-the released vector. Counts of several sites add up, and so does their noise.
+the released vector. Counts of several sites add up, and so does their noise. Confusion table and histogram count the
+same patients, so each makes the other less noisy.
 """
 
 import math
@@ -59,7 +60,7 @@ class TableFigures(_Part):
 
 
 class CalibrationBin(_Part):
-    """Patients whose predicted chance lies in [low, high), and how many of them are ill."""
+    """Patients whose predicted chance lies in (low, high], and how many of them are ill."""
 
     low: float
     high: float
@@ -67,7 +68,7 @@ class CalibrationBin(_Part):
 
 
 class RocPoint(_Part):
-    """What follows from calling everybody ill whose predicted chance is `threshold` or more."""
+    """What follows from calling everybody ill whose predicted chance is above `threshold`."""
 
     threshold: float
     sensitivity: Figure
@@ -134,21 +135,24 @@ def figures_of(
     """
     total = {cell: math.fsum(each[cell] for each in counts) for line in lines for cell in line.cells}
     more_noise = math.sqrt(len(counts))
+    table, table_noise = tuple(total[cell] for cell in CONFUSION_CELLS), noise[TABLE] * more_noise
     scores, subgroups = None, []
     for line in lines:
         noise_sd = noise[line.name] * more_noise
         if line.name == SCORES:
-            scores = _score_figures(_histogram_of(total, line, noise_sd), too_wide)
+            histogram = _histogram_of(total, line, noise_sd).with_table(table, table_noise)
+            table, table_noise = histogram.table(), histogram.table_noise_sd
+            scores = _score_figures(histogram, too_wide)
         for category in line.categories:
             cells = [total[subgroup_cell(line.column, category, cell)] for cell in CONFUSION_CELLS]
             group = _table_figures(cells, noise_sd, too_wide)
             subgroups.append(SubgroupFigures(column=line.column, category=category, **dict(group)))
-    table = _table_figures([total[cell] for cell in CONFUSION_CELLS], noise[TABLE] * more_noise, too_wide)
-    return Figures(**dict(table), scores=scores, subgroups=tuple(subgroups))
+    stated = _table_figures(table, table_noise, too_wide)
+    return Figures(**dict(stated), scores=scores, subgroups=tuple(subgroups))
 
 
 def _table_figures(table: Sequence[float], noise_sd: float, too_wide: float) -> TableFigures:
-    true_positive, false_positive, true_negative, false_negative = table
+    true_positive, false_positive, true_negative, false_negative = table  # as in CONFUSION_CELLS
     right, wrong = true_positive + true_negative, false_positive + false_negative
     return TableFigures(
         accuracy=_figure(proportion_of(right, wrong, math.sqrt(2) * noise_sd), too_wide),

@@ -81,7 +81,7 @@ def _line_cells(line: Line, patients: _Judged, records: Records) -> NDArray[np.f
     counted = np.zeros((records.patient_count, len(line.cells)))
     if line.name == SCORES:
         edges = score_edges(len(line.cells) // len(OUTCOMES))
-        place = np.searchsorted(edges, patients.score, side="right") + np.where(patients.ill, 0, len(edges) + 1)
+        place = np.searchsorted(edges, patients.score, side="left") + np.where(patients.ill, 0, len(edges) + 1)
         counted[np.arange(len(place)), place] = 1
         return counted
     assert line.inputs is not None  # noqa: S101 - every other line is a subgroup's

@@ -76,7 +76,8 @@ def score_edges(bins: int) -> NDArray[np.float64]:
     """Return the scores, in log odds, between bins of equal width in the predicted chance, shape (bins - 1,).
 
     A score is compared with them, and no chance is computed from it: a patient's bin then has no rounding that could
-    depend on the place among others.
+    depend on the place among others. A score at an edge is in the lower bin, so that those above the middle are those
+    whom the confusion table has as called ill.
     """
     return np.array([math.log(number / (bins - number)) for number in range(1, bins)])
 

@@ -13,26 +13,28 @@ lie, of which counts say nothing.
 
 from fedhealth.metrics.estimate import Estimate
 from fedhealth.metrics.histogram import Binned, ScoreHistogram
-from fedhealth.metrics.proportion import proportion_of
-from fedhealth.metrics.weighted_mean import weighted_mean_of
+from fedhealth.metrics.noisy_cells import mean_of, share_of
 
 
 def observed_rates(scores: ScoreHistogram) -> list[Estimate | None]:
     """Return the share of ill patients in each bin, lowest first; None where the noise leaves nothing to say."""
-    return [proportion_of(ill, well, scores.noise_sd) for ill, well in zip(scores.ill, scores.well, strict=True)]
+    rates, none = [], [0.0] * scores.bins
+    for number in range(scores.bins):
+        inside = [float(other == number) for other in range(scores.bins)]
+        rates.append(share_of(scores.cells, inside + none, inside + inside))
+    return rates
 
 
 def calibration_in_the_large(scores: ScoreHistogram) -> Binned:
     """Return the observed rate less the mean predicted chance; above 0 where the model predicts too little."""
     gaps = [1 - middle for middle in scores.middles] + [-middle for middle in scores.middles]
-    return Binned(weighted_mean_of(scores.ill + scores.well, gaps, scores.noise_sd), 0.5 / scores.bins)
+    return Binned(mean_of(scores.cells, gaps), 0.5 / scores.bins)
 
 
 def brier_of(scores: ScoreHistogram) -> Binned:
     """Return the mean squared distance of predicted chance and outcome; 0 is perfect, 0.25 is always saying a half."""
     half_bin = 0.5 / scores.bins
     errors = [1 - middle for middle in scores.middles] + scores.middles
-    counts = scores.ill + scores.well
-    value = weighted_mean_of(counts, [error * error for error in errors], scores.noise_sd)
-    moved = weighted_mean_of(counts, [half_bin * (2 * error + half_bin) for error in errors], scores.noise_sd)
+    value = mean_of(scores.cells, [error * error for error in errors])
+    moved = mean_of(scores.cells, [half_bin * (2 * error + half_bin) for error in errors])
     return Binned(value, moved.high if moved else half_bin * (2 - half_bin))

@@ -21,15 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from fedhealth.metrics.estimate import Estimate, Quadratic, estimate_of, is_clear
+from fedhealth.metrics.estimate import Estimate, estimate_of
 from fedhealth.metrics.histogram import Binned, ScoreHistogram
-from fedhealth.metrics.proportion import proportion_of
-from fedhealth.metrics.weighted_mean import cell_variances
+from fedhealth.metrics.noisy_cells import share_of
 
 
 @dataclass(frozen=True)
 class RocPoint:
-    """What follows from calling everybody ill whose predicted chance is a threshold or more.
+    """What follows from calling everybody ill whose predicted chance is above a threshold.
 
     Attributes:
         threshold: an edge between bins.
@@ -49,33 +48,27 @@ def auc_of(scores: ScoreHistogram) -> Binned:
         >>> auc_of(ScoreHistogram((0.0, 100.0), (100.0, 100.0), 0.0)).value.estimate
         0.75
     """
-    tied = _share_of_pairs(scores, scores.ill, scores.well)
-    return Binned(_share_of_pairs(scores, _above(scores.ill), _below(scores.well)), tied.high / 2 if tied else 0.5)
+    tied = _share_of_pairs(scores, of_ill=scores.well, of_well=scores.ill)
+    value = _share_of_pairs(scores, of_ill=_below(scores.well), of_well=_above(scores.ill))
+    return Binned(value, tied.high / 2 if tied else 0.5)
 
 
-def _share_of_pairs(scores: ScoreHistogram, of_well: Sequence[float], of_ill: Sequence[float]) -> Estimate | None:
+def _share_of_pairs(scores: ScoreHistogram, *, of_ill: Sequence[float], of_well: Sequence[float]) -> Estimate | None:
     """Return the share of the pairs of an ill and a well patient that count.
 
     Args:
         scores: the patients.
-        of_well: for each bin, how many ill patients count with a well one there: sum_i A_i f_ij.
         of_ill: for each bin, how many well patients count with an ill one there: sum_j B_j f_ij.
+        of_well: for each bin, how many ill patients count with a well one there: sum_i A_i f_ij.
     """
-    ill, well = math.fsum(scores.ill), math.fsum(scores.well)
-    if not is_clear(min(ill, well), math.sqrt(scores.bins) * scores.noise_sd):
+    cells, none, one = scores.cells, [0.0] * scores.bins, [1.0] * scores.bins
+    if not (cells.is_clear(one + none) and cells.is_clear(none + one)):
         return None
-    variances_well = cell_variances(scores.well, scores.noise_sd)
-    variances_ill = cell_variances(scores.ill, scores.noise_sd)
+    ill, well = math.fsum(scores.ill), math.fsum(scores.well)
     return estimate_of(
         math.fsum(count * won for count, won in zip(scores.ill, of_ill, strict=True)),
         ill * well,
-        Quadratic(
-            math.fsum(variance * won * won for variance, won in zip(variances_well, of_well, strict=True))
-            + math.fsum(variance * won * won for variance, won in zip(variances_ill, of_ill, strict=True)),
-            -ill * math.fsum(variance * won for variance, won in zip(variances_well, of_well, strict=True))
-            - well * math.fsum(variance * won for variance, won in zip(variances_ill, of_ill, strict=True)),
-            ill * ill * math.fsum(variances_well) + well * well * math.fsum(variances_ill),
-        ),
+        cells.variance_of([*of_ill, *of_well], [well] * scores.bins + [ill] * scores.bins),
         0.0,
         1.0,
     )
@@ -83,16 +76,15 @@ def _share_of_pairs(scores: ScoreHistogram, of_well: Sequence[float], of_ill: Se
 
 def roc_of(scores: ScoreHistogram) -> list[RocPoint]:
     """Return the points of the ROC curve that are known, one for each threshold, lowest first."""
-    points = []
+    points, cells, none = [], scores.cells, [0.0] * scores.bins
     for number, threshold in enumerate(scores.thresholds, start=1):
-        called, not_called = math.sqrt(scores.bins - number) * scores.noise_sd, math.sqrt(number) * scores.noise_sd
-        found, missed = math.fsum(scores.ill[number:]), math.fsum(scores.ill[:number])
-        alarmed, spared = math.fsum(scores.well[number:]), math.fsum(scores.well[:number])
+        called = [0.0] * number + [1.0] * (scores.bins - number)
+        spared = [1.0] * number + [0.0] * (scores.bins - number)
         points.append(
             RocPoint(
                 threshold,
-                proportion_of(found, missed, called, not_called),
-                proportion_of(spared, alarmed, not_called, called),
+                share_of(cells, called + none, [1.0] * scores.bins + none),
+                share_of(cells, none + spared, none + [1.0] * scores.bins),
             )
         )
     return points

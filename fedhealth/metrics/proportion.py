@@ -1,31 +1,25 @@
 """A proportion from two noisy counts, with an interval that covers the patients' chance and the noise.
 
 Given c = C + noise and w = W + noise, where C of C + W patients are as the metric wants them, and independent noise
-of standard deviations s and t. For the true proportion p, c (1 - p) - w p has mean 0 and variance
-n p (1 - p) + s^2 (1 - p)^2 + t^2 p^2. The interval is every p that this does not contradict at 95 %: Wilson's, with the
+of standard deviation s each. For the true proportion p, c (1 - p) - w p has mean 0 and variance
+n p (1 - p) + s^2 ((1 - p)^2 + p^2). The interval is every p that this does not contradict at 95 %: Wilson's, with the
 noise inside. n is estimated by c + w; only noisy counts and public figures are used.
 """
 
-import math
+from fedhealth.metrics.estimate import Estimate
+from fedhealth.metrics.noisy_cells import NoisyCells, share_of
 
-from fedhealth.metrics.estimate import Estimate, Quadratic, estimate_of, is_clear
 
-
-def proportion_of(wanted: float, other: float, noise_sd: float, other_noise_sd: float | None = None) -> Estimate | None:
+def proportion_of(wanted: float, other: float, noise_sd: float) -> Estimate | None:
     """Return the proportion of `wanted` in both, or None where the noise leaves nothing to say.
 
     Args:
         wanted: noisy count of those the metric wants; may be negative.
         other: noisy count of the others; may be negative.
-        noise_sd: standard deviation of the noise of `wanted`, >= 0.
-        other_noise_sd: of the noise of `other`; None where it is the same.
+        noise_sd: standard deviation of the noise of each count, >= 0.
 
     Example:
         >>> round(proportion_of(80, 20, 0.0).half_width, 3)
         0.078
     """
-    total, mine = wanted + other, noise_sd * noise_sd
-    others = mine if other_noise_sd is None else other_noise_sd * other_noise_sd
-    if not is_clear(total, math.sqrt(mine + others)):
-        return None
-    return estimate_of(wanted, total, Quadratic(mine, total / 2 - mine, mine + others - total), 0.0, 1.0)
+    return share_of(NoisyCells((wanted, other), noise_sd), (1.0, 0.0), (1.0, 1.0))

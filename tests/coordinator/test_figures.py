@@ -163,9 +163,22 @@ def test_each_line_has_noise_of_its_own():
     silent = {line.name: 0.0 for line in lines}
     quiet = figures_of([counts], lines, silent, 0.5)
     loud = figures_of([counts], lines, silent | {SCORES: 5.0}, 0.5)
-    assert loud.accuracy == quiet.accuracy
+    assert loud.accuracy.low == pytest.approx(quiet.accuracy.low)  # the table tells it without noise
     assert loud.subgroups == quiet.subgroups
     assert loud.scores.auc.low < quiet.scores.auc.low
+
+
+def test_table_and_histogram_make_each_others_figures_sharper():
+    lines, counts = full_evaluation()
+    noise = {TABLE: 5.0, SCORES: 5.0, "subgroup sex": 5.0}
+    both = figures_of([counts], lines, noise, 0.5)
+    # Two bins' sum has noise of variance 50 and the table's cell 25: together 1 / (1 / 50 + 1 / 25) = 50 / 3.
+    assert both.sensitivity.low == pytest.approx(figures(counts, math.sqrt(50 / 3), 0.5).sensitivity.low)
+    assert both.sensitivity.low > figures(counts, 5.0, 0.5).sensitivity.low
+    assert both.scores.auc.low > figures_of([counts], lines, noise | {TABLE: 1e9}, 0.5).scores.auc.low
+    middle = both.scores.roc[1]
+    assert middle.sensitivity.low == pytest.approx(both.sensitivity.low)
+    assert middle.specificity.low == pytest.approx(both.specificity.low)
 
 
 def test_all_figures_of_pooled_sites_are_those_of_one_site_with_all_their_patients():

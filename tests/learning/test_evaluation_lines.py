@@ -78,7 +78,7 @@ PATIENTS = {
     "well and not called": ([(-2.0, 0, 1, 0)], {"true-negative", "well 1/4", "sex=m true-negative"}),
     "ill and not called": ([(-1.0, 1, 0, 1)], {"false-negative", "ill 2/4", "sex=f false-negative"}),
     "no word for a group": ([(1.0, 0, 0, 1)], {"true-positive", "ill 3/4"}),
-    "exactly between": ([(0.0, 0, 0, 0)], {"true-negative", "well 3/4"}),
+    "exactly between": ([(0.0, 0, 0, 0)], {"true-negative", "well 2/4"}),
     "records are averaged": ([(4.0, 0, 0, 0), (-2.0, 0, 1, 1)], {"true-positive", "ill 3/4", "sex=m true-positive"}),
     "two groups count as the first": (
         [(1.0, 0, 1, 0), (1.0, 1, 0, 0)],

@@ -10,7 +10,7 @@ from fedhealth.metrics.calibration import brier_of, calibration_in_the_large, ob
 from fedhealth.metrics.decision_curve import decision_curve
 from fedhealth.metrics.discrimination import auc_of, roc_of
 from fedhealth.metrics.histogram import ScoreHistogram
-from fedhealth.metrics.weighted_mean import weighted_mean_of
+from fedhealth.metrics.noisy_cells import NoisyCells, mean_of
 
 BINS = 10
 
@@ -95,7 +95,7 @@ def test_a_weighted_mean_of_two_cells_is_a_proportion_with_agrestis_and_coulls_p
     z2 = 1.959963984540054**2
     a, b, c = 100**2 - z2 * (100 + z2), 30 * 100 - z2 * (30 + z2 / 2), 30**2 - z2 * (30 + z2 / 2)
     low, high = np.sort(np.roots([a, -2 * b, c]))
-    found = weighted_mean_of([30.0, 70.0], [1.0, 0.0], 0.0)
+    found = mean_of(NoisyCells((30.0, 70.0), 0.0), [1.0, 0.0])
     assert (found.low, found.estimate, found.high) == pytest.approx((low, 0.3, high))
 
 
@@ -139,3 +139,23 @@ def test_intervals_hold_the_truth_19_times_in_20(size, noise_sd):
     # Of 800 at 0.95, four standard deviations are 0.03.
     assert np.all(held / asked > 0.95 - 4 * math.sqrt(0.95 * 0.05 / asked)), held / asked
     assert np.all(held / asked < 0.99), "so wide that they say less than they could"
+
+
+def test_a_table_beside_the_histogram_is_combined_with_it_by_least_squares():
+    ill, well = (3.0, 8.0, 20.0, 31.0), (44.0, 17.0, 6.0, -2.0)
+    table, noise_sd, table_noise_sd = (60.0, 1.0, 55.0, 9.0), 4.0, 3.0
+    # Twelve measurements of eight bins: each bin, and of each half the table's cell; in units of their noise.
+    design = np.vstack([np.eye(8), np.kron(np.eye(4), [1, 1])])
+    measured = np.array([*ill, *well, table[3], table[0], table[2], table[1]])
+    units = np.array([noise_sd] * 8 + [table_noise_sd] * 4)
+    expected = np.linalg.lstsq(design / units[:, None], measured / units, rcond=None)[0]
+    covariance = np.linalg.inv((design / units[:, None]).T @ (design / units[:, None]))
+    found = ScoreHistogram(ill, well, noise_sd).with_table(table, table_noise_sd)
+    assert [*found.ill, *found.well] == pytest.approx(expected)
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(0, 1, 8).tolist(), generator.normal(0, 1, 8).tolist()
+    assert found.cells.covariance(one, other) == pytest.approx(one @ covariance @ np.array(other))
+    assert found.table() == pytest.approx(
+        (expected[2:4].sum(), expected[6:].sum(), expected[4:6].sum(), expected[:2].sum())
+    )
+    assert found.table_noise_sd == pytest.approx(math.sqrt(covariance[:2, :2].sum()))
