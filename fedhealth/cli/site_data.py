@@ -50,6 +50,7 @@ def add(
     Example: fedhealth site data add sites/ward sites/ward/visits.parquet --name icu
     """
     from fedhealth.records.columns import describe_columns, patient_candidates
+    from fedhealth.records.query_trial import check_rows_alone
     from fedhealth.site.data_set import (
         Connection,
         check_connectable,
@@ -73,6 +74,7 @@ def add(
             f"{source.file} has no column '{patient}'",
             next_step="Correct --patient-column; a header is wanted in the first line.",
         )
+    check_rows_alone(source, table, patient)
     columns = describe_columns(table, patient)
     _show(table, columns, patient)
     if not yes and not _attested(patient, query):

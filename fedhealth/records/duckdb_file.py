@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 import duckdb
 
 from fedhealth.errors import DataUnusable
-from fedhealth.records.source import Rows, Value
+from fedhealth.records.source import Hidden, Plain, Rows, Value, cell_of
 from fedhealth.table_source import TableSource
 
 _AT_ONCE = 4096
@@ -31,15 +31,17 @@ _ABOUT_THE_QUERY = (duckdb.ParserException, duckdb.BinderException, duckdb.Catal
 
 
 @contextmanager
-def opened_file(source: TableSource) -> Iterator[Rows]:
-    """Open a Parquet or DuckDB file and give its columns and rows.
+def opened_file(source: TableSource, hidden: Hidden | None = None) -> Iterator[Rows]:
+    """Open a Parquet or DuckDB file and give its columns and rows, without a patient if one is to be hidden.
 
     Raises:
         DataUnusable: it is no such file, or locked by a program that writes to it, or the query fails.
     """
     with _failures_told(source), closing(_connect(source)) as connection:
         query, arguments = _one_select(connection, source)
-        asked = connection.execute(f"SELECT * FROM ({query}\n) LIMIT 0", arguments)  # noqa: S608 - the site's own
+        if hidden is not None:
+            _hide(connection, hidden)
+        asked = connection.execute(f"SELECT * FROM ({query}\n) LIMIT 0", arguments)  # noqa: S608
         names = [str(name) for name, *_ in asked.description or ()]
         kinds = [str(kind) for _, kind, *_ in asked.description or ()]
         own = [f"c{number}" for number in range(len(names))]
@@ -87,6 +89,31 @@ def _one_select(connection: duckdb.DuckDBPyConnection, source: TableSource) -> t
             next_step="Correct `query` in site.toml.",
         )
     return statements[0].query.rstrip().rstrip(";"), []
+
+
+def _hide(connection: duckdb.DuckDBPyConnection, hidden: Hidden) -> None:
+    """Put a view without the patient before each table of the main schema that has the column."""
+    tables = connection.execute(
+        "SELECT database_name, table_name, column_name FROM duckdb_columns() JOIN duckdb_tables() "
+        "USING (database_name, schema_name, table_name) "
+        "WHERE schema_name = 'main' AND NOT duckdb_tables.temporary AND lower(column_name) = lower(?)",
+        [hidden.column],
+    ).fetchall()
+    for database, table, column in tables:
+        place, name = f"{_quoted(database)}.main.{_quoted(table)}", _quoted(column)
+        spelled = connection.execute(f"SELECT DISTINCT {name}, CAST({name} AS VARCHAR) FROM {place}").fetchall()  # noqa: S608
+        own = [
+            "'" + text.replace("'", "''") + "'"
+            for value, text in spelled
+            if text is not None and cell_of(value if isinstance(value, Plain) else text) == hidden.patient
+        ]
+        if own:
+            others = f"coalesce(CAST({name} AS VARCHAR) NOT IN ({', '.join(own)}), true)"
+            connection.execute(f"CREATE TEMP VIEW {_quoted(table)} AS SELECT * FROM {place} WHERE {others}")  # noqa: S608
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _rows(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Value, ...]]:

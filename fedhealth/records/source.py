@@ -16,6 +16,7 @@ extension; nothing of a value is in a message.
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from decimal import Decimal
 
 from fedhealth.errors import DataUnusable
@@ -23,20 +24,36 @@ from fedhealth.records.cells import is_text
 from fedhealth.records.table import MAX_TABLE_CELLS, Table, checked_header, read_table, too_many_cells
 from fedhealth.table_source import TableFormat, TableSource
 
-Value = None | bool | int | float | Decimal | str | bytes
+Plain = bool | int | float | Decimal | str | bytes
+Value = Plain | None
 Rows = tuple[tuple[str, ...], Iterable[tuple[Value, ...]]]
 """Names of the columns, and the rows as the database gives them."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A patient who is taken away from a database before it is asked, to see whose rows change.
+
+    Attributes:
+        column: the column that names the patient, in each table that has one of this name.
+        patient: as a cell of the table says it.
+    """
+
+    column: str
+    patient: str
+
 
 _WHOLE = 2.0**53
 """Below it, a whole number as a float is that number and no other."""
 
 
-def read_source(source: TableSource, *, strict: bool) -> Table:
+def read_source(source: TableSource, *, strict: bool, hidden: Hidden | None = None) -> Table:
     """Read a data set's table.
 
     Args:
         source: where it is.
         strict: refuse what `read_table` refuses, and text that is not UTF-8.
+        hidden: a patient to be left out of the tables that a query is asked of.
 
     Raises:
         DataUnusable: missing, unreadable, without a header, too large, or in the middle of a change; or the query
@@ -45,7 +62,7 @@ def read_source(source: TableSource, *, strict: bool) -> Table:
     _check_file(source)
     if source.format == "csv":
         return read_table(source.file, strict=strict)
-    with _OPENED[source.format](source) as (names, values):
+    with _OPENED[source.format](source, hidden) as (names, values):
         columns = checked_header(names, source.file)
         rows = tuple(_numbered(values, columns, source, strict))
     if strict and not rows:
@@ -98,20 +115,20 @@ def _check_file(source: TableSource) -> None:
         )
 
 
-def _opened_by_duckdb(source: TableSource) -> AbstractContextManager[Rows]:
+def _opened_by_duckdb(source: TableSource, hidden: Hidden | None) -> AbstractContextManager[Rows]:
     # Loaded where a data set needs it alone: a gate with a CSV file runs no database's native code.
     from fedhealth.records.duckdb_file import opened_file
 
-    return opened_file(source)
+    return opened_file(source, hidden)
 
 
-def _opened_by_sqlite(source: TableSource) -> AbstractContextManager[Rows]:
+def _opened_by_sqlite(source: TableSource, hidden: Hidden | None) -> AbstractContextManager[Rows]:
     from fedhealth.records.sqlite_file import opened_file
 
-    return opened_file(source)
+    return opened_file(source, hidden)
 
 
-_OPENED: dict[TableFormat, Callable[[TableSource], AbstractContextManager[Rows]]] = {
+_OPENED: dict[TableFormat, Callable[[TableSource, Hidden | None], AbstractContextManager[Rows]]] = {
     "parquet": _opened_by_duckdb,
     "duckdb": _opened_by_duckdb,
     "sqlite": _opened_by_sqlite,

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedhealth.errors import DataUnusable
-from fedhealth.records.source import Rows
+from fedhealth.records.source import Hidden, Rows, cell_of
 from fedhealth.table_source import TableSource
 
 _ALLOWED = frozenset(
@@ -27,8 +27,8 @@ _JOURNAL_IN_USE = bytes.fromhex("d9d505f920a163d7")
 
 
 @contextmanager
-def opened_file(source: TableSource) -> Iterator[Rows]:
-    """Open a SQLite file and give the columns and rows of a query.
+def opened_file(source: TableSource, hidden: Hidden | None = None) -> Iterator[Rows]:
+    """Open a SQLite file and give the columns and rows of a query, without a patient if one is to be hidden.
 
     Raises:
         DataUnusable: it is no such file, or in the middle of a change, or the query fails.
@@ -37,7 +37,7 @@ def opened_file(source: TableSource) -> Iterator[Rows]:
     _check_at_rest(source.file)
     before = _state_of(source.file)
     try:
-        with closing(_connect(source.file)) as connection:
+        with closing(_connect(source.file, hidden)) as connection:
             names = _columns(connection, query, source.file)
             order = ", ".join(f"{number} COLLATE BINARY" for number in range(1, len(names) + 1))
             # The line's end closes a comment that the query may end with.
@@ -54,14 +54,36 @@ def opened_file(source: TableSource) -> Iterator[Rows]:
         raise _being_changed(source.file)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, hidden: Hidden | None) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    if hidden is not None:
+        with closing(connection) as whole:
+            connection = _copy_without(whole, hidden)
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     for setting in ("query_only = ON", "trusted_schema = OFF", "temp_store = MEMORY", "cell_size_check = ON"):
         connection.execute(f"PRAGMA {setting}")
     connection.set_authorizer(_authorize)
     return connection
+
+
+def _copy_without(whole: sqlite3.Connection, hidden: Hidden) -> sqlite3.Connection:
+    """Return a copy in memory in which no table that has the column has a row of the patient."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    whole.backup(copy)
+    copy.create_function("cell_of", 1, cell_of, deterministic=True)
+    for (trigger,) in copy.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+        copy.execute(f"DROP TRIGGER {_quoted(trigger)}")
+    for (table,) in copy.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+        for _, column, *_ in copy.execute(f"PRAGMA table_info({_quoted(table)})").fetchall():
+            if column.lower() == hidden.column.lower():
+                sql = f"DELETE FROM {_quoted(table)} WHERE cell_of({_quoted(column)}) = ?"  # noqa: S608
+                copy.execute(sql, [hidden.patient])
+    return copy
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _authorize(action: int, _: str | None, name: str | None, *__: object) -> int:

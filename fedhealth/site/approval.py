@@ -24,6 +24,7 @@ from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
 from fedhealth.records.columns import NEARLY_UNIQUE
 from fedhealth.records.marks import PatientMarks, without_patients
+from fedhealth.records.query_trial import check_rows_alone
 from fedhealth.records.source import read_source
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import Table, patients_per_row, prepare_records
@@ -86,7 +87,8 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
 
     Raises:
         PolicyForbids: the site's rules do not allow it.
-        DataUnusable: the data lack a column, hold text for a number, or too few patients.
+        DataUnusable: the data lack a column, hold text for a number, or too few patients; or the rows of a query rest
+            on several patients.
         BudgetExhausted: its envelope does not fit what is left.
         ApprovalMissing: the study does not fit this site, or was approved before.
     """
@@ -102,7 +104,9 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
         approval = _approval_of(signed, site, ledger.created, split_key, {}, local_user(), time.time_ns() // 10**6)
         _check_new(ledger, state, study, data)
         ledger.account.apply(approval)  # a copy, which is dropped again
-    table, _ = without_patients(read_source(site.data_set.source, strict=True), marks, forgotten)
+    whole = read_source(site.data_set.source, strict=True)
+    check_rows_alone(site.data_set.source, whole, column)
+    table, _ = without_patients(whole, marks, forgotten)
     names: tuple[Cohort, ...] = ("training", "held-out")
     sides = dict(zip(names, prepare_records(table, study, column, split_key, strict=True), strict=True))
     for name, side in sides.items():

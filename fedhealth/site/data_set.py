@@ -23,6 +23,7 @@ from fedhealth.errors import ConfigInvalid
 from fedhealth.policy.site_file import DataSet, SiteFile, file_inside, load_site_file
 from fedhealth.records.cells import is_blank, is_text, is_unreadable
 from fedhealth.records.columns import Column, Problem, find_problems
+from fedhealth.records.query_trial import try_query
 from fedhealth.records.source import read_source
 from fedhealth.records.study_fit import find_misfits
 from fedhealth.records.table import Table
@@ -176,7 +177,8 @@ def check_data_set(folder: Path, study: Study | None) -> tuple[Table, tuple[Prob
         gone = Problem("error", data_set.patient_column, "there is no such column", "Correct patient_column.")
         return table, (gone,)
     declared = {column.name: column.type for column in data_set.columns}
-    found = find_problems(table, data_set.patient_column, declared)
+    tried = try_query(data_set.source, table, data_set.patient_column)
+    found = (*([tried] if tried else []), *find_problems(table, data_set.patient_column, declared))
     if study is None:
         return table, found
     known = {(each.column, each.rows) for each in found if each.rows}

@@ -1,6 +1,7 @@
 """What connecting a data set does to site.toml, and that none of it gets into what leaves the gate."""
 
 import re
+import sqlite3
 import tomllib
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedhealth.errors import ConfigInvalid
+from fedhealth.errors import ConfigInvalid, DataUnusable
 from fedhealth.link.frames import AskHead, PutStudy, ReleaseReply, pack
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.records.columns import Column
@@ -159,6 +160,27 @@ def test_nothing_of_a_data_set_gets_into_a_frame(ward, make_csv, make_protocol, 
     assert not [canary for canary in CANARIES for frame in left[0] if canary.encode() in frame]
     # All but the first, which states a public duration that is measured and so may have another number of digits.
     assert [len(frame) for frame in left[0][1:]] == [len(frame) for frame in left[1][1:]]
+
+
+def test_a_query_whose_rows_rest_on_several_patients_is_not_approved(ward, make_csv, make_protocol, steps):
+    site = ward()
+    header, *lines = make_csv().splitlines()
+    with sqlite3.connect(site.folder / "a.sqlite") as made:
+        made.execute(f"CREATE TABLE visits ({header})")
+        made.executemany("INSERT INTO visits VALUES (?, ?, ?, ?)", [line.split(",") for line in lines])
+    made.close()
+    before = site.traces
+    for age, expected in (("age - (SELECT avg(age) FROM visits)", False), ("age + 1", True)):
+        query = f"SELECT id, {age} AS age, dose, ill FROM visits"  # noqa: S608
+        source = TableSource(site.folder.resolve() / "a.sqlite", "sqlite", query)
+        connect_data_set(site.folder, Connection(source, "ward", "id", 30, ()))
+        if expected:
+            site.approve(make_protocol(), steps["noise_only"])
+        else:
+            with pytest.raises(DataUnusable, match="rows of other patients change"):
+                site.approve(make_protocol(), steps["noise_only"])
+            assert site.traces == before
+    assert site.traces != before
 
 
 def frames_of(site, study, compute):
