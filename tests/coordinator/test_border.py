@@ -1,12 +1,11 @@
 """Revocation over real sockets: live streams end, nothing opens again, and a new invitation is the only way back."""
 
 import asyncio
-import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from live_border import border, running, until
 
-from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.enrolling import invite_site
 from fedhealth.coordinator.home import (
     CoordinatorHome,
@@ -43,31 +42,9 @@ def joined(home, site, now=NOW):
     return [TlsIdentity(chain, key_pem(key), root) for key, chain in zip(keys, chains, strict=True)]
 
 
-@contextlib.asynccontextmanager
-async def border(home, enrolment=None):
-    made = Border(home)
-    port = await made.start("127.0.0.1:0", enrolment)
-    try:
-        yield made.link, f"127.0.0.1:{port}"
-    finally:
-        await made.stop()
-
-
-@contextlib.asynccontextmanager
-async def connected(identity, address, states=None, services=None):
+def connected(identity, address, states=None, services=None):
     states = [] if states is None else states
-    task = asyncio.create_task(run_link(identity, address, "heart", services or {}, states.append))
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition, seconds=10.0):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
+    return running(run_link(identity, address, "heart", services or {}, states.append))
 
 
 def test_a_revoked_site_loses_its_live_stream_and_what_is_asked_on_it_and_others_keep_theirs(home):

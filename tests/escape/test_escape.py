@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from small_study import protocol
 from unix_users import GATE, GROUP, NODE, STRANGER, as_user, environment, why_not
 
 from fedhealth.learning.diagnosis import STEPS
 from fedhealth.signing import public_key_hex
 from fedhealth.site.approval import approve_study, examine_study
 from fedhealth.site.state import SiteState, init_site
-from fedhealth.study.protocol import Study
 from fedhealth.study.signature import sign_study
 
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -209,7 +209,7 @@ def hospital():
 
     def make(**arguments):
         folder = Path(tempfile.mkdtemp(prefix="fh-"))  # short and open to other users, which pytest's own is not
-        study = Study.model_validate(PROTOCOL)
+        study = protocol()
         rows = [f"p{patient},{20 + patient},{patient % 10},{patient % 2}" for patient in range(24)]
         made.append(Hospital(folder, study, "id,age,dose,ill\n" + "\n".join(rows) + "\n", **arguments))
         made[-1].start()
@@ -280,24 +280,3 @@ def test_the_gate_as_a_user_of_its_own_is_confined_and_says_what_was_tried(two_u
     expected = ("a process of another user", "a study was refused")
     lines = two_users.log.read_text().splitlines()
     assert [line for line in lines if not any(words in line for words in expected)] == []
-
-
-PROTOCOL = {
-    "format": 1,
-    "name": "small",
-    "title": "A small study",
-    "task": "diagnosis",
-    "purpose": "To be attacked.",
-    "legal_basis": "Made-up records.",
-    "data_set": "ward",
-    "max_records_per_patient": 4,
-    "features": [
-        {"kind": "number", "column": "age", "unit": "years", "range": [0, 100], "impute": 50},
-        {"kind": "number", "column": "dose", "unit": "mg", "range": [0, 10], "impute": 5},
-    ],
-    "endpoint": {"kind": "binary", "column": "ill", "positive_above": 0, "positive": "is ill"},
-    "model": {"kind": "logistic-regression"},
-    "training": {"rounds": 3, "learning_rate": 1.0, "l2_clip_norm": 1.0},
-    "evaluation": {"held_out_fraction": 0.25},
-    "privacy": {"unit": "patient", "delta": 1e-4, "training_epsilon": 2.0, "evaluation_epsilon": 2.0},
-}

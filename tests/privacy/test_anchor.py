@@ -59,6 +59,18 @@ def test_it_moves_with_each_head_but_a_bare_charge_and_names_what_left_relies_on
     ledger.close()
 
 
+def assert_refused_until_the_newer_is_back(anchored, older, error, said):
+    newer = shutil.copy(anchored.path, f"{older}-newer")
+    shutil.copy(older, anchored.path)
+    with pytest.raises(error, match="recover-ledger"):
+        tied(anchored)
+    with pytest.raises(LedgerDamaged, match=said):
+        verify_ledger(anchored.path)
+    shutil.copy(newer, anchored.path)
+    tied(anchored).close()
+    assert verify_ledger(anchored.path).anchored
+
+
 @pytest.mark.parametrize("entries", [3, 4])
 def test_an_older_copy_is_behind_and_the_ledger_itself_is_not(anchored, tmp_path, entries):
     ledger = tied(anchored)
@@ -69,15 +81,7 @@ def test_an_older_copy_is_behind_and_the_ledger_itself_is_not(anchored, tmp_path
     ledger = tied(anchored)
     release(anchored, ledger, 8)
     ledger.close()
-    newer = shutil.copy(anchored.path, tmp_path / "newer")
-    shutil.copy(older, anchored.path)
-    with pytest.raises(LedgerBehind, match="recover-ledger"):
-        tied(anchored)
-    with pytest.raises(LedgerDamaged, match="this ledger is older"):
-        verify_ledger(anchored.path)
-    shutil.copy(newer, anchored.path)
-    tied(anchored).close()
-    assert verify_ledger(anchored.path).anchored
+    assert_refused_until_the_newer_is_back(anchored, older, LedgerBehind, "this ledger is older")
 
 
 def test_a_copy_that_lacks_lines_of_the_journal_alone_is_found_too(anchored, tmp_path):
@@ -85,15 +89,7 @@ def test_a_copy_that_lacks_lines_of_the_journal_alone_is_found_too(anchored, tmp
     ledger = tied(anchored)
     ledger.note(JournalNote(kind="alert", text="a withdrawal of consent, for example", at=1))
     ledger.close()
-    newer = shutil.copy(anchored.path, tmp_path / "newer")
-    shutil.copy(older, anchored.path)
-    with pytest.raises(JournalBehind, match="recover-ledger"):
-        tied(anchored)
-    with pytest.raises(LedgerDamaged, match="journal: this one is older"):
-        verify_ledger(anchored.path)
-    shutil.copy(newer, anchored.path)
-    tied(anchored).close()
-    assert verify_ledger(anchored.path).anchored
+    assert_refused_until_the_newer_is_back(anchored, older, JournalBehind, "journal: this one is older")
 
 
 def test_an_anchor_from_before_it_counted_the_journal_is_still_one(anchored):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pair import Pair, in_memory
+from small_study import protocol
 from ward import Ward
 
 from fedhealth.canonical import canonical_bytes
@@ -33,40 +34,11 @@ from fedhealth.signing import public_key_hex
 from fedhealth.site.gate import Gate
 from fedhealth.site.gate_inputs import Clock, GateInputs
 from fedhealth.site.hold import LedgerHold
-from fedhealth.study.protocol import Study
 from fedhealth.study.signature import sign_study
 
-PROTOCOL = {
-    "format": 1,
-    "name": "small",
-    "title": "A small study",
-    "task": "diagnosis",
-    "purpose": "To test the gate.",
-    "legal_basis": "Made-up records.",
-    "data_set": "ward",
-    "max_records_per_patient": 4,
-    "features": [
-        {"kind": "number", "column": "age", "unit": "years", "range": [0, 100], "impute": 50},
-        {"kind": "number", "column": "dose", "unit": "mg", "range": [0, 10], "impute": 5},
-    ],
-    "endpoint": {"kind": "binary", "column": "ill", "positive_above": 0, "positive": "is ill"},
-    "model": {"kind": "logistic-regression"},
-    "training": {"rounds": 3, "learning_rate": 1.0, "l2_clip_norm": 1.0},
-    "evaluation": {"held_out_fraction": 0.25},
-    "privacy": {"unit": "patient", "delta": 1e-4, "training_epsilon": 2.0, "evaluation_epsilon": 2.0},
-}
 REPLY_AFTER_MS = {"train": 20, "evaluate": 40}
 PATIENTS = 24
 DECLARED = 30
-
-
-def protocol(**changes):
-    """Return the small study, with top-level keys replaced or, given a dict, updated."""
-    merged = {**PROTOCOL, **changes}
-    for key, value in changes.items():
-        if isinstance(value, dict):
-            merged[key] = {**PROTOCOL[key], **value}
-    return Study.model_validate(merged)
 
 
 def noise_only(step, weights, records, streams):

@@ -17,6 +17,7 @@ from fedhealth.coordinator.asking import Asker, NoRelease
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link.frames import unpack_request
+from fedhealth.privacy.entries import WitnessRule
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import verify_ledger
@@ -127,6 +128,21 @@ def in_memory():
         yield Path(folder)
 
 
+def forked(pair):
+    """Let two histories come about: something writes to an older copy behind the gate's back."""
+    pair.ask(1)
+    pair.stop_gate()
+    kept = pair.copy("older", *ALL)
+    pair.start_gate()
+    pair.ask(2)
+    pair.meet()
+    pair.put_back(kept)
+    ledger = Ledger.open(pair.here.state.ledger, "ward-a", pair.here.state.ledger_key())
+    for wait in (1, 2, 3, 4, 5):
+        ledger.append(WitnessRule(witness="required", wait_seconds=wait, at=0))
+    ledger.close()
+
+
 def rolled_back(pair, files=(), rounds=2):
     """Let a pair go through rounds, and put back what it had after the first."""
     pair.ask(1)
@@ -144,6 +160,21 @@ def rolled_back(pair, files=(), rounds=2):
 
 class PowerCut(BaseException):
     """Ends the process wherever it is."""
+
+
+@contextmanager
+def power_cut(owner, name, moment):
+    """Cut the power before or after whatever calls this method of an owner; it is called."""
+    whole = getattr(owner, name)
+
+    def cut(*arguments):
+        if moment == "after":
+            whole(*arguments)
+        raise PowerCut
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(PowerCut):
+        patched.setattr(owner, name, cut)
+        yield
 
 
 def run(*arguments, answer=""):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
-from pair import ALL, PowerCut, rolled_back, run
+from pair import ALL, PowerCut, power_cut, rolled_back, run
 from typer.testing import CliRunner
 
 from fedhealth.cli.audit import app as audit_app
@@ -264,21 +264,12 @@ CRASHES = [
 
 @pytest.mark.parametrize("files", [(), ALL], ids=["the ledger alone", "the whole folder"])
 @pytest.mark.parametrize(("owner", "name", "moment"), CRASHES)
-def test_a_recovery_that_was_cut_off_goes_on_and_writes_nothing_twice(pair, monkeypatch, files, owner, name, moment):
+def test_a_recovery_that_was_cut_off_goes_on_and_writes_nothing_twice(pair, files, owner, name, moment):
     spent = rolled_back(pair, files)
     pair.start_gate()
     pair.refused(pair.meet)
-    whole = getattr(owner, name)
-
-    def cut(*arguments):
-        if moment == "after":
-            whole(*arguments)
-        raise PowerCut
-
-    with monkeypatch.context() as patched:
-        patched.setattr(owner, name, cut)
-        with pytest.raises(PowerCut):
-            pair.recover()
+    with power_cut(owner, name, moment):
+        pair.recover()
     if (name, moment) != ("clear", "after"):
         pair.start_gate()
         assert isinstance(pair.gate, HeldGate)  # until it is finished

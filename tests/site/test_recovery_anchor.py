@@ -6,12 +6,12 @@ Without it the coordinator is asked first, and what may have left is never compu
 from datetime import UTC, datetime
 
 import pytest
-from pair import ALL, PowerCut, run
+from pair import forked, power_cut, run
 
 from fedhealth.coordinator.asking import LEDGER_BEHIND
 from fedhealth.errors import LedgerForked
 from fedhealth.privacy.anchor import AnchorFile, AnchorMissing, JournalBehind
-from fedhealth.privacy.entries import Recovered, WitnessRule
+from fedhealth.privacy.entries import Recovered
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.site.consent import forget_patient
@@ -38,7 +38,7 @@ def test_a_copy_from_before_a_withdrawal_of_consent_lets_nobody_back_in_unsaid(p
     assert written.exit_code == 0
     assert "Enter each withdrawal of consent" in written.output
     assert pair.here.state.ledger.read_bytes() == before  # the ledger itself lacks nothing
-    assert forget_patient(pair.here.folder, pair.here.state, "p0") == 1
+    assert forget_patient(pair.here.folder, pair.here.state, "p0").records == 1
     pair.start_gate()
     pair.ask(2)
 
@@ -194,17 +194,7 @@ def test_an_older_copy_without_an_anchor_gets_its_entries_back_first_and_becomes
 
 
 def test_another_history_stays_one_without_its_anchor(pair):
-    pair.ask(1)
-    pair.stop_gate()
-    kept = pair.copy("older", *ALL)
-    pair.start_gate()
-    pair.ask(2)
-    pair.meet()
-    pair.put_back(kept)
-    ledger = Ledger.open(pair.here.state.ledger, "ward-a", pair.here.state.ledger_key())
-    for wait in (1, 2, 3, 4, 5):
-        ledger.append(WitnessRule(witness="required", wait_seconds=wait, at=0))
-    ledger.close()
+    forked(pair)
     lose_anchor(pair)
     pair.start_gate()
     pair.refused(pair.meet)
@@ -214,23 +204,14 @@ def test_another_history_stays_one_without_its_anchor(pair):
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize(("owner", "name"), [(Ledger, "recover"), (AnchorFile, "create"), (LedgerHold, "clear")])
-def test_a_recovery_that_was_cut_off_closes_what_is_open_once(pair, monkeypatch, owner, name, moment):
+def test_a_recovery_that_was_cut_off_closes_what_is_open_once(pair, owner, name, moment):
     kept = between_witness_and_store(pair, 1)
     pair.put_back(kept)
     lose_anchor(pair)
     pair.start_gate()
     pair.meet()
-    whole = getattr(owner, name)
-
-    def cut(*arguments):
-        if moment == "after":
-            whole(*arguments)
-        raise PowerCut
-
-    with monkeypatch.context() as patched:
-        patched.setattr(owner, name, cut)
-        with pytest.raises(PowerCut):
-            pair.recover()
+    with power_cut(owner, name, moment):
+        pair.recover()
     pair.recover()
     entries, states = pair.entries()
     assert sum(isinstance(entry, Recovered) for entry in entries) == 1

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from pair import ALL, Pair, in_memory
+from pair import ALL, Pair, forked, in_memory
 from ward import Ward
 
 from fedhealth.coordinator.asking import LEDGER_BEHIND, LEDGER_DAMAGED, NoRelease
@@ -41,18 +41,7 @@ def test_a_coordinator_that_was_restored_goes_on_from_there_and_has_every_copy_a
 
 
 def test_another_history_is_refused_on_both_sides_for_good(pair):
-    pair.ask(1)
-    pair.stop_gate()
-    kept = pair.copy("older", *ALL)
-    pair.start_gate()
-    pair.ask(2)
-    pair.meet()
-    pair.put_back(kept)
-    # Something writes to the older copy behind the gate's back: now there are two histories.
-    ledger = Ledger.open(pair.here.state.ledger, "ward-a", pair.here.state.ledger_key())
-    for wait in (1, 2, 3, 4, 5):
-        ledger.append(WitnessRule(witness="required", wait_seconds=wait, at=0))
-    ledger.close()
+    forked(pair)
     pair.start_gate()
     assert pair.refused(pair.meet) == LEDGER_DAMAGED
     assert pair.refused(lambda: pair.ask(3)) in ("busy", LEDGER_DAMAGED)

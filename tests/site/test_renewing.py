@@ -6,7 +6,9 @@ import logging
 import sys
 from datetime import UTC, datetime, timedelta
 
+import live_border
 import pytest
+from live_border import running, until
 
 from fedhealth.coordinator.border import Border
 from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator, install_chain
@@ -62,29 +64,13 @@ def node(home, tmp_path):
 
 @contextlib.asynccontextmanager
 async def border(home):
-    made = Border(home)
-    port = await made.start("127.0.0.1:0")
-    try:
-        yield made.link, NodeFile(site="hungary", federation="heart", coordinator=f"127.0.0.1:{port}")
-    finally:
-        await made.stop()
+    async with live_border.border(home) as (link, address):
+        yield link, NodeFile(site="hungary", federation="heart", coordinator=address)
 
 
-@contextlib.asynccontextmanager
-async def linked(folder, file, states=None, services=None, is_idle=lambda: True, **options):
+def linked(folder, file, states=None, services=None, is_idle=lambda: True, **options):
     states = [] if states is None else states
-    task = asyncio.create_task(keep_linked(folder, file, services or {}, states.append, is_idle, **options))
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition, seconds=10.0):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
+    return running(keep_linked(folder, file, services or {}, states.append, is_idle, **options))
 
 
 def leaf_of(folder, role=Role.SITE):
