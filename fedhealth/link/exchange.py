@@ -52,11 +52,11 @@ _FAILURES = {int(failure): failure for failure in Failure}
 
 
 class _Outflow:
-    """A body that this end sends: the room the other end gave."""
+    """A body that this end sends: the room the other end gave, and may give still."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self.room = asyncio.Semaphore(0)
-        self.given = 0
+        self.not_given = chunk_count(size) - 1  # the first chunk needs none
 
 
 class _Question:
@@ -259,15 +259,15 @@ class Exchange:
         if flow is None:
             return  # sent or given up meanwhile
         (chunks,) = _ROOM.unpack(frame.body)
-        flow.given += chunks
-        if flow.given > 2**20:
-            raise _misplaced("room for more than any body has")
+        if chunks > flow.not_given:
+            raise _misplaced("room for more than the body has")
+        flow.not_given -= chunks
         for _ in range(chunks):
             flow.room.release()
 
     async def _send(self, kind: FrameKind, request_id: int, service: str, body: Body) -> None:
         """Send a body as the other end gives room; two bodies that are sent at once take turns."""
-        flow = self._outflows[request_id] = _Outflow()
+        flow = self._outflows[request_id] = _Outflow(body.size)
         line, sent = asyncio.Semaphore(_CHUNKS_IN_LINE), 0
         try:
             async with contextlib.aclosing(body.chunks) as chunks:

@@ -277,6 +277,35 @@ def test_a_reader_that_stops_is_sent_a_window_and_no_more():
     assert wire.kinds("site").count("MORE") == bodies.WINDOW_CHUNKS - 1
 
 
+def gives_room(*given):
+    """A service that gives room as it likes, and keeps what comes."""
+
+    async def answer(question):
+        for room in given:
+            question._room += room
+            question._give_room(room)
+        await asyncio.Event().wait()
+
+    return {"s": Service(answer, LONGEST)}
+
+
+@pytest.mark.parametrize("given", [(99,), (60, 39)])
+def test_a_body_of_100_chunks_may_be_given_room_for_all_after_its_first_at_once(given):
+    _, wire = asked(gives_room(*given), bytes(100 * CHUNK), timeout=0.1)
+    assert wire.kinds("site").count("MORE") == 99
+
+
+@pytest.mark.parametrize("given", [(100,), (60, 40), (2**32 - 101,)])
+def test_a_peer_that_gives_room_for_more_than_the_body_has_is_hung_up_on(given):
+    async def scene():
+        async with Wire(gives_room(*given)) as wire:
+            with pytest.raises(PeerAway):
+                await wire.ends["coordinator"].ask("s", bytes(100 * CHUNK), 5, LONGEST)
+            assert "room for more than the body has" in str(wire.ended[0])
+
+    asyncio.run(scene())
+
+
 def test_a_large_body_that_waits_does_not_hold_up_a_small_question():
     async def scene():
         async with Wire({**ECHO, "s": Service(never, LONGEST)}) as wire:
