@@ -6,6 +6,7 @@ may leave is decided, charged and noised behind the socket.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -25,16 +26,25 @@ from fedhealth.site.state import SiteState
 
 _LOG = logging.getLogger(__name__)
 
+CHUNKS_AHEAD = 4
+"""Chunks of a large question that are here before the gate hears of it; how fast they came decides how it goes on."""
+FAST_BYTES_A_SECOND = 8 * 2**20
+"""A large question that begins slower than this is gathered first."""
+PAUSE_SECONDS = 5.0
+"""How long a question that began fast may be waited for, beside the time that it takes at that rate."""
+
 
 class GateChannel:
     """The node's end of the gate's socket; reconnects when the gate was restarted.
 
-    Questions and answers pass through chunk by chunk; the node never holds a whole body.
+    A gate hears one question at a time, so none may hold it for longer than a fast line takes: what comes fast passes
+    through chunk by chunk; a large question from a slow line is gathered first, one at a time, so that the node holds
+    at most one, while small ones pass it by; and one that began fast and slows down is given up, to be asked again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = asyncio.Lock()
+        self._large, self._lock = asyncio.Lock(), asyncio.Lock()
         self._socket: socket.socket | None = None
 
     async def answer(self, question: IncomingBody) -> Body:
@@ -43,21 +53,26 @@ class GateChannel:
         Raises:
             LinkUnavailable: the gate does not answer.
         """
-        await self._lock.acquire()
-        try:
-            size = await self._carry(question)
-        except BaseException as error:
-            self.close()  # a half-read answer must not be taken for the next one's
-            self._lock.release()
-            if isinstance(error, OSError):
-                raise _no_gate() from error
-            raise
+        chunks, begun = question.chunks(), list[Buffer]()
+        async with contextlib.AsyncExitStack() as turn:
+            if question.size > CHUNK_BYTES:
+                await turn.enter_async_context(self._large)
+                begun = await _beginning(chunks)
+            await self._lock.acquire()
+            try:
+                size = await self._carry(question.size, begun, chunks)
+            except BaseException as error:
+                self.close()  # a half-read answer must not be taken for the next one's
+                self._lock.release()
+                if isinstance(error, OSError):
+                    raise _no_gate() from error
+                raise
         return Body(size, self._chunks(size))
 
     @property
     def is_busy(self) -> bool:
-        """Whether a frame is at the gate, or its answer on the way."""
-        return self._lock.locked()
+        """Whether a frame is at the gate or on the way to it, or an answer on the way back."""
+        return self._large.locked() or self._lock.locked()
 
     def close(self) -> None:
         """Hang up."""
@@ -65,7 +80,7 @@ class GateChannel:
             self._socket.close()
             self._socket = None
 
-    async def _carry(self, question: IncomingBody) -> int:
+    async def _carry(self, size: int, begun: list[Buffer], chunks: AsyncGenerator[Buffer, None]) -> int:
         loop = asyncio.get_running_loop()
         if self._socket is None:
             connection = socket.socket(socket.AF_UNIX)
@@ -73,8 +88,11 @@ class GateChannel:
             connection.setblocking(False)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * CHUNK_BYTES)
             await loop.sock_connect(connection, str(self._path))
-        await loop.sock_sendall(self._socket, struct.pack("!I", question.size))
-        async for chunk in question.chunks():
+        await loop.sock_sendall(self._socket, struct.pack("!I", size))
+        for number in range(len(begun)):
+            await loop.sock_sendall(self._socket, begun[number])
+            begun[number] = b""  # its memory is free
+        async for chunk in _in_time(chunks, PAUSE_SECONDS + size / FAST_BYTES_A_SECOND):
             await loop.sock_sendall(self._socket, chunk)
         (length,) = struct.unpack("!I", await self._exactly(4))
         if length > MAX_FRAME_BYTES:
@@ -100,6 +118,40 @@ class GateChannel:
                 raise ConnectionResetError
             filled += more
         return part
+
+
+async def _beginning(chunks: AsyncGenerator[Buffer, None]) -> list[Buffer]:
+    """Take the first chunks of a large question, or all of one that comes slowly."""
+    loop, begun = asyncio.get_running_loop(), list[Buffer]()
+    latest = loop.time() + CHUNKS_AHEAD * CHUNK_BYTES / FAST_BYTES_A_SECOND
+    async for chunk in chunks:
+        begun.append(chunk)
+        if len(begun) == CHUNKS_AHEAD and loop.time() <= latest:
+            break
+    return begun
+
+
+async def _in_time(chunks: AsyncGenerator[Buffer, None], seconds: float) -> AsyncGenerator[Buffer, None]:
+    """Yield the chunks that are left, which may be waited for so long together.
+
+    Raises:
+        LinkUnavailable: they did not come.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        while True:
+            began = loop.time()
+            async with asyncio.timeout(seconds):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            seconds -= loop.time() - began
+            yield chunk
+    except TimeoutError:
+        raise LinkUnavailable(
+            "a question began fast and came slowly then",
+            next_step="It is asked again by itself, and gathered before it reaches the gate.",
+        ) from None
 
 
 def _no_gate() -> LinkUnavailable:

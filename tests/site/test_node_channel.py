@@ -11,7 +11,8 @@ from fedhealth.errors import LinkUnavailable
 from fedhealth.link.bodies import IncomingBody, chunk_count
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.memory import CHUNK_BYTES, MemoryPool
-from fedhealth.site.node import GateChannel
+from fedhealth.site import node
+from fedhealth.site.node import CHUNKS_AHEAD, GateChannel
 
 LIGHT = [
     "fedhealth.site.node",
@@ -159,6 +160,84 @@ def test_an_answer_that_is_announced_too_large_is_not_read(tmp_path):
             channel = GateChannel(gate.path)
             with pytest.raises(LinkUnavailable, match="too large"):
                 await ask(channel, b"x")
+            channel.close()
+
+    asyncio.run(scene())
+
+
+class Upload:
+    """A large question whose chunks come when the test says so."""
+
+    def __init__(self, chunks):
+        self.frame, self.sent = bytes(chunks * CHUNK_BYTES), 0
+        self.body = IncomingBody(len(self.frame), lambda _room: None, MemoryPool())
+        self.body._room = chunks
+        self.send(1)
+
+    def send(self, chunks):
+        for _ in range(chunks):
+            self.body.feed(self.frame[self.sent * CHUNK_BYTES :][:CHUNK_BYTES])
+            self.sent += 1
+
+
+async def whole(channel, upload):
+    return b"".join([bytes(chunk) async for chunk in (await channel.answer(upload.body)).chunks])
+
+
+def test_a_large_question_from_a_slow_line_lets_small_ones_pass_and_is_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(node, "FAST_BYTES_A_SECOND", 2**40)  # the beginning of four chunks is slow at any pace
+
+    async def scene():
+        async with FakeGate(tmp_path / "gate", echo) as gate:
+            channel, upload = GateChannel(gate.path), Upload(CHUNKS_AHEAD + 3)
+            large = asyncio.create_task(whole(channel, upload))
+            for _ in range(CHUNKS_AHEAD + 1):
+                assert await asyncio.wait_for(ask(channel, b"small"), 5) == b"small"
+                assert channel.is_busy, "or the link would change over under it"
+                upload.send(1)
+            assert not large.done()
+            upload.send(1)
+            assert await asyncio.wait_for(large, 5) == upload.frame
+            assert not channel.is_busy
+            channel.close()
+
+    asyncio.run(scene())
+
+
+def test_of_two_large_questions_from_a_slow_line_one_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(node, "FAST_BYTES_A_SECOND", 2**40)
+
+    async def scene():
+        async with FakeGate(tmp_path / "gate", echo) as gate:
+            channel, uploads = GateChannel(gate.path), [Upload(CHUNKS_AHEAD + 1) for _ in range(2)]
+            tasks = [asyncio.create_task(whole(channel, upload)) for upload in uploads]
+            for upload in uploads:
+                upload.send(2)
+            await asyncio.sleep(0.02)
+            assert [upload.body.held_bytes for upload in uploads] == [0, 3 * CHUNK_BYTES]
+            for upload in uploads:
+                upload.send(CHUNKS_AHEAD - 2)
+            assert await asyncio.gather(*tasks) == [upload.frame for upload in uploads]
+            channel.close()
+
+    asyncio.run(scene())
+
+
+def test_a_large_question_that_began_fast_and_slows_down_gives_the_gate_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(node, "PAUSE_SECONDS", 0.01)
+
+    async def scene():
+        async with FakeGate(tmp_path / "gate", echo) as gate:
+            channel, upload = GateChannel(gate.path), Upload(CHUNKS_AHEAD + 4)
+            large = asyncio.create_task(whole(channel, upload))
+            upload.send(CHUNKS_AHEAD - 1)
+            await asyncio.sleep(0.01)
+            small = asyncio.create_task(ask(channel, b"small"))
+            # The gate waits for the rest of the large one: 8 MiB at 8 MiB/s and 10 ms, so not for longer than 1.01 s.
+            with pytest.raises(LinkUnavailable, match="began fast and came slowly"):
+                await asyncio.wait_for(large, 10)
+            assert await asyncio.wait_for(small, 5) == b"small"
+            assert gate.frames == [b"small"], "half a question is none"
             channel.close()
 
     asyncio.run(scene())
