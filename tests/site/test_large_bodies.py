@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -70,19 +71,25 @@ def served():
         os.close(end)
 
 
+@asynccontextmanager
+async def coordinator_of(path):
+    """The coordinator's end of a wire to a gate's socket, the wire, and the node's channel between them."""
+    channel = GateChannel(path)
+    async with Wire({"gate": Service(channel.answer, MAX_FRAME_BYTES)}) as wire:
+        yield wire.ends["coordinator"], wire, channel
+        channel.close()
+
+
 def test_a_model_goes_there_and_another_back_beside_small_questions(served):
     gate, path, left = served
 
     async def scene():
-        channel = GateChannel(path)
-        async with Wire({"gate": Service(channel.answer, MAX_FRAME_BYTES)}) as wire:
-            end = wire.ends["coordinator"]
+        async with coordinator_of(path) as (end, *_):
             answers = await asyncio.gather(
                 *(end.ask("gate", QUESTION, 20, 6 * CHUNK_BYTES) for _ in range(3)),
                 *(end.ask("gate", pack(AskHead(since=0)), 20, 6 * CHUNK_BYTES) for _ in range(3)),
             )
             assert all(unpack_reply(answer)[1] == gate.payload for answer in answers)
-            channel.close()
 
     asyncio.run(scene())
     digest = input_digest(QUESTION[-SIZE:])
@@ -95,15 +102,12 @@ def test_an_answer_longer_than_was_asked_for_frees_the_gate_for_the_next(served)
     gate, path, _ = served
 
     async def scene():
-        channel = GateChannel(path)
-        async with Wire({"gate": Service(channel.answer, MAX_FRAME_BYTES)}) as wire:
-            end = wire.ends["coordinator"]
+        async with coordinator_of(path) as (end, *_):
             for _ in range(3):
                 with pytest.raises(AskFailed, match="larger than its reader takes"):
                     await end.ask("gate", pack(AskHead(since=0)), 20, 5 * CHUNK_BYTES)
             answer = await end.ask("gate", pack(AskHead(since=0)), 20, 6 * CHUNK_BYTES)
             assert unpack_reply(answer)[1] == gate.payload
-            channel.close()
 
     asyncio.run(scene())
 
@@ -112,9 +116,7 @@ def test_who_gives_up_in_the_middle_of_a_model_frees_the_gate_for_the_next(serve
     gate, path, _ = served
 
     async def scene():
-        channel = GateChannel(path)
-        async with Wire({"gate": Service(channel.answer, MAX_FRAME_BYTES)}) as wire:
-            end = wire.ends["coordinator"]
+        async with coordinator_of(path) as (end, wire, channel):
             ask = asyncio.create_task(end.ask("gate", QUESTION, 20, 6 * CHUNK_BYTES))
             while "MORE" not in wire.kinds("site"):
                 await asyncio.sleep(0)
@@ -123,7 +125,6 @@ def test_who_gives_up_in_the_middle_of_a_model_frees_the_gate_for_the_next(serve
             answer = await end.ask("gate", QUESTION, 20, 6 * CHUNK_BYTES)
             assert unpack_reply(answer)[1] == gate.payload
             assert not channel.is_busy
-            channel.close()
 
     asyncio.run(scene())
     assert [size for size, *_ in gate.given] == [SIZE], "the half of one never reached the gate's rules"
@@ -133,11 +134,8 @@ def test_a_study_that_is_too_long_is_refused_by_the_gate(served):
     gate, path, _ = served
 
     async def scene():
-        channel = GateChannel(path)
-        async with Wire({"gate": Service(channel.answer, MAX_FRAME_BYTES)}) as wire:
-            end = wire.ends["coordinator"]
+        async with coordinator_of(path) as (end, *_):
             await end.ask("gate", pack(PutStudy(), bytes(2 * CHUNK_BYTES)), 20, 6 * CHUNK_BYTES)
-            channel.close()
 
     asyncio.run(scene())
     assert gate.given == [(1, None, b"\0")], "one byte stands for what was dropped"
