@@ -19,6 +19,9 @@ app = typer.Typer(
 
 
 Home = Annotated[Path, typer.Option(help="The coordinator's state folder.")]
+Database = Annotated[
+    str | None, typer.Option(help="postgresql+psycopg://USER@HOST/NAME; SQLite in the home if not given.")
+]
 Where = "HOST:PORT, as sites reach it."
 
 
@@ -164,18 +167,22 @@ def run(
     home: Home,
     out: Annotated[Path, typer.Option(help="Folder for model, evidence and report.")],
     address: Annotated[str, typer.Option(help="Where to listen, HOST:PORT; port 0 takes a free one.")] = "127.0.0.1:0",
-    patience: Annotated[float, typer.Option(help="Seconds that a site that is away or busy is waited for.")] = 60.0,
+    patience: Annotated[
+        float | None, typer.Option(help="Seconds that a site is waited for, in place of the protocol's.")
+    ] = None,
     allow_unsafe_test_sites: Annotated[
         bool, typer.Option("--allow-unsafe-test-sites", help="For tests only: their noise is known.")
     ] = False,
     enrolment: Annotated[
         str | None, typer.Option(help="Where sites join meanwhile, HOST:PORT; nobody can if not given.")
     ] = None,
+    database: Database = None,
     lifeline: Lifeline = False,
 ) -> None:
     """Run one study to its end and write its results, sealed by the coordinator's key; events as JSON lines.
 
-    They are evidence.json, report.html, model.safetensors and study.signed; seal.json is over all four.
+    They are evidence.json, report.html, model.safetensors and study.signed; seal.json is over all four. Run again
+    with the same home and folder, it goes on where it was: nothing is charged twice.
 
     Example: fedhealth coordinator run study.signed --home state/coordinator --out results
     """
@@ -186,10 +193,7 @@ def run(
     with logged_handshakes():  # before anything loads grpc
         with loading(lifeline):
             from fedhealth.coordinator.home import CoordinatorHome
-            from fedhealth.coordinator.report import render_report
-            from fedhealth.coordinator.run_folder import REPORT, seal_run
-            from fedhealth.coordinator.service import RunOptions, StudyRun
-            from fedhealth.study.signature import open_signed_study
+            from fedhealth.coordinator.service import Coordinator, Ports
 
         try:
             signed = study.read_bytes()
@@ -199,12 +203,18 @@ def run(
                 f"cannot use {error.filename}", got=error.strerror or "an error", next_step="Check the path."
             ) from error
 
-        options = RunOptions(address, out, patience, allow_unsafe_test_sites, enrolment)
-
         async def work() -> None:
-            evidence = await StudyRun(CoordinatorHome(home), signed, options, _print).run()
-            (out / REPORT).write_text(render_report(evidence, open_signed_study(signed).study, {}), "utf-8")
-            seal_run(out, CoordinatorHome(home).witness_key())
+            there = CoordinatorHome(home)
+            there.file()  # a home that is none is said to be missing, not empty
+            there.pinned_sites()
+            coordinator = Coordinator(there, database, allow_unsafe_test_sites, _print)
+            try:
+                known = coordinator.submit(signed)
+                port = await coordinator.start(Ports(address, enrolment))
+                _print({"event": "listening", "port": port, "sites": coordinator.sites})
+                await coordinator.run(known, out.absolute(), patience)
+            finally:
+                await coordinator.close()
 
         if not run_until_stopped(work(), lifeline):
             raise typer.Exit(INTERRUPTED_EXIT_CODE)

@@ -2,7 +2,8 @@
 
 from datetime import datetime
 
-from fedhealth.coordinator.evidence import Evidence, SiteEvidence, Span
+from fedhealth.coordinator.evidence import Evidence, SiteEvidence
+from fedhealth.coordinator.participation import Span
 from fedhealth.errors import RunAltered
 
 

@@ -36,39 +36,66 @@ class AskSite(_Header):
 
 
 class RoundDone(_Header):
-    """A round is in the durable checkpoint; it took `seconds`. Answered by `Go`."""
+    """A round is in the durable checkpoint. Answered by `Go`.
+
+    Attributes:
+        round: from 1.
+        number: of its releases.
+        absent: the public code of each site that gave none.
+        checkpoint_sha256: of the checkpoint.
+        seconds: how long it took.
+    """
 
     kind: Literal["round-done"] = "round-done"
     round: int
+    number: int
+    absent: dict[str, str]
+    checkpoint_sha256: str
     seconds: float
 
 
 class Finished(_Header):
-    """The model is stored; these are the released counts of each site. Answered by `Go`."""
+    """The model is stored. Answered by `Go`.
+
+    Attributes:
+        counts: the released counts of each site that gave them.
+        absent: the public code of each site that gave none.
+    """
 
     kind: Literal["finished"] = "finished"
     counts: dict[str, dict[str, float]]
+    absent: dict[str, str]
 
 
-class Failed(_Header):
-    """A required site gave no release in a round. Answered by `Go`."""
+class Halted(_Header):
+    """Too few sites gave a release. Answered by `Go`.
 
-    kind: Literal["failed"] = "failed"
+    Attributes:
+        round: of training; 0 for the evaluation.
+        absent: the public code of each site that gave none.
+    """
+
+    kind: Literal["halted"] = "halted"
     round: int
     absent: dict[str, str]
 
 
 class Start(_Header):
-    """The sites with their public figures; the body is the signed study."""
+    """The sites of the study; the body is the signed study."""
 
     kind: Literal["start"] = "start"
-    declared_patients: dict[str, int]
+    sites: tuple[str, ...]
 
 
 class Payload(_Header):
-    """A release; the body is its payload."""
+    """A release; the body is its payload.
+
+    Attributes:
+        declared_patients: the public figure of its site.
+    """
 
     kind: Literal["payload"] = "payload"
+    declared_patients: int
 
 
 class Nothing(_Header):
@@ -84,7 +111,7 @@ class Go(_Header):
     kind: Literal["go"] = "go"
 
 
-Question = Begin | AskSite | RoundDone | Finished | Failed
+Question = Begin | AskSite | RoundDone | Finished | Halted
 _QUESTION = TypeAdapter[Question](Annotated[Question, Field(discriminator="kind")])
 ReplyHeader = Start | Payload | Nothing | Go
 _REPLY = TypeAdapter[ReplyHeader](Annotated[ReplyHeader, Field(discriminator="kind")])

@@ -20,15 +20,31 @@ AnswerApp = Callable[[Question, Buffer], Awaitable[tuple[ReplyHeader, Buffer]]]
 
 
 async def run_server_app(output: Path, answer: AnswerApp) -> int:
-    """Run the ServerApp until it ends, and return its exit status.
+    """Run the ServerApp until it ends, and return its exit status; nothing of it is being answered any more then.
 
     Args:
-        output: folder that it writes the model into.
+        output: folder that it writes checkpoint and model into.
         answer: answers each of its questions.
+
+    Raises:
+        FedHealthError: a question could not be answered; the process was ended.
     """
+    answering = set[asyncio.Task[None]]()
+    failure = asyncio.get_running_loop().create_future()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _serve(reader, writer, answer)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio runs this as one
+        answering.add(task)
+        try:
+            await _serve(reader, writer, answer)
+        except asyncio.CancelledError:
+            return  # asyncio's streams take a task that was cancelled for a defect
+        except Exception as error:
+            if not failure.done():
+                failure.set_exception(error)
+        finally:
+            answering.discard(task)
 
     with TemporaryDirectory(prefix="fedhealth-app-") as folder:
         path = Path(folder) / "app.sock"
@@ -39,13 +55,21 @@ async def run_server_app(output: Path, answer: AnswerApp) -> int:
             *("-m", "fedhealth.coordinator.server_app", str(path), str(output)),
             stdin=asyncio.subprocess.PIPE,
         )
+        ended = asyncio.ensure_future(process.wait())
         try:
-            return await process.wait()
+            await asyncio.wait([ended, failure], return_when=asyncio.FIRST_COMPLETED)
+            if failure.done():
+                failure.result()
+            return await ended
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            await ended
             server.close()
+            for task in list(answering):
+                task.cancel()
+            await asyncio.gather(*answering, return_exceptions=True)
+            failure.cancel()
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: AnswerApp) -> None:

@@ -5,10 +5,13 @@ code; one that cannot be reached or does not keep the protocol is "away". Every 
 answers the same question with the same bytes.
 """
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from fedhealth.coordinator.head_log import WitnessUnavailable
 from fedhealth.coordinator.witness import Witness
@@ -61,8 +64,23 @@ class NoRelease(Exception):
         self.code, self.detail = code, detail
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What sites have shown and been told since this was last written down.
+
+    Attributes:
+        releases: durable at the coordinator, and in no receipt that a site has answered, by site.
+        acknowledged: releases of which a site's answer to a receipt has shown that it has the receipt.
+        heads: the newest head of each site's ledger, as its signed note.
+    """
+
+    releases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    acknowledged: Sequence[str] = ()
+    heads: Mapping[str, str] = field(default_factory=dict)
+
+
 class Asker:
-    """Asks gates; owns, per site, which releases may be acknowledged with the next receipt.
+    """Asks gates, each one thing at a time; owns, per site, what may be acknowledged with the next receipt.
 
     Args:
         carry: the way to the gates.
@@ -73,6 +91,9 @@ class Asker:
         self._carry, self._witness = carry, witness
         self._received: dict[str, list[Digest]] = {}
         self._acknowledge: dict[str, list[Digest]] = {}
+        self._given: list[Digest] = []
+        self._heads: dict[str, str] = {}
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def put_study(self, site: str, signed_study: bytes) -> Accepted:
         """Ask whether a study is approved.
@@ -80,7 +101,8 @@ class Asker:
         Raises:
             NoRelease: it is not, or the site is away.
         """
-        reply, _ = await self._exchange(site, pack(PutStudy(), signed_study))
+        async with self._turns[site]:
+            reply, _ = await self._exchange(site, pack(PutStudy(), signed_study))
         if not isinstance(reply, Accepted):
             raise _not_released(reply)
         self._check_signed(site, "accepted", reply.statement(), reply.signature)
@@ -98,6 +120,10 @@ class Asker:
         """
         if identity.input_digest != input_digest(data):
             raise ValueError("the identity names another input")
+        async with self._turns[identity.site]:
+            return await self._ask(identity, data)
+
+    async def _ask(self, identity: ReleaseIdentity, data: Buffer) -> Buffer:
         question = pack(Answer(study=identity.study, step=identity.step, round=identity.round), data)
         reply, payload = await self._exchange(identity.site, question)
         for _ in range(_MOST_RECEIPTS):
@@ -125,12 +151,28 @@ class Asker:
         Raises:
             NoRelease: the site is away, or its ledger is behind or of another history.
         """
-        reply, receipt = await self._signed_head(site)
-        acknowledged, _ = await self._exchange(site, pack(Witnessed(study=None, receipt=receipt)))
+        async with self._turns[site]:
+            reply, receipt = await self._signed_head(site)
+            acknowledged, _ = await self._exchange(site, pack(Witnessed(study=None, receipt=receipt)))
         if not isinstance(acknowledged, Head):
             raise _not_released(acknowledged)
         self._acknowledged(site, receipt)
         return reply
+
+    def received(self) -> dict[str, tuple[Digest, ...]]:
+        """Return the releases that came since `checkpointed` was last said, by site."""
+        return {site: tuple(releases) for site, releases in self._received.items()}
+
+    def resume(self, waiting: Mapping[str, Sequence[Digest]]) -> None:
+        """Take over from a process that ended: these releases are durable and not known to be acknowledged, by site."""
+        self._received.clear()
+        self._acknowledge = {site: list(releases) for site, releases in waiting.items()}
+
+    def take_shown(self) -> Shown:
+        """Return what was acknowledged and shown since this was last called."""
+        shown = Shown(acknowledged=tuple(self._given), heads=self._heads)
+        self._given, self._heads = [], {}
+        return shown
 
     def checkpointed(self) -> None:
         """Everything received so far is in the coordinator's durable checkpoint; sites may drop the payloads."""
@@ -191,14 +233,17 @@ class Asker:
     def _sign(self, site: str, shown: NeedWitness | Head, copies: Sequence[Copy]) -> SignedReceipt:
         waiting = self._acknowledge.setdefault(site, [])
         try:
-            return self._witness.countersign(site, shown.note, shown.proof, shown.challenge, copies, waiting[:64])
+            signed = self._witness.countersign(site, shown.note, shown.proof, shown.challenge, copies, waiting[:64])
         except WitnessUnavailable as error:
             _LOG.error("nothing is countersigned: %(error)s", {"error": error})
             raise NoRelease(UNWITNESSED, str(error)) from error
+        self._heads[site] = shown.note
+        return signed
 
     def _acknowledged(self, site: str, signed: SignedReceipt) -> None:
         """Forget what a receipt acknowledged, now that the site has answered to it."""
         done = set(signed.receipt.checkpointed)
+        self._given += done
         self._acknowledge[site] = [release for release in self._acknowledge[site] if release not in done]
 
     async def _exchange(self, site: str, frame: bytes) -> tuple[Reply, Buffer]:

@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from fedhealth.coordinator.figures import Figures, figures_of
+from fedhealth.coordinator.participation import Span
 from fedhealth.learning.evaluation import lines_of, noise_of
 from fedhealth.learning.plan import plan_study
 from fedhealth.privacy.pld import informative_epsilon
@@ -48,26 +49,12 @@ class Spent(_Part):
     epsilon: float
 
 
-class Span(_Part):
-    """Consecutive rounds of training with the same sites.
-
-    Attributes:
-        first: the first round, from 1.
-        last: the last one.
-        absent: the public code of each site that gave no release in any of them.
-    """
-
-    first: int
-    last: int
-    absent: dict[str, str] = {}
-
-
 class Participation(_Part):
     """Which sites took part in what.
 
     Attributes:
         sites: all sites of the study, in alphabetical order.
-        rounds: every round that counts, in order.
+        rounds: every round that counts, in order, by the numbers of the releases; a number that is missing was lost.
         evaluation_absent: the public code of each site that released nothing of the finished model.
     """
 
@@ -96,7 +83,9 @@ class SiteEvidence(_Part):
     Attributes:
         site: its id.
         declared_patients: its public round figure.
-        rounds: the rounds it gave a release in.
+        rounds: the training releases it gave, by their numbers in its ledger.
+        unconfirmed: training releases that it may have charged and that are in no round, because the answer was lost
+            or late; its ledger says whether it did, here they count as if it had.
         epsilon: what any one patient was charged at most; a patient is on one side only.
         delta: at this delta.
         spent: the same by purpose.
@@ -110,6 +99,7 @@ class SiteEvidence(_Part):
     site: str
     declared_patients: int
     rounds: tuple[int, ...]
+    unconfirmed: int = 0
     epsilon: float
     delta: float
     spent: tuple[Spent, ...]
@@ -163,10 +153,11 @@ class SiteResult:
 
     Attributes:
         declared_patients: its public round figure.
-        rounds: the training rounds it gave a release in.
-        evaluations: evaluation releases it gave.
+        rounds: the training releases it gave, by their numbers in its ledger.
+        evaluations: evaluation releases it gave, or may have charged.
         noisy_counts: the released counts of held-out patients; empty where it released none.
         ledger: its ledger's head after the run.
+        unconfirmed: as in `SiteEvidence`.
     """
 
     declared_patients: int
@@ -174,6 +165,7 @@ class SiteResult:
     evaluations: int
     noisy_counts: Mapping[str, float]
     ledger: LedgerHead
+    unconfirmed: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,12 +191,13 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
     released = [site.noisy_counts for _, site in sorted(run.sites.items()) if site.noisy_counts]
     sites = []
     for name, site in sorted(run.sites.items()):
-        spent = spent_by(study, len(site.rounds), site.evaluations)
+        spent = spent_by(study, len(site.rounds) + site.unconfirmed, site.evaluations)
         sites.append(
             SiteEvidence(
                 site=name,
                 declared_patients=site.declared_patients,
                 rounds=site.rounds,
+                unconfirmed=site.unconfirmed,
                 epsilon=max((line.epsilon for line in spent), default=0.0),
                 delta=study.privacy.delta,
                 spent=spent,
@@ -255,6 +248,7 @@ def result_of(evidence: Evidence) -> RunResult:
             site.site: SiteResult(
                 declared_patients=site.declared_patients,
                 rounds=site.rounds,
+                unconfirmed=site.unconfirmed,
                 evaluations=sum(line.releases for line in site.spent if line.purpose == "evaluation"),
                 noisy_counts=site.noisy_counts,
                 ledger=site.ledger,

@@ -136,23 +136,27 @@ class CoordinatorHome:
         """Return the key that countersigns ledgers."""
         return load_signing_key(self.root / "witness.key")
 
+    def joined_sites(self) -> dict[str, PinnedSite]:
+        """Return the sites that joined and were not taken out, by id."""
+        return {
+            site: PinnedSite(ledger_key=member.ledger_key)
+            for site, member in self.members().all().items()
+            if member.revoked is None
+        }
+
     def pinned_sites(self) -> dict[str, PinnedSite]:
         """Return the sites that joined, by id.
 
         Raises:
             ConfigInvalid: none did.
         """
-        pinned = {
-            site: PinnedSite(ledger_key=member.ledger_key)
-            for site, member in self.members().all().items()
-            if member.revoked is None
-        }
-        if not pinned:
+        joined = self.joined_sites()
+        if not joined:
             raise ConfigInvalid(
                 f"no site has joined the coordinator at {self.root}",
                 next_step="Invite one: fedhealth coordinator invite --help",
             )
-        return pinned
+        return joined
 
 
 def init_coordinator(home: CoordinatorHome, federation: str, link: str, enrolment: str) -> tuple[str, Path]:

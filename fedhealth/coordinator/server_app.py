@@ -2,7 +2,8 @@
 
 Flower keeps the identity of a run in process-wide state, so each study's ServerApp has its own process. It holds no
 key and no certificate; it reaches sites only through the coordinator's main process, round by round, and stores each
-round's model durably before that process may acknowledge the round to the sites.
+round durably before that process may acknowledge it to the sites. It can be killed at any moment: started again, it
+goes on from the last checkpoint and asks the same questions, to the byte.
 
 Run as `python -m fedhealth.coordinator.server_app SOCKET FOLDER`.
 """
@@ -13,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +26,22 @@ from fedhealth.canonical import canonical_bytes
 from fedhealth.coordinator.app_frames import (
     AskSite,
     Begin,
-    Failed,
     Finished,
+    Halted,
     Nothing,
     Payload,
     RoundDone,
     Start,
     exchange,
 )
+from fedhealth.coordinator.participation import CompletedRound, quorum_of, rounds_of, spans_of
+from fedhealth.coordinator.round_checkpoint import Notes, load_checkpoint, store_checkpoint
 from fedhealth.coordinator.run_folder import MODEL
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
 from fedhealth.flower.rounds import (
     EXAMPLES,
+    RELEASE_NUMBER,
+    Course,
     SiteMissing,
     arrays_of,
     evaluate_model,
@@ -43,14 +49,13 @@ from fedhealth.flower.rounds import (
     train_rounds,
     weights_of,
 )
+from fedhealth.flower.strategy_state import StrategyState
 from fedhealth.learning.evaluation import counts_of
 from fedhealth.learning.plan import decode_release, encode_weights, model_update, plan_study
-from fedhealth.privacy.release import StepName
+from fedhealth.privacy.release import Digest, ReleaseIdentity, StepName, input_digest
 from fedhealth.secret_file import replace_file
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
-
-CHECKPOINT_FILE = "checkpoint.safetensors"
 
 _STEP_OF: dict[str, StepName] = {MessageType.TRAIN: "train", MessageType.EVALUATE: "evaluate"}
 
@@ -60,15 +65,15 @@ class StudyCodec:
 
     Args:
         study: the protocol.
-        declared_patients: each site's public figure.
+        declared_patients: the public figure of each site that has given a release; may grow.
     """
 
-    def __init__(self, study: Study, declared_patients: dict[str, int]) -> None:
+    def __init__(self, study: Study, declared_patients: Mapping[str, int]) -> None:
         self._study, self._declared, self._plan = study, declared_patients, plan_study(study)
 
     def encode(self, message: Message) -> tuple[str, int, bytes]:
         """Return the step, the round and the model's weights as bytes."""
-        number = message.content.config_records["config"]["server-round"]
+        number = message.content.config_records["config"][RELEASE_NUMBER]
         weights = weights_of(message.content.array_records["arrays"])
         return _STEP_OF[message.metadata.message_type], int(str(number)), encode_weights(weights)
 
@@ -92,10 +97,15 @@ class StudyCodec:
 
 
 class SocketAsk:
-    """Asks sites through the coordinator's main process; one connection per thread."""
+    """Asks sites through the coordinator's main process; one connection per thread.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: its socket.
+        declared_patients: takes the public figure of each site that gives a release.
+    """
+
+    def __init__(self, path: Path, declared_patients: dict[str, int]) -> None:
+        self._path, self._declared = path, declared_patients
         self._local = threading.local()
 
     def __call__(self, site: str, step: str, number: int, data: bytes) -> bytes:
@@ -105,6 +115,7 @@ class SocketAsk:
         question = AskSite(site=site, step=_STEP_OF_NAME[step], round=number)
         reply, payload = exchange(self._local.connection, question, data)
         if isinstance(reply, Payload):
+            self._declared[site] = reply.declared_patients
             return payload
         raise NotReleased(reply.code if isinstance(reply, Nothing) else "away")
 
@@ -130,39 +141,78 @@ def store_model(path: Path, weights: "np.typing.NDArray[np.float64]", study: str
 
 
 def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket) -> ServerApp:
-    """Return the ServerApp that trains and evaluates a study."""
+    """Return the ServerApp that trains and evaluates a study, from the checkpoint in its folder on if there is one."""
     app = ServerApp()
+    sites = [grid.site_of(node) for node in grid.get_node_ids()]
+    quorum = quorum_of(study, sites)
 
     @app.main()
     def main(_grid: Grid, _context: Context) -> None:
-        strategy = strategy_for(study, len(list(grid.get_node_ids())))
+        strategy = strategy_for(study, len(sites))
+        state = StrategyState(strategy)
         weights = np.zeros(plan_study(study)["train"].input_length)
-        completed = 0
+        done: list[CompletedRound] = []
+        if (checkpoint := load_checkpoint(folder, study.digest)) is not None:
+            state.put_back(checkpoint.arrays, checkpoint.notes.strategy)
+            weights, done = checkpoint.weights, rounds_of(checkpoint.notes.rounds)
+        course = Course(
+            rounds=study.training.rounds,
+            counts_with=quorum.holds,
+            spare=study.training.spare_rounds,
+            completed=len(done),
+            number=done[-1].number if done else 0,
+        )
         try:
             start = time.monotonic()
-            for number, trained in train_rounds(grid, strategy, weights, study.training.rounds):
-                weights = trained
-                store_model(folder / CHECKPOINT_FILE, weights, study.digest, number)
+            for trained in train_rounds(grid, strategy, weights, course):
+                done.append(CompletedRound(trained.round, trained.number, trained.absent))
+                given = [site for site in sites if site not in trained.absent]
+                arrays, shapes = state.take()
+                notes = Notes(
+                    study=study.digest,
+                    rounds=spans_of(done),
+                    releases=release_names(study.digest, given, trained.number, encode_weights(weights)),
+                    strategy=shapes,
+                )
+                sha256 = store_checkpoint(folder, notes, trained.weights, arrays)
                 now = time.monotonic()
-                exchange(control, RoundDone(round=number, seconds=now - start))
-                completed, start = number, now
-            counts = evaluate_model(grid, strategy, weights)
+                exchange(
+                    control,
+                    RoundDone(
+                        round=trained.round,
+                        number=trained.number,
+                        absent=trained.absent,
+                        checkpoint_sha256=sha256,
+                        seconds=now - start,
+                    ),
+                )
+                weights, start = trained.weights, now
+            counts, absent = evaluate_model(grid, strategy, weights, quorum.holds)
         except SiteMissing as missing:
-            exchange(control, Failed(round=completed + 1, absent=missing.absent))
+            exchange(control, Halted(round=(len(done) + 1) % (course.rounds + 1), absent=missing.absent))
             return
-        store_model(folder / MODEL, weights, study.digest, completed)
-        (folder / CHECKPOINT_FILE).unlink()
+        store_model(folder / MODEL, weights, study.digest, len(done))
         exchange(
             control,
             Finished(
                 counts={
                     site: {cell: float(str(count)) for cell, count in figures.items() if cell != EXAMPLES}
                     for site, figures in counts.items()
-                }
+                },
+                absent=absent,
             ),
         )
 
     return app
+
+
+def release_names(study: Digest, sites: Iterable[str], number: int, data: bytes) -> dict[str, tuple[Digest, ...]]:
+    """Return the name of each site's training release of a number, for this input."""
+    digest = input_digest(data)
+    return {
+        site: (ReleaseIdentity(site=site, study=study, step="train", round=number, input_digest=digest).digest,)
+        for site in sites
+    }
 
 
 def main(arguments: list[str]) -> None:
@@ -176,7 +226,8 @@ def main(arguments: list[str]) -> None:
         raise SystemExit("the coordinator's main process has no study to run")
     study = open_signed_study(signed).study
     set_task_identity(run_id=int(study.digest[:12], 16))
-    grid = LinkGrid(list(reply.declared_patients), SocketAsk(path), StudyCodec(study, reply.declared_patients))
+    declared: dict[str, int] = {}
+    grid = LinkGrid(reply.sites, SocketAsk(path, declared), StudyCodec(study, declared))
     context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config={})
     try:
         build_app(grid, study, folder, control)(grid, context)

@@ -34,7 +34,7 @@ class Witness:
 
     Args:
         folder: where the countersigned heads and the sites' copies are kept; must exist.
-        sites: the sites that joined.
+        sites: the sites that joined; may grow.
         key: the coordinator's witness key.
 
     Raises:
@@ -42,7 +42,7 @@ class Witness:
     """
 
     def __init__(self, folder: Path, sites: Mapping[str, PinnedSite], key: Ed25519PrivateKey) -> None:
-        self._sites, self._key = sites, key
+        self._folder, self._sites, self._key = folder, sites, key
         self._logs = {site: HeadLog(folder / f"{site}.heads") for site in sites}
 
     def ledger_key(self, site: str) -> Ed25519PublicKey:
@@ -51,7 +51,7 @@ class Witness:
 
     def seen(self, site: str) -> int:
         """Return the size of the last countersigned head of a site, 0 if none."""
-        return self._logs[site].size
+        return self._log(site).size
 
     def check(self, site: str, note: str, proof: Iterable[str]) -> Checkpoint:
         """Return the head of a note if it extends the last countersigned one.
@@ -66,7 +66,7 @@ class Witness:
             LedgerBehind: the head is older than the last one: the ledger is an older copy.
             LedgerDamaged: the head does not extend the last one: another history.
         """
-        head, last = open_checkpoint(note, site, self.ledger_key(site)), self._logs[site].head
+        head, last = open_checkpoint(note, site, self.ledger_key(site)), self._log(site).head
         if last is not None and head.size < last.size:
             raise LedgerBehind(
                 f"the ledger of site '{site}' is older than the head this coordinator countersigned",
@@ -111,7 +111,7 @@ class Witness:
             LedgerDamaged: copies are missing.
             WitnessUnavailable: it could not be written down.
         """
-        head, log = self.check(site, note, proof), self._logs[site]
+        head, log = self.check(site, note, proof), self._log(site)
         wanted = range(log.size, head.size)
         new = [copy for copy in copies if copy[0] in wanted]
         if [position for position, _ in new] != list(wanted):
@@ -132,11 +132,16 @@ class Witness:
             site: a site with `seen(site) > 0`.
             challenge: of its gate's process.
         """
-        head = self._logs[site].head
+        head = self._log(site).head
         if head is None:
             raise ValueError(f"no head of site '{site}' was countersigned")
         return sign_receipt(Receipt(site=site, size=head.size, root=head.root, challenge=challenge), self._key)
 
     def page(self, site: str, first: int) -> bytes:
         """Return a page of the site's sealed copies from a position on; empty at the end."""
-        return page_of(self._logs[site].copies(first))
+        return page_of(self._log(site).copies(first))
+
+    def _log(self, site: str) -> HeadLog:
+        if site not in self._logs and site in self._sites:
+            self._logs[site] = HeadLog(self._folder / f"{site}.heads")
+        return self._logs[site]

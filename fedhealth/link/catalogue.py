@@ -26,12 +26,11 @@ def catalogue_service(signed_studies: Iterable[bytes]) -> Service:
     """Return the service that tells a site which studies wait for it.
 
     Args:
-        signed_studies: at most `MAX_STUDIES`, none longer than a signed study may be.
+        signed_studies: at most `MAX_STUDIES`, none longer than a signed study may be; gone through at each question.
     """
-    answer = b"".join(_LENGTH.pack(len(study)) + study for study in signed_studies)
 
     async def tell(_question: bytes) -> bytes:
-        return answer
+        return b"".join(_LENGTH.pack(len(study)) + study for study in signed_studies)
 
     return service_of(tell, longest_question=0)
 

@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from fedhealth.coordinator.asking import Asker, NoRelease
+from fedhealth.coordinator.participation import quorum_of
 from fedhealth.coordinator.server_app import StudyCodec
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
-from fedhealth.flower.rounds import EXAMPLES, evaluate_model, strategy_for, train_rounds
+from fedhealth.flower.rounds import EXAMPLES, Course, evaluate_model, strategy_for, train_rounds
 from fedhealth.learning.diagnosis import STEPS
 from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.policy.rules import Policy
@@ -152,11 +153,14 @@ class InProcessFederation:
     def train(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """Yield the number and the weights of each round."""
         start = np.zeros(plan_study(self.study)["train"].input_length)
-        yield from train_rounds(self._grid, self._strategy, start, self.study.training.rounds)
+        course = Course(self.study.training.rounds, quorum_of(self.study, self._gates).holds)
+        for trained in train_rounds(self._grid, self._strategy, start, course):
+            yield trained.round, trained.weights
 
     def evaluate(self, weights: NDArray[np.float64]) -> dict[str, dict[str, float]]:
         """Return the noisy counts of each site."""
-        replies = evaluate_model(self._grid, self._strategy, weights)
+        quorum = quorum_of(self.study, self._gates)
+        replies, _ = evaluate_model(self._grid, self._strategy, weights, quorum.holds)
         return {
             site: {cell: float(str(count)) for cell, count in reply.items() if cell != EXAMPLES}
             for site, reply in replies.items()

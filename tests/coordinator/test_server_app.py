@@ -11,19 +11,22 @@ import safetensors.numpy
 from flwr.app import Context, RecordDict
 
 from fedhealth.coordinator.app_frames import (
-    Failed,
     Finished,
     Go,
+    Halted,
     RoundDone,
     exchange,
     unpack_question,
 )
+from fedhealth.coordinator.participation import CompletedRound, rounds_of
+from fedhealth.coordinator.round_checkpoint import CHECKPOINT_FILE, load_checkpoint, store_checkpoint
 from fedhealth.coordinator.run_folder import MODEL
-from fedhealth.coordinator.server_app import CHECKPOINT_FILE, StudyCodec, build_app, store_model
+from fedhealth.coordinator.server_app import StudyCodec, build_app, store_model
 from fedhealth.errors import FederationFailed
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
 from fedhealth.learning.plan import encode_release, plan_study
 from fedhealth.link.frames import MAX_FRAME_BYTES, pack
+from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.study.protocol import Study
 
 STUDY = Study.model_validate(
@@ -64,7 +67,7 @@ def read_frame(connection):
     return rest
 
 
-def run_app(folder, ask, seen):
+def run_app(folder, ask, seen, study=STUDY):
     """Run the app to its end against a main process that says Go to everything and shows it to `seen`."""
     ours, theirs = socket.socketpair()
 
@@ -77,10 +80,10 @@ def run_app(folder, ask, seen):
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     set_task_identity(run_id=1)
-    grid = LinkGrid(list(DECLARED), ask, StudyCodec(STUDY, DECLARED))
+    grid = LinkGrid(list(DECLARED), ask, StudyCodec(study, DECLARED))
     try:
         context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})
-        build_app(grid, STUDY, folder, ours)(grid, context)
+        build_app(grid, study, folder, ours)(grid, context)
     finally:
         grid.close()
         ours.close()
@@ -93,28 +96,49 @@ def load(path):
         return file.get_tensor("weights"), json.loads(file.metadata()["fedhealth"])
 
 
+# One step of 5 and -5 from each site: w moves by -0.5 * grid * 10 / 0.75 / 400 and back a round.
+UNIT = 0.5 * plan_study(STUDY)["train"].mechanism.grid * 10 / 0.75 / 400
+
+
 def test_a_round_is_said_to_be_done_only_when_it_is_on_disk(tmp_path):
-    # One step of 5 and -5 from each site: w moves by -0.5 * grid * 10 / 0.75 / 400 and back a round.
-    unit = 0.5 * plan_study(STUDY)["train"].mechanism.grid * 10 / 0.75 / 400
     said = []
 
     def seen(question):
         said.append(question)
         if isinstance(question, RoundDone):
-            weights, notes = load(tmp_path / CHECKPOINT_FILE)
-            assert notes == {"study": STUDY.digest, "rounds": question.round}
-            np.testing.assert_allclose(weights, np.array([-unit, unit]) * question.round, rtol=1e-12)
+            kept = load_checkpoint(tmp_path, STUDY.digest)
+            assert kept.sha256 == question.checkpoint_sha256
+            assert rounds_of(kept.notes.rounds) == [CompletedRound(n, n) for n in range(1, question.round + 1)]
+            np.testing.assert_allclose(kept.weights, np.array([-UNIT, UNIT]) * question.round, rtol=1e-12)
         if isinstance(question, Finished):
             assert load(tmp_path / MODEL)[1] == {"study": STUDY.digest, "rounds": 3}
 
     run_app(tmp_path, answer, seen)
     assert [question.kind for question in said] == ["round-done"] * 3 + ["finished"]
-    assert [question.round for question in said[:3]] == [1, 2, 3]
+    assert [(question.round, question.number) for question in said[:3]] == [(1, 1), (2, 2), (3, 3)]
     assert sorted(said[-1].counts) == ["ward-a", "ward-b"]
-    assert not (tmp_path / CHECKPOINT_FILE).exists()
+    assert (tmp_path / CHECKPOINT_FILE).exists()  # until the coordinator has the counts
 
 
-def test_a_missing_site_ends_the_study_in_that_round_without_a_model(tmp_path):
+def test_a_checkpoint_names_the_releases_that_its_round_brought(tmp_path):
+    asked = []
+
+    def ask(site, step, number, data):
+        asked.append((site, step, number, data))
+        return answer(site, step, number, data)
+
+    def seen(question):
+        if isinstance(question, RoundDone):
+            site, step, number, data = next(each for each in asked if each[2] == question.number)
+            identity = ReleaseIdentity(
+                site=site, study=STUDY.digest, step=step, round=number, input_digest=input_digest(data)
+            )
+            assert load_checkpoint(tmp_path, STUDY.digest).notes.releases[site] == (identity.digest,)
+
+    run_app(tmp_path, ask, seen)
+
+
+def test_a_missing_site_halts_the_study_in_that_round_without_a_model(tmp_path):
     def ask(site, step, number, data):
         if (site, number) == ("ward-b", 2):
             raise NotReleased("budget-spent")
@@ -122,10 +146,12 @@ def test_a_missing_site_ends_the_study_in_that_round_without_a_model(tmp_path):
 
     said = []
     run_app(tmp_path, ask, said.append)
-    assert [question.kind for question in said] == ["round-done", "failed"]
-    assert said[-1] == Failed(round=2, absent={"ward-b": "budget-spent"})
+    assert [question.kind for question in said] == ["round-done", "halted"]
+    assert said[-1] == Halted(round=2, absent={"ward-b": "budget-spent"})
     assert not (tmp_path / MODEL).exists()
-    assert load(tmp_path / CHECKPOINT_FILE)[1]["rounds"] == 1  # what was done is kept
+    said.clear()
+    run_app(tmp_path, answer, said.append)  # it is back
+    assert [getattr(question, "round", None) for question in said] == [2, 3, None]
 
 
 def test_a_site_missing_from_the_evaluation_leaves_no_model(tmp_path):
@@ -136,7 +162,7 @@ def test_a_site_missing_from_the_evaluation_leaves_no_model(tmp_path):
 
     said = []
     run_app(tmp_path, ask, said.append)
-    assert said[-1].absent == {"ward-a": "away"}
+    assert said[-1] == Halted(round=0, absent={"ward-a": "away"})
     assert not (tmp_path / MODEL).exists()
 
 
@@ -173,4 +199,127 @@ def test_a_main_process_that_is_gone_is_named(reply):
     theirs.sendall(reply)
     theirs.shutdown(socket.SHUT_WR)
     with ours, theirs, pytest.raises(FederationFailed, match="main process does not answer"):
-        exchange(ours, RoundDone(round=1, seconds=0.0))
+        exchange(ours, Halted(round=1, absent={}))
+
+
+def quorum_study(**sites):
+    return Study.model_validate(STUDY.model_dump(mode="json") | {"sites": sites})
+
+
+def answer_but(refusals):
+    """Answer as the sites do, but for these refusals by (site, step, number)."""
+
+    def ask(site, step, number, data):
+        if (site, step, number) in refusals:
+            raise NotReleased(refusals[site, step, number])
+        return answer(site, step, number, data)
+
+    return ask
+
+
+def test_a_round_counts_with_a_quorum_and_says_who_was_absent(tmp_path):
+    said = []
+    ask = answer_but({("ward-b", "train", 2): "away", ("ward-a", "evaluate", 1): "busy"})
+    run_app(tmp_path, ask, said.append, quorum_study(quorum=1))
+    assert [question.absent for question in said] == [{}, {"ward-b": "away"}, {}, {"ward-a": "busy"}]
+    assert list(said[-1].counts) == ["ward-b"]
+    # Round 2 is ward-a's alone: its update is its 5 steps over its own 75 training patients, 4/2 of a common round's.
+    np.testing.assert_allclose(load(tmp_path / MODEL)[0], np.array([-UNIT, UNIT]) * 4, rtol=1e-12)
+
+
+def test_a_required_site_is_missed_whatever_the_quorum(tmp_path):
+    said = []
+    ask = answer_but({("ward-b", "train", 1): "away"})
+    run_app(tmp_path, ask, said.append, quorum_study(quorum=1, required=["ward-b"]))
+    assert said == [Halted(round=1, absent={"ward-b": "away"})]
+
+
+def test_a_round_whose_releases_are_lost_is_asked_for_again_under_the_next_number(tmp_path):
+    said, asked = [], []
+    lost = answer_but({("ward-a", "train", 2): "bad-request"})
+
+    def ask(site, step, number, data):
+        asked.append((site, step, number, data))
+        return lost(site, step, number, data)
+
+    run_app(tmp_path, ask, said.append)
+    assert [(question.round, question.number) for question in said[:-1]] == [(1, 1), (2, 3), (3, 4)]
+    second, third = ({each[3] for each in asked if each[1:3] == ("train", number)} for number in (2, 3))
+    assert second == third  # the same model is asked about
+    np.testing.assert_allclose(load(tmp_path / MODEL)[0], np.array([-UNIT, UNIT]) * 3, rtol=1e-12)
+
+
+def test_spare_numbers_are_used_up_once(tmp_path):
+    # 2 spare rounds: numbers 1 and 2 may be lost, 3 is the last that can be round 1 of 3.
+    said = []
+    run_app(tmp_path, answer_but({("ward-a", "train", n): "bad-request" for n in (1, 2, 3)}), said.append)
+    assert said == [Halted(round=1, absent={"ward-a": "bad-request"})]
+    said.clear()
+    run_app(tmp_path, answer_but({("ward-a", "train", n): "bad-request" for n in (1, 2)}), said.append)
+    assert [(question.round, question.number) for question in said[:-1]] == [(1, 3), (2, 4), (3, 5)]
+
+
+class Killed(BaseException):
+    """A process that is gone."""
+
+
+MOMENTUM = Study.model_validate(
+    STUDY.model_dump(mode="json")
+    | {"training": STUDY.training.model_dump() | {"rounds": 4, "strategy": "fedavgm", "server_momentum": 0.7}}
+)
+
+
+@pytest.mark.parametrize("moment", ["before the write", "after the write"])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_run_that_is_cut_off_at_a_checkpoint_asks_the_same_bytes_and_ends_with_the_same_model(
+    tmp_path, monkeypatch, moment, number
+):
+    def ask(site, step, number, data):
+        # An answer that depends on every bit of the question, as a gate's does.
+        chance = np.random.default_rng([*input_digest(data).encode(), site == "ward-a"])
+        return encode_release(chance.integers(-(10**6), 10**6, 2)) if step == "train" else answer(site, step, 1, data)
+
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    run_app(calm, ask, lambda _: None, MOMENTUM)
+    asked = {}
+
+    def watched(site, step, number, data):
+        assert asked.setdefault((site, step, number), data) == data  # another input would be another charge
+        return ask(site, step, number, data)
+
+    count = 0
+
+    def cut(*arguments):
+        nonlocal count
+        count += 1
+        if count == number and moment == "before the write":
+            raise Killed
+        sha256 = store_checkpoint(*arguments)
+        if count == number and moment == "after the write":
+            raise Killed
+        return sha256
+
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    monkeypatch.setattr("fedhealth.coordinator.server_app.store_checkpoint", cut)
+    with pytest.raises(Killed):
+        run_app(folder, watched, lambda _: None, MOMENTUM)
+    said = []
+    run_app(folder, watched, said.append, MOMENTUM)
+    first = number + (moment == "after the write")
+    assert [question.round for question in said[:-1]] == list(range(first, 5))
+    assert (folder / MODEL).read_bytes() == (calm / MODEL).read_bytes()
+    assert len(asked) == 2 * 4 + 2
+
+
+def test_a_checkpoint_of_another_study_or_a_damaged_one_is_not_gone_on_from(tmp_path):
+    run_app(tmp_path, answer, lambda _: None)
+    with pytest.raises(FederationFailed, match="of another study"):
+        load_checkpoint(tmp_path, "ab" * 32)
+    path = tmp_path / CHECKPOINT_FILE
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100], b"\0" * 64, whole.replace(b"fedhealth", b"fedwealth")):
+        path.write_bytes(damaged)
+        with pytest.raises(FederationFailed, match="damaged"):
+            load_checkpoint(tmp_path, STUDY.digest)

@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from postgres_server import running_postgres
 from sqlalchemy import create_engine, inspect, text
 
+from fedhealth.coordinator.asking import Shown
+from fedhealth.coordinator.participation import CompletedRound
 from fedhealth.coordinator.store.database import DATABASE_FILE, StoreUnavailable, migrate, open_database
-from fedhealth.coordinator.store.runs import CompletedRound, Runs
+from fedhealth.coordinator.store.runs import Runs
 from fedhealth.coordinator.store.studies import Studies
 from fedhealth.coordinator.store.tables import Base, StudyState
 from fedhealth.errors import ConfigInvalid
@@ -229,7 +231,7 @@ def run(opened):
     engine = opened()
     studies, runs = Studies(engine), Runs(engine)
     digest = submit(studies).digest
-    runs.begin(digest, "/results", 50)
+    runs.begin(digest, "/results", SITES, 50)
     return studies, runs, digest
 
 
@@ -239,24 +241,24 @@ def done(number, absent=None):
 
 def test_rounds_say_who_took_part_and_who_was_absent_why(run):
     _, runs, digest = run
-    runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, {}, [], None, 1)
-    runs.keep_rounds(digest, SITES, [CompletedRound(2, 4, {"ward-b": "away"})], "22" * 32, {}, [], None, 2)
+    runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, Shown(), None, 1)
+    runs.keep_rounds(digest, SITES, [CompletedRound(2, 4, {"ward-b": "away"})], "22" * 32, Shown(), None, 2)
     assert runs.rounds(digest) == [done(1), CompletedRound(2, 4, {"ward-b": "away"})]
 
 
 def test_rounds_that_are_here_are_left_alone_when_a_run_catches_up_with_its_checkpoint(run):
     _, runs, digest = run
-    runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, {}, [], None, 1)
+    runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, Shown(), None, 1)
     three = [done(1), done(2, {"ward-a": "busy"}), done(3)]
-    runs.keep_rounds(digest, SITES, three, "33" * 32, {"ward-a": ["aa" * 32]}, [], None, 2)
-    runs.keep_rounds(digest, SITES, three, "33" * 32, {"ward-a": ["aa" * 32]}, [], None, 3)
+    runs.keep_rounds(digest, SITES, three, "33" * 32, Shown({"ward-a": ["aa" * 32]}), None, 2)
+    runs.keep_rounds(digest, SITES, three, "33" * 32, Shown({"ward-a": ["aa" * 32]}), None, 3)
     assert runs.rounds(digest) == three
     assert runs.unacknowledged(digest) == {"ward-a": ["aa" * 32]}
 
 
 def test_a_run_whose_checkpoint_is_older_forgets_the_rounds_after_it(run):
     _, runs, digest = run
-    runs.keep_rounds(digest, SITES, [done(1), done(2), done(3)], "33" * 32, {}, [], None, 1)
+    runs.keep_rounds(digest, SITES, [done(1), done(2), done(3)], "33" * 32, Shown(), None, 1)
     runs.rewind(digest, 1)
     assert runs.rounds(digest) == [done(1)]
     runs.rewind(digest, 0)
@@ -266,10 +268,10 @@ def test_a_run_whose_checkpoint_is_older_forgets_the_rounds_after_it(run):
 def test_a_receipt_is_waited_for_until_it_was_given(run):
     _, runs, digest = run
     a, b, c = "aa" * 32, "bb" * 32, "cc" * 32
-    runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, {"ward-a": [a], "ward-b": [b]}, [], None, 1)
-    runs.keep_rounds(digest, SITES, [done(2)], "22" * 32, {"ward-a": [c]}, [a], {"event": "round"}, 2)
+    runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, Shown({"ward-a": [a], "ward-b": [b]}), None, 1)
+    runs.keep_rounds(digest, SITES, [done(2)], "22" * 32, Shown({"ward-a": [c]}, [a]), {"event": "round"}, 2)
     assert runs.unacknowledged(digest) == {"ward-a": [c], "ward-b": [b]}
-    runs.finish(digest, [b, c], 9)
+    runs.finish(digest, Shown(acknowledged=[b, c]), 9)
     assert runs.unacknowledged(digest) == {}
     assert runs.find(digest).finished_at == 9
 
@@ -278,7 +280,7 @@ def test_a_round_is_kept_whole_or_not_at_all(run):
     studies, runs, digest = run
     before = studies.events(digest)
     with pytest.raises(TypeError):  # an event that is no JSON, last of all that the round writes
-        runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, {"ward-a": ["aa" * 32]}, [], {"event": object()}, 1)
+        runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, Shown({"ward-a": ["aa" * 32]}), {"event": object()}, 1)
     assert runs.rounds(digest) == []
     assert runs.unacknowledged(digest) == {}
     assert studies.events(digest) == before
@@ -286,23 +288,31 @@ def test_a_round_is_kept_whole_or_not_at_all(run):
 
 def test_a_run_is_begun_once_and_then_gone_on_with_in_its_folder(run):
     _, runs, digest = run
-    again = runs.begin(digest, "/elsewhere", 99)
-    assert (again.folder, again.starts, again.started_at, again.finished_at) == ("/results", 2, 50, None)
+    again = runs.begin(digest, "/elsewhere", ["ward-c"], 99)
+    assert (again.folder, again.sites, again.starts, again.started_at) == ("/results", SITES, 2, 50)
+    assert again.finished_at is None
     assert again.counts is None
 
 
 def test_counts_are_kept_to_the_last_bit_before_a_site_may_drop_them(run):
     _, runs, digest = run
     counts = {"ward-a": {"true-positive": 0.1 + 0.2, "false-positive": -1e-17}}
-    runs.keep_counts(digest, counts, {"ward-b": "away"}, {"ward-a": ["aa" * 32]}, 5)
+    runs.keep_counts(digest, counts, {"ward-b": "away"}, Shown({"ward-a": ["aa" * 32]}), 5)
     found = runs.find(digest)
     assert (found.counts, found.absent) == (counts, {"ward-b": "away"})
     assert runs.unacknowledged(digest) == {"ward-a": ["aa" * 32]}
 
 
+def test_the_newest_head_of_each_site_is_kept(run):
+    _, runs, digest = run
+    runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, Shown(heads={"ward-a": "1", "ward-b": "1"}), None, 1)
+    runs.keep_rounds(digest, SITES, [done(2)], "22" * 32, Shown(heads={"ward-b": "2"}), None, 2)
+    assert runs.heads(digest) == {"ward-a": "1", "ward-b": "2"}
+
+
 def test_what_was_removed_leaves_that_it_was(run):
     studies, runs, digest = run
-    runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, {"ward-a": ["aa" * 32]}, [], None, 1)
+    runs.keep_rounds(digest, SITES, [done(1)], "11" * 32, Shown({"ward-a": ["aa" * 32]}), None, 1)
     runs.remove(digest, 77)
     assert (runs.find(digest), runs.rounds(digest), runs.unacknowledged(digest)) == (None, [], {})
     assert studies.find(digest).removed_at == 77

@@ -8,14 +8,30 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
+from fedhealth.coordinator.participation import quorum_of
 from fedhealth.coordinator.server_app import StudyCodec
 from fedhealth.flower.link_grid import LinkGrid, set_task_identity
-from fedhealth.flower.rounds import SiteMissing, arrays_of, evaluate_model, strategy_for, train_rounds, weights_of
+from fedhealth.flower.rounds import (
+    RELEASE_NUMBER,
+    Course,
+    SiteMissing,
+    arrays_of,
+    evaluate_model,
+    strategy_for,
+    train_rounds,
+    weights_of,
+)
 
 
 def run(grid, study, start=(0.0, 0.0), rounds=None):
-    strategy = strategy_for(study, len(list(grid.get_node_ids())))
-    return list(train_rounds(grid, strategy, np.array(start), rounds or study.training.rounds))
+    sites = [grid.site_of(node) for node in grid.get_node_ids()]
+    course = Course(rounds or study.training.rounds, quorum_of(study, sites).holds)
+    strategy = strategy_for(study, len(sites))
+    return [(each.round, each.weights) for each in train_rounds(grid, strategy, np.array(start), course)]
+
+
+def everybody(given):
+    return len(given) == 2
 
 
 def test_fedavg_weighs_sites_by_their_declared_patients(study, scripted, grid_of, unit_of):
@@ -79,7 +95,7 @@ def test_replies_come_in_the_order_of_the_sites_names(study, scripted, grid_of):
     slow_first = {name: 0.002 * (len(MANY) - place) for place, name in enumerate(sorted(MANY))}
     ask = scripted({name: [1, 1] for name in MANY}, delay=lambda site: time.sleep(slow_first[site]))
     grid = grid_of(protocol, ask, MANY)
-    content = {"arrays": arrays_of(np.zeros(2)), "config": ConfigRecord({"server-round": 1})}
+    content = {"arrays": arrays_of(np.zeros(2)), "config": ConfigRecord({RELEASE_NUMBER: 1})}
     nodes = list(grid.get_node_ids())
     messages = [grid.create_message(RecordDict(content), MessageType.TRAIN, node, "") for node in reversed(nodes)]
     replies = list(grid.send_and_receive(messages))
@@ -89,7 +105,7 @@ def test_replies_come_in_the_order_of_the_sites_names(study, scripted, grid_of):
 
 def test_a_reply_can_be_pulled_once(study, scripted, grid_of):
     grid = grid_of(study(), scripted())
-    content = RecordDict({"arrays": arrays_of(np.zeros(2)), "config": ConfigRecord({"server-round": 1})})
+    content = RecordDict({"arrays": arrays_of(np.zeros(2)), "config": ConfigRecord({RELEASE_NUMBER: 1})})
     ids = list(grid.push_messages([grid.create_message(content, MessageType.TRAIN, 1, "")]))
     assert len(list(grid.pull_messages(ids))) == 1
     assert list(grid.pull_messages(ids)) == []
@@ -101,8 +117,8 @@ def test_a_site_that_refuses_is_named_with_its_code(study, scripted, grid_of, co
     protocol = study()
     ask = scripted(refuse={("ward-b", "train", 2): code})
     strategy = strategy_for(protocol, 2)
-    rounds = train_rounds(grid_of(protocol, ask), strategy, np.zeros(2), 3)
-    assert next(rounds)[0] == 1
+    rounds = train_rounds(grid_of(protocol, ask), strategy, np.zeros(2), Course(3, everybody))
+    assert next(rounds).round == 1
     with pytest.raises(SiteMissing) as caught:
         next(rounds)
     assert caught.value.absent == {"ward-b": code}
@@ -114,7 +130,7 @@ def test_all_sites_that_refuse_are_named(study, scripted, grid_of):
     protocol = study()
     ask = scripted(refuse={("ward-a", "evaluate", 1): "busy", ("ward-b", "evaluate", 1): "away"})
     with pytest.raises(SiteMissing) as caught:
-        evaluate_model(grid_of(protocol, ask), strategy_for(protocol, 2), np.zeros(2))
+        evaluate_model(grid_of(protocol, ask), strategy_for(protocol, 2), np.zeros(2), everybody)
     assert caught.value.absent == {"ward-a": "busy", "ward-b": "away"}
 
 
@@ -129,7 +145,8 @@ def test_a_site_whose_payload_is_not_of_the_step_is_named(study, scripted, grid_
 
 def test_an_evaluation_returns_each_sites_noisy_counts(study, scripted, grid_of):
     protocol, ask = study(), scripted()
-    counts = evaluate_model(grid_of(protocol, ask), strategy_for(protocol, 2), np.array([1.0, 2.0]))
+    counts, absent = evaluate_model(grid_of(protocol, ask), strategy_for(protocol, 2), np.array([1.0, 2.0]), everybody)
+    assert absent == {}
     assert sorted(counts) == ["ward-a", "ward-b"]
     from fedhealth.learning.plan import plan_study
 

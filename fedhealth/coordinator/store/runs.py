@@ -12,23 +12,10 @@ from typing import Any
 from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.orm import Session
 
+from fedhealth.coordinator.asking import Shown
+from fedhealth.coordinator.participation import CompletedRound
 from fedhealth.coordinator.store.studies import event_row
-from fedhealth.coordinator.store.tables import PartRow, ReceiptRow, RoundRow, RunRow, StudyRow
-
-
-@dataclass(frozen=True)
-class CompletedRound:
-    """A round of training that counts.
-
-    Attributes:
-        round: from 1.
-        number: of its releases.
-        absent: the public code of each site that gave none; every other site of the study gave one.
-    """
-
-    round: int
-    number: int
-    absent: Mapping[str, str]
+from fedhealth.coordinator.store.tables import HeadRow, PartRow, ReceiptRow, RoundRow, RunRow, StudyRow
 
 
 @dataclass(frozen=True)
@@ -37,6 +24,7 @@ class KnownRun:
 
     Attributes:
         folder: where its files are.
+        sites: all sites of the study, for ever those that had joined when it was begun.
         starts: how often it was begun or gone on with.
         counts: the released counts of each site, once the model was evaluated.
         absent: the public code of each site that gave none then.
@@ -45,6 +33,7 @@ class KnownRun:
     """
 
     folder: str
+    sites: tuple[str, ...]
     starts: int
     counts: Mapping[str, Mapping[str, float]] | None
     absent: Mapping[str, str]
@@ -62,12 +51,12 @@ class Runs:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def begin(self, study: str, folder: str, at: int) -> KnownRun:
-        """Begin the run of a study, or go on with it; a run stays in its folder."""
+    def begin(self, study: str, folder: str, sites: Iterable[str], at: int) -> KnownRun:
+        """Begin the run of a study, or go on with it; a run stays in its folder and with its sites."""
         with Session(self._engine) as session:
             row = session.get(RunRow, study)
             if row is None:
-                row = RunRow(study=study, folder=folder, starts=0, started_at=at)
+                row = RunRow(study=study, folder=folder, sites=json.dumps(sorted(sites)), starts=0, started_at=at)
                 session.add(row)
             row.starts += 1
             session.commit()
@@ -85,8 +74,7 @@ class Runs:
         sites: Iterable[str],
         rounds: Sequence[CompletedRound],
         checkpoint_sha256: str,
-        receipts: Mapping[str, Iterable[str]],
-        given: Sequence[str],
+        shown: Shown,
         event: Mapping[str, Any] | None,
         at: int,
     ) -> None:
@@ -97,35 +85,25 @@ class Runs:
             sites: all sites of the study.
             rounds: in order; usually one.
             checkpoint_sha256: of the checkpoint that holds them.
-            receipts: the releases in it that no receipt has named yet, by site.
-            given: releases that a site's answer to a receipt has shown to be acknowledged.
+            shown: what the sites have shown and been told meanwhile.
             event: what is told of it; None for nothing.
             at: milliseconds of Unix time.
         """
         with Session(self._engine) as session:
-            here = set(session.scalars(select(RoundRow.round).where(RoundRow.study == study))) if rounds[1:] else set()
+            first = rounds[0].round if rounds else 0
+            later = select(RoundRow.round).where(RoundRow.study == study, RoundRow.round >= first)
+            here = set(session.scalars(later))
             new = [each for each in rounds if each.round not in here]
             if new:
-                rows = [
-                    {
-                        "study": study,
-                        "round": each.round,
-                        "number": each.number,
-                        "checkpoint_sha256": checkpoint_sha256,
-                        "at": at,
-                    }
-                    for each in new
-                ]
-                session.execute(insert(RoundRow), rows)
+                same = {"study": study, "checkpoint_sha256": checkpoint_sha256, "at": at}
+                session.execute(insert(RoundRow), [same | {"round": each.round, "number": each.number} for each in new])
                 parts = [
                     {"study": study, "round": each.round, "site": site, "absent": each.absent.get(site)}
                     for each in new
                     for site in sites
                 ]
                 session.execute(insert(PartRow), parts)
-            self._keep_receipts(session, study, receipts)
-            if given:
-                session.execute(update(ReceiptRow).where(ReceiptRow.release.in_(given)).values(given=True))
+            _keep_shown(session, study, shown)
             if event is not None:
                 session.add(event_row(study, event, at))
             session.commit()
@@ -137,26 +115,21 @@ class Runs:
             session.commit()
 
     def keep_counts(
-        self,
-        study: str,
-        counts: Mapping[str, Mapping[str, float]],
-        absent: Mapping[str, str],
-        receipts: Mapping[str, Iterable[str]],
-        at: int,
+        self, study: str, counts: Mapping[str, Mapping[str, float]], absent: Mapping[str, str], shown: Shown, at: int
     ) -> None:
         """Write down what the sites released of the model; from then on they may drop it."""
         with Session(self._engine) as session:
             row = session.get_one(RunRow, study)
             row.counts, row.absent = json.dumps(counts, sort_keys=True), json.dumps(absent, sort_keys=True)
-            self._keep_receipts(session, study, receipts)
+            _keep_shown(session, study, shown)
             session.add(event_row(study, {"event": "evaluated", "absent": dict(absent)}, at))
             session.commit()
 
-    def finish(self, study: str, given: Sequence[str], at: int) -> None:
-        """Write down that the evidence is written, and which releases are acknowledged."""
+    def finish(self, study: str, shown: Shown, at: int) -> None:
+        """Write down that the evidence is written, and what the sites have shown and been told until now."""
         with Session(self._engine) as session:
             session.get_one(RunRow, study).finished_at = at
-            session.execute(update(ReceiptRow).where(ReceiptRow.release.in_(given)).values(given=True))
+            _keep_shown(session, study, shown)
             session.commit()
 
     def rounds(self, study: str) -> list[CompletedRound]:
@@ -186,22 +159,33 @@ class Runs:
             session.add(event_row(study, {"event": "results-removed"}, at))
             session.commit()
 
-    @staticmethod
-    def _keep_receipts(session: Session, study: str, receipts: Mapping[str, Iterable[str]]) -> None:
-        named = {release: site for site, releases in receipts.items() for release in releases}
-        known = set(session.scalars(select(ReceiptRow.release).where(ReceiptRow.release.in_(list(named)))))
-        rows = [
-            {"release": release, "study": study, "site": site, "given": False}
-            for release, site in named.items()
-            if release not in known
-        ]
-        if rows:
-            session.execute(insert(ReceiptRow), rows)
+    def heads(self, study: str) -> dict[str, str]:
+        """Return the last head that each site has shown in a run, as its signed note."""
+        with Session(self._engine) as session:
+            return {row.site: row.note for row in session.scalars(select(HeadRow).where(HeadRow.study == study))}
+
+
+def _keep_shown(session: Session, study: str, shown: Shown) -> None:
+    named = {release: site for site, releases in shown.releases.items() for release in releases}
+    known = set(session.scalars(select(ReceiptRow.release).where(ReceiptRow.release.in_(list(named)))))
+    rows = [
+        {"release": release, "study": study, "site": site, "given": False}
+        for release, site in named.items()
+        if release not in known
+    ]
+    if rows:
+        session.execute(insert(ReceiptRow), rows)
+    if shown.acknowledged:
+        given = update(ReceiptRow).where(ReceiptRow.release.in_(shown.acknowledged))
+        session.execute(given.values(given=True).execution_options(synchronize_session=False))
+    for site, note in shown.heads.items():
+        session.merge(HeadRow(study=study, site=site, note=note))
 
 
 def _known(row: RunRow) -> KnownRun:
     return KnownRun(
         folder=row.folder,
+        sites=tuple(json.loads(row.sites)),
         starts=row.starts,
         counts=None if row.counts is None else json.loads(row.counts),
         absent=json.loads(row.absent or "{}"),

@@ -66,6 +66,10 @@ class Studies:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def close(self) -> None:
+        """Close the database, for the runs in it too."""
+        self._engine.dispose()
+
     def submit(self, signed: SignedStudy, data: bytes, retention_days: int, at: int) -> KnownStudy:
         """Take in a study, once: the same study again changes nothing.
 

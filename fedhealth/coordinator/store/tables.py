@@ -136,6 +136,7 @@ class RunRow(Base):
     Attributes:
         study: its digest.
         folder: where checkpoint, model and evidence go.
+        sites: JSON list of all sites of the study.
         starts: how often it was begun or gone on with.
         counts: JSON of each site's released counts, once the model was evaluated; they are noised and charged.
         absent: JSON of the public code of each site that gave none.
@@ -146,6 +147,7 @@ class RunRow(Base):
     __tablename__ = "run"
     study: Mapped[str] = mapped_column(_DIGEST, ForeignKey("study.digest", ondelete="CASCADE"), primary_key=True)
     folder: Mapped[str]
+    sites: Mapped[str]
     starts: Mapped[int]
     counts: Mapped[str | None]
     absent: Mapped[str | None]
@@ -205,6 +207,21 @@ class ReceiptRow(Base):
     study: Mapped[str] = mapped_column(_DIGEST, ForeignKey("run.study", ondelete="CASCADE"), index=True)
     site: Mapped[str] = mapped_column(String(63))
     given: Mapped[bool]
+
+
+class HeadRow(Base):
+    """The last head that a site has shown in a run; what is published of a site that is away at the end.
+
+    Attributes:
+        study: its digest.
+        site: the site's id.
+        note: the signed head.
+    """
+
+    __tablename__ = "head"
+    study: Mapped[str] = mapped_column(_DIGEST, ForeignKey("run.study", ondelete="CASCADE"), primary_key=True)
+    site: Mapped[str] = mapped_column(String(63), primary_key=True)
+    note: Mapped[str] = mapped_column(String(1000))
 
 
 class EventRow(Base):

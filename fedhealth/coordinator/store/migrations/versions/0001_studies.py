@@ -54,6 +54,7 @@ def upgrade() -> None:
         "run",
         sa.Column("study", sa.String(length=64), nullable=False),
         sa.Column("folder", sa.String(), nullable=False),
+        sa.Column("sites", sa.String(), nullable=False),
         sa.Column("starts", sa.BigInteger(), nullable=False),
         sa.Column("counts", sa.String(), nullable=True),
         sa.Column("absent", sa.String(), nullable=True),
@@ -71,6 +72,14 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["study"], ["study.digest"], name=op.f("fk_signature_study"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("study", "act", name=op.f("pk_signature")),
+    )
+    op.create_table(
+        "head",
+        sa.Column("study", sa.String(length=64), nullable=False),
+        sa.Column("site", sa.String(length=63), nullable=False),
+        sa.Column("note", sa.String(length=1000), nullable=False),
+        sa.ForeignKeyConstraint(["study"], ["run.study"], name=op.f("fk_head_study"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("study", "site", name=op.f("pk_head")),
     )
     op.create_table(
         "receipt",
@@ -111,6 +120,7 @@ def downgrade() -> None:
     op.drop_table("round")
     op.drop_index(op.f("ix_receipt_study"), table_name="receipt")
     op.drop_table("receipt")
+    op.drop_table("head")
     op.drop_table("signature")
     op.drop_table("run")
     op.drop_index(op.f("ix_event_study"), table_name="event")

@@ -1,0 +1,118 @@
+"""What a finished run publishes: evidence, report, the signed study and the seal over them, beside the model."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+import fedhealth
+from fedhealth.coordinator.asking import AWAY, UNWITNESSED
+from fedhealth.coordinator.evidence import (
+    Evidence,
+    LedgerHead,
+    Participation,
+    RunResult,
+    SiteResult,
+    evidence_bytes,
+    evidence_of,
+)
+from fedhealth.coordinator.participation import SLOW, CompletedRound, numbers_with, spans_of
+from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, REPORT, SIGNED_STUDY, seal_run
+from fedhealth.coordinator.store.runs import KnownRun
+from fedhealth.coordinator.store.studies import KnownStudy
+from fedhealth.coordinator.witness import PinnedSite
+from fedhealth.errors import RefusalCode
+from fedhealth.learning.plan import plan_study
+from fedhealth.link.frames import Accepted
+from fedhealth.privacy.checkpoint import open_checkpoint
+from fedhealth.secret_file import replace_file
+from fedhealth.signing import load_public_key
+from fedhealth.study.signature import open_signed_study
+
+_PERHAPS_CHARGED = (AWAY, SLOW, UNWITNESSED, RefusalCode.BUSY.value)
+"""What leaves open whether a site charged a release that it did not give; with any other code it did not."""
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes runs of one coordinator.
+
+    Attributes:
+        federation: its name.
+        pinned: the sites that joined.
+        key: the coordinator's witness key, which seals.
+    """
+
+    federation: str
+    pinned: Mapping[str, PinnedSite]
+    key: Ed25519PrivateKey
+
+    def publish(
+        self,
+        known: KnownStudy,
+        run: KnownRun,
+        rounds: Sequence[CompletedRound],
+        approved: Mapping[str, Accepted],
+        heads: Mapping[str, str],
+    ) -> None:
+        """Write what is published into a run's folder, where the model is; each file is old or new, whole.
+
+        Args:
+            known: the study.
+            run: with the counts of its evaluation.
+            rounds: that count.
+            approved: what each site signed.
+            heads: of each site that took part, the newest signed head that it has shown.
+        """
+        from fedhealth.coordinator.report import render_report  # its drawings take a second to load
+
+        folder, signed = Path(run.folder), open_signed_study(known.signed)
+        counts = run.counts or {}
+        lost = any(each.number > each.round for each in rounds)
+        most = plan_study(signed.study)["train"].rounds
+        sites = {}
+        for site, note in heads.items():
+            ledger_key = self.pinned[site].ledger_key
+            head = open_checkpoint(note, site, load_public_key(ledger_key))
+            taken_part = numbers_with(site, rounds)
+            if not taken_part and site not in counts:
+                continue
+            missed = sum(each.absent.get(site) in _PERHAPS_CHARGED for each in rounds)
+            if lost:  # what was asked before is not known here any more; a site never charges more than the envelope
+                missed = most - len(taken_part)
+            sites[site] = SiteResult(
+                declared_patients=approved[site].declared_patients,
+                rounds=taken_part,
+                unconfirmed=missed,
+                evaluations=int(site in counts or run.absent.get(site) in _PERHAPS_CHARGED),
+                noisy_counts=counts.get(site, {}),
+                ledger=LedgerHead(size=head.size, root=head.root, note=note, ledger_key=ledger_key),
+            )
+        result = RunResult(
+            software=f"fedhealth {fedhealth.__version__}",
+            federation=self.federation,
+            started=_time(run.started_at / 1000),
+            finished=_time(datetime.now(UTC).timestamp()),
+            rounds_completed=len(rounds),
+            participation=Participation(sites=run.sites, rounds=spans_of(rounds), evaluation_absent=dict(run.absent)),
+            sites=sites,
+            model_sha256=hashlib.sha256((folder / MODEL).read_bytes()).hexdigest(),
+            unsafe_test_sites=tuple(site for site in sorted(sites) if approved[site].unsafe_test_site),
+        )
+        evidence = evidence_of(signed, result)
+        replace_file(folder / SIGNED_STUDY, known.signed)
+        replace_file(folder / EVIDENCE, evidence_bytes(evidence))
+        replace_file(folder / REPORT, render_report(evidence, signed.study, {}).encode())
+        seal_run(folder, self.key)
+
+
+def published_evidence(folder: Path) -> Evidence:
+    """Return the evidence in a run's folder."""
+    return Evidence.model_validate_json((folder / EVIDENCE).read_bytes())
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
