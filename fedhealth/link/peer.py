@@ -6,6 +6,7 @@ that the peer sent; the peer learns a status code and nothing more.
 
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from cryptography.x509 import Certificate
 
@@ -35,8 +36,10 @@ def refusal_code(context: aio.ServicerContext, error: FedHealthError) -> grpc.St
 def proven_leaf(context: aio.ServicerContext) -> Certificate:
     """Return the certificate that a peer proved in TLS 1.3.
 
+    TLS looked at its dates when the connection was opened, which may be long ago.
+
     Raises:
-        LeafRefused: an older TLS, or no certificate.
+        LeafRefused: an older TLS, no certificate, or one that has ended since.
     """
     facts = context.auth_context()
     version, certificates = facts.get("ssl_tls_version"), facts.get("x509_pem_cert", ())
@@ -45,6 +48,18 @@ def proven_leaf(context: aio.ServicerContext) -> Certificate:
     if len(certificates) != 1:
         raise LeafRefused(Flaw.NO_CERTIFICATE, "none", "a site's")
     try:
-        return parse_certificate(certificates[0])
+        leaf = parse_certificate(certificates[0])
     except IdentityInvalid as error:
         raise LeafRefused(Flaw.MALFORMED, "what cannot be read", "a certificate") from error
+    check_not_over(leaf)
+    return leaf
+
+
+def check_not_over(leaf: Certificate) -> None:
+    """Return if a leaf has not ended by now.
+
+    Raises:
+        LeafRefused: it has.
+    """
+    if datetime.now(UTC) >= leaf.not_valid_after_utc:
+        raise LeafRefused(Flaw.EXPIRED, "a leaf that ended under way", "one that was renewed")

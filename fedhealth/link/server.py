@@ -3,7 +3,7 @@
 Source: gRPC bidirectional streaming over mutual TLS 1.3; a peer's identity is the one URI name of the
 certificate it proved in TLS, never anything it says.
 
-Invariants: a stream carries frames only after TLS 1.3, the certificate's profile and the site's membership
+Invariants: a stream carries frames only after TLS 1.3, the certificate's profile and dates and the site's membership
 were checked; a refused peer learns a status code and nothing else; of two streams of one site the newer
 counts and the older is closed; when a stream ends, every ask waiting on it fails at once.
 
@@ -15,14 +15,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 
 from cryptography.x509 import Certificate
 
 from fedhealth.errors import FedHealthError, LinkUnavailable
 from fedhealth.link.exchange import Exchange
 from fedhealth.link.memory import CHUNK_BYTES, Buffer, keep_freed_memory
-from fedhealth.link.peer import Admission, proven_leaf, refusal_code
+from fedhealth.link.peer import Admission, check_not_over, proven_leaf, refusal_code
 from fedhealth.link.quota import QUOTA_OF_SITE
 from fedhealth.link.renewal import Certify, renewal_handler
 from fedhealth.link.services import PeerAway, Service, away
@@ -39,7 +38,7 @@ from fedhealth.link.session import (
 from fedhealth.link.stream import FrameStream
 from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, server_credentials, server_options
 from fedhealth.pki.identity import TlsIdentity
-from fedhealth.pki.leaf import Flaw, LeafRefused, check_leaf
+from fedhealth.pki.leaf import check_leaf
 from fedhealth.pki.profiles import Role
 
 logger = logging.getLogger(__name__)
@@ -180,8 +179,7 @@ class LinkServer:
         for stream in list(self._streams.values()):
             try:
                 self._admits(stream.site, stream.leaf, Role.SITE)
-                if datetime.now(UTC) >= stream.leaf.not_valid_after_utc:
-                    raise LeafRefused(Flaw.EXPIRED, "a leaf that ended under way", "one that was renewed")
+                check_not_over(stream.leaf)
             except FedHealthError as error:
                 stream.end_code = refusal_code(stream.context, error)
                 self._leave(stream)

@@ -16,8 +16,9 @@ from fedhealth.coordinator.home import (
 )
 from fedhealth.errors import ConfigInvalid, LinkUnavailable
 from fedhealth.link.client import run_link
-from fedhealth.link.renewal import RenewalRefused, ask_renewal
+from fedhealth.link.renewal import RENEWAL_METHOD, RENEWAL_SERVICE, RenewalRefused, ask_renewal
 from fedhealth.link.services import PeerAway, service_of
+from fedhealth.link.tls import METHOD, SERVICE, aio, grpc, open_channel
 from fedhealth.pki.certificates import key_pem, make_key, make_request
 from fedhealth.pki.identity import TlsIdentity
 from fedhealth.pki.profiles import Role
@@ -105,6 +106,31 @@ def test_a_stream_ends_with_its_certificate(home):
             await link.wait_connected({"hungary"}, 3.5)
             await until(lambda: "refused" in states)
             assert link.connected() == frozenset()
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_stayed_up_is_good_for_nothing_once_its_certificate_ended(home):
+    ends = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=4)
+    leaf = joined(home, "hungary", ends - timedelta(hours=24))[0]
+
+    async def main():
+        async with border(home) as (_, address), open_channel(leaf, address, "heart") as channel:
+            renewal = channel.unary_unary(f"/{RENEWAL_SERVICE}/{RENEWAL_METHOD}")
+
+            async def renew():
+                with pytest.raises(aio.AioRpcError) as caught:
+                    await renewal(b"no request at all", timeout=3)
+                return caught.value.code()
+
+            assert await renew() is grpc.StatusCode.INVALID_ARGUMENT, "its certificate was good when it connected"
+            await asyncio.sleep((ends - datetime.now(UTC)).total_seconds() + 0.01)
+            # A new connection would end in TLS, as UNAVAILABLE: it is the same one.
+            assert await renew() is grpc.StatusCode.UNAUTHENTICATED
+            stream = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
+            with pytest.raises(aio.AioRpcError) as caught:
+                await stream.read()
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
     asyncio.run(main())
 
