@@ -144,6 +144,8 @@ def wrapped(text: str, indent: str = "", further: int = 0) -> list[str]:
         80,
         initial_indent=indent,
         subsequent_indent=indent + " " * further,
+        break_long_words=False,  # a path or a digest is to be copied
+        break_on_hyphens=False,
     )
 
 

@@ -75,7 +75,7 @@ def charge(asked, number):
     )
 
 
-def make_gate(folder, *, notes=(), unsafe=False):
+def make_gate(folder, *, site="north", notes=(), unsafe=False):
     """Two studies; of the first's four rounds three are charged, one of them stored; the second is withdrawn.
 
     Entries: created, two approvals, withdrawal, two charges, one stored, one charge: eight.
@@ -83,7 +83,7 @@ def make_gate(folder, *, notes=(), unsafe=False):
     (folder / "studies").mkdir(parents=True)
     public = create_signing_key(folder / "ledger.key")
     created = Created(
-        site="north",
+        site=site,
         ledger_key=public_key_hex(public),
         witness_key=public_key_hex(WITNESS.public_key()),
         budgets={"ward": BUDGET},
@@ -97,8 +97,8 @@ def make_gate(folder, *, notes=(), unsafe=False):
     ledger.append(Withdrawn(study=SECOND.digest, by="ada", at=1_700_000_000_500))
     ledger.reserve(charge(FIRST, 1))
     ledger.reserve(charge(FIRST, 2))
-    head = open_checkpoint(ledger.head(), "north", public)
-    ledger.witness(sign_receipt(Receipt(site="north", size=head.size, root=head.root), WITNESS))
+    head = open_checkpoint(ledger.head(), site, public)
+    ledger.witness(sign_receipt(Receipt(site=site, size=head.size, root=head.root), WITNESS))
     ledger.store(f"{1:064x}", SECRET_PAYLOAD)
     ledger.reserve(charge(FIRST, 3))
     ledger.close()

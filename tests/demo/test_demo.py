@@ -98,6 +98,15 @@ def test_it_leaves_the_published_folder_and_beside_it_what_only_public_data_allo
     assert json.loads((run.folder / "reference.json").read_text(encoding="utf-8"))
 
 
+def test_what_it_published_is_verified_by_a_stranger_with_the_sites_ledgers(run):
+    command = [sys.executable, "-m", "fedhealth.cli.main", "audit", "verify", str(run.folder / "results"), "--json"]
+    done = subprocess.run([*command, "--ledgers", str(run.folder / "state")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 10, done.stderr  # nothing is wrong, but the noise of test sites is known
+    checks = json.loads(done.stdout)["checks"]
+    assert [check for check in checks if check["outcome"] != "ok"] == []
+    assert {f"ledger of {site}" for site in SITES} <= {check["name"] for check in checks}
+
+
 def test_it_shows_every_hospital_in_a_table_and_what_to_do_next(run):
     for site in SITES:
         assert re.search(rf"{site} .*{ROUNDS}/{ROUNDS}", run.done.stdout)
