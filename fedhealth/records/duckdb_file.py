@@ -41,7 +41,7 @@ def opened_file(source: TableSource, hidden: Hidden | None = None) -> Iterator[R
         query, arguments = _one_select(connection, source)
         if hidden is not None:
             _hide(connection, hidden)
-        asked = connection.execute(f"SELECT * FROM ({query}\n) LIMIT 0", arguments)  # noqa: S608
+        asked = connection.execute(f"SELECT * FROM ({query}\n) LIMIT 0", arguments)  # noqa: S608 - the site's own
         names = [str(name) for name, *_ in asked.description or ()]
         kinds = [str(kind) for _, kind, *_ in asked.description or ()]
         own = [f"c{number}" for number in range(len(names))]
@@ -101,7 +101,7 @@ def _hide(connection: duckdb.DuckDBPyConnection, hidden: Hidden) -> None:
     ).fetchall()
     for database, table, column in tables:
         place, name = f"{_quoted(database)}.main.{_quoted(table)}", _quoted(column)
-        spelled = connection.execute(f"SELECT DISTINCT {name}, CAST({name} AS VARCHAR) FROM {place}").fetchall()  # noqa: S608
+        spelled = connection.execute(f"SELECT DISTINCT {name}, CAST({name} AS VARCHAR) FROM {place}").fetchall()  # noqa: S608 - quoted
         own = [
             "'" + text.replace("'", "''") + "'"
             for value, text in spelled
@@ -109,7 +109,7 @@ def _hide(connection: duckdb.DuckDBPyConnection, hidden: Hidden) -> None:
         ]
         if own:
             others = f"coalesce(CAST({name} AS VARCHAR) NOT IN ({', '.join(own)}), true)"
-            connection.execute(f"CREATE TEMP VIEW {_quoted(table)} AS SELECT * FROM {place} WHERE {others}")  # noqa: S608
+            connection.execute(f"CREATE TEMP VIEW {_quoted(table)} AS SELECT * FROM {place} WHERE {others}")  # noqa: S608 - quoted
 
 
 def _quoted(name: str) -> str:
@@ -145,14 +145,15 @@ def _failures_told(source: TableSource) -> Iterator[None]:
             got="a file of another kind or version, or one that another program writes to",
             next_step="Close what writes to it, or export it again.",
         ) from None
-    except duckdb.Error as error:
+    except (duckdb.Error, RuntimeError) as error:  # the latter where a damaged file makes an error that is no text
         raise _cut_short(source, error) from None
 
 
-def _cut_short(source: TableSource, error: duckdb.Error) -> DataUnusable:
+def _cut_short(source: TableSource, error: Exception) -> DataUnusable:
+    of_a_cell = source.query is not None and isinstance(error, duckdb.DataError | duckdb.InvalidInputException)
     return DataUnusable(
         f"the data file {source.file} cannot be read to its end",
         got=type(error).__name__,
-        wanted="a query that no single record can make fail" if source.query else "",
-        next_step="Use TRY_CAST instead of CAST in `query`." if source.query else "Export it again.",
+        wanted="a query that no single record can make fail" if of_a_cell else "",
+        next_step="Use TRY_CAST instead of CAST in `query`." if of_a_cell else "Export it again, or mend it.",
     )

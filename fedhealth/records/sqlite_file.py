@@ -77,7 +77,7 @@ def _copy_without(whole: sqlite3.Connection, hidden: Hidden) -> sqlite3.Connecti
     for (table,) in copy.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
         for _, column, *_ in copy.execute(f"PRAGMA table_info({_quoted(table)})").fetchall():
             if column.lower() == hidden.column.lower():
-                sql = f"DELETE FROM {_quoted(table)} WHERE cell_of({_quoted(column)}) = ?"  # noqa: S608
+                sql = f"DELETE FROM {_quoted(table)} WHERE cell_of({_quoted(column)}) = ?"  # noqa: S608 - quoted
                 copy.execute(sql, [hidden.patient])
     return copy
 

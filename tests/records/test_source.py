@@ -116,7 +116,7 @@ VISITS = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(VISITS)
 def test_one_table_in_four_formats_gives_the_same_records_bit_for_bit(tmp_path, visits):
     rows = [(number, *row) for number, row in enumerate(visits)]
@@ -373,6 +373,32 @@ def test_a_table_larger_than_a_gate_holds_is_refused(tmp_path, name, monkeypatch
     assert len(read_source(WRITERS[name](tmp_path / f"a.{name}", rows[:10]), strict=True).rows) == 10
     with pytest.raises(DataUnusable, match=r"too large.*more than 60 cells"):
         read_source(WRITERS[name](tmp_path / f"b.{name}", rows), strict=False)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A whole file of each format, of 90 records."""
+    folder = tmp_path_factory.mktemp("sound")
+    rows = [(number, f"p{number // 3}", number, number / 7, "f", number % 2) for number in range(90)]
+    sources = {name: write(folder / f"a.{name}", rows) for name, write in WRITERS.items()}
+    return {name: (source, source.file.read_bytes()) for name, source in sources.items()}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_a_damaged_file_is_a_table_or_a_clear_refusal(sound, name, data):
+    source, content = sound[name]
+    damaged = bytearray(content[: data.draw(st.sampled_from([len(content), len(content) // 2, 7]))])
+    for place in data.draw(
+        st.lists(st.integers(-400, 400), max_size=8)
+    ):  # where formats keep what they say of themselves
+        damaged[place % len(damaged)] = data.draw(st.integers(0, 255))
+    source.file.write_bytes(damaged)
+    try:
+        assert read_source(source, strict=False).columns
+    except DataUnusable as refusal:
+        assert source.file.name in str(refusal)
 
 
 @pytest.mark.parametrize("name", WRITERS)
