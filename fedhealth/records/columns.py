@@ -8,7 +8,7 @@ Leaves to others: whether a study can use the table (`fedhealth.records.study_fi
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,11 +76,10 @@ def describe_columns(table: Table, patient_column: str) -> tuple[Column, ...]:
         patient_column: one of its columns.
     """
     found = []
-    for place, name in enumerate(table.columns):
-        cells = [row[place] for _, row in table.rows]
-        filled = [cell for cell in cells if not is_blank(cell)]
+    for name in table.columns:
+        filled = Counter({cell: count for cell, count in _counts(table, name).items() if not is_blank(cell)})
         kind: ColumnType = "patient" if name == patient_column else _type_of(filled)
-        share = 1 - len(filled) / len(cells) if cells else 1.0
+        share = 1 - filled.total() / len(table.rows) if table.rows else 1.0
         doubts = _patient_doubts(table, name) if kind == "patient" else _doubts(filled, kind)
         found.append(Column(name, kind, share, tuple(doubts)))
     return tuple(found)
@@ -133,15 +132,25 @@ def _problems(table: Table, patient_column: str, declared: Mapping[str, ColumnTy
         yield from _column_problems(table, column, declared)
 
 
+def _counts(table: Table, column: str) -> Counter[str]:
+    """Return how often each cell occurs in a column: each is looked at once, however many rows there are."""
+    return Counter(cell for _, cell in cells_of(table, column))
+
+
+def _rows_with(table: Table, column: str, is_meant: Callable[[str], bool]) -> tuple[int, ...]:
+    meant = {cell for cell in _counts(table, column) if is_meant(cell)}
+    return tuple(line for line, cell in cells_of(table, column) if cell in meant) if meant else ()
+
+
 def _column_problems(table: Table, column: Column, declared: Mapping[str, ColumnType]) -> Iterator[Problem]:
     name, listed = column.name, declared.get(column.name)
     kind = listed or column.type
     if declared and listed is None:
         yield Problem("warning", name, "a column that site.toml does not list", "List it, or leave it out.")
-    if broken := tuple(line for line, cell in cells_of(table, name) if not is_text(cell)):
+    if broken := _rows_with(table, name, lambda cell: not is_text(cell)):
         yield Problem("error", name, "bytes that are not UTF-8", "Export it again in UTF-8.", broken)
     if kind == "number":
-        if text := tuple(line for line, cell in cells_of(table, name) if is_unreadable(cell)):
+        if text := _rows_with(table, name, is_unreadable):
             yield Problem(
                 "error",
                 name,
@@ -151,22 +160,25 @@ def _column_problems(table: Table, column: Column, declared: Mapping[str, Column
             )
     elif listed and column.type not in (listed, "blank") and listed != "blank":
         yield Problem("warning", name, f"was {listed} and looks like {column.type} now", "Find out what changed.")
-    if kind == "patient" and (nobody := tuple(line for line, cell in cells_of(table, name) if not cell)):
+    if kind == "patient" and (nobody := _rows_with(table, name, lambda cell: not cell)):
         yield Problem("warning", name, "rows that name no patient; they are left out", "Complete them.", nobody)
     for doubt in column.doubts:
         yield Problem("warning", name, doubt, "Look at the column.")
 
 
-def _type_of(filled: Sequence[str]) -> ColumnType:
+def _type_of(filled: Counter[str]) -> ColumnType:
     if not filled:
         return "blank"
-    most = _MOSTLY * len(filled)
-    if sum(not is_unreadable(cell) for cell in filled) >= most:
+    total = filled.total()
+    if sum(count for cell, count in filled.items() if not is_unreadable(cell)) >= _MOSTLY * total:
         return "number"
-    if sum(bool(_DATE.fullmatch(cell) or _OTHER_DATE.fullmatch(cell)) for cell in filled) >= most:
+    if sum(count for cell, count in filled.items() if _is_date(cell)) >= _MOSTLY * total:
         return "date"
-    words = len(set(filled))
-    return "category" if words <= _MOST_CATEGORIES and 2 * words <= len(filled) else "text"
+    return "category" if len(filled) <= _MOST_CATEGORIES and 2 * len(filled) <= total else "text"
+
+
+def _is_date(cell: str) -> bool:
+    return bool(_DATE.fullmatch(cell) or _OTHER_DATE.fullmatch(cell))
 
 
 def _patient_doubts(table: Table, name: str) -> Iterator[str]:
@@ -174,19 +186,19 @@ def _patient_doubts(table: Table, name: str) -> Iterator[str]:
         yield "nearly every row has a new value: right only if each patient has one row; else it numbers visits"
 
 
-def _doubts(filled: Sequence[str], kind: ColumnType) -> Iterator[str]:
-    values = set(filled)
+def _doubts(filled: Counter[str], kind: ColumnType) -> Iterator[str]:
+    values, total = set(filled), filled.total()
     if kind == "blank":
         yield "nothing in it"
     elif len(values) == 1:
         yield "one value only"
-    if sum(bool(_DECIMAL_COMMA.fullmatch(cell)) for cell in filled) * 2 > len(filled):
+    if sum(count for cell, count in filled.items() if _DECIMAL_COMMA.fullmatch(cell)) * 2 > total:
         yield "decimal commas: to a study that is text"
     if kind == "date" and any(not _DATE.fullmatch(cell) for cell in values):
         yield "dates that are not written YYYY-MM-DD"
     if kind == "category" and len({" ".join(value.casefold().split()) for value in values}) < len(values):
         yield "one word in several spellings"
-    if len(filled) >= _FEW_ROWS and len(values) >= NEARLY_UNIQUE * len(filled):
+    if total >= _FEW_ROWS and len(values) >= NEARLY_UNIQUE * total:
         if kind == "text":
             yield "nearly every row has its own text: names, or another number of the person? leave it out"
         if kind == "number" and all(cell.isdecimal() for cell in values):
@@ -195,10 +207,9 @@ def _doubts(filled: Sequence[str], kind: ColumnType) -> Iterator[str]:
         yield from _codes(filled)
 
 
-def _codes(filled: Sequence[str]) -> Iterator[str]:
+def _codes(filled: Counter[str]) -> Iterator[str]:
     """Name numbers such as -9 or 999 that stand apart from all others and so may mean "not measured"."""
-    counts = Counter(number for number in map(number_of, filled) if number is not None and number == number)
-    numbers = sorted(counts)
+    numbers = sorted({number for number in map(number_of, filled) if number is not None and number == number})
     for code in (numbers[0], numbers[-1]) if len(numbers) > 2 else ():
         rest = [number for number in numbers if number != code]
         apart = min(abs(code - rest[0]), abs(code - rest[-1])) > 2 * (rest[-1] - rest[0])
@@ -208,11 +219,11 @@ def _codes(filled: Sequence[str]) -> Iterator[str]:
 
 
 def _is_gapless(table: Table, name: str) -> bool:
-    return all(cell and not is_blank(cell) for _, cell in cells_of(table, name)) and bool(table.rows)
+    return bool(table.rows) and not any(map(is_blank, _counts(table, name)))
 
 
 def _may_be_an_identifier(table: Table, name: str) -> bool:
-    cells = [cell for _, cell in cells_of(table, name)]
+    cells = _counts(table, name)
     quantity = all(not is_unreadable(cell) for cell in cells) and any("." in cell or "-" in cell for cell in cells)
-    date = all(_DATE.fullmatch(cell) or _OTHER_DATE.fullmatch(cell) for cell in cells)
-    return not quantity and not date and len(set(cells)) * 10 >= len(cells) and len(set(cells)) > _FEW_CODES
+    often = len(cells) <= _FEW_CODES or 10 * len(cells) < len(table.rows)
+    return not quantity and not often and not all(map(_is_date, cells))

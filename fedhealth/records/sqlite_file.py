@@ -120,12 +120,17 @@ def _check_at_rest(path: Path) -> None:
             in_use = file.read(8) == _JOURNAL_IN_USE
     except FileNotFoundError:
         in_use = False
+    except OSError:
+        in_use = True  # nobody can say that it is not
     if logged or in_use:
         raise _being_changed(path)
 
 
-def _state_of(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # taken away
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
