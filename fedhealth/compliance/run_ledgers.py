@@ -6,7 +6,7 @@ counts it released, to the bit, without holding either.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ def check_ledger(
 ) -> str:
     """Return what was found good of a site's verified ledger.
 
+    The evidence says how much was charged at most: a release whose answer was lost is counted, charged or not.
+
     Args:
         history: the ledger.
         site: what the evidence says of the site.
@@ -47,23 +49,29 @@ def check_ledger(
         raise IdentityInvalid("the evidence names another ledger key than the one in force at that head")
     if coordinator is not None and coordinator != history.created.witness_key:
         raise IdentityInvalid("the run is sealed by another key than the coordinator's that this site pinned")
-    entries = [ENTRY.validate_json(body) for body in history.ledger.entries[: head.size]]
+    entries = [ENTRY.validate_json(body) for body in history.ledger.entries]
     _check_approval(entries, site, signed)
-    charged = [each for each in entries if isinstance(each, Reserved) and each.study == signed.study.digest]
+    digest, most = signed.study.digest, 0
     for step, purpose in (("train", "training"), ("evaluate", "evaluation")):
         said = sum(line.releases for line in site.spent if line.purpose == purpose)
-        if (found := sum(each.step == step for each in charged)) != said:
+        found = sum(each.step == step for each in _charges(entries[: head.size], digest))
+        if found > said:
             raise RunAltered(f"the ledger has charged {found} releases of {purpose}; the evidence says {said}")
-    rounds = {each.round for each in charged if each.step == "train"}
-    if not set(site.rounds) <= rounds:
-        raise RunAltered("the evidence has rounds that the ledger has not charged")
+        most += said
+    charged = list(_charges(entries, digest))  # the last of them may have left after the site last showed its head
+    if missing := set(site.rounds) - {each.round for each in charged if each.step == "train"}:
+        raise RunAltered(f"the evidence has {len(missing)} rounds that the ledger has not charged")
     if not site.noisy_counts:
-        return f"{len(charged)} charges; it released no counts"
+        return f"{len(charged)} of at most {most} charges; it released no counts"
     try:
         _check_evaluation(entries, charged, site, signed, weights)
     except ValueError as error:
         raise RunAltered("the counts in the evidence are those of no release") from error
-    return f"{len(charged)} charges, this model and these counts"
+    return f"{len(charged)} of at most {most} charges, this model and counts"
+
+
+def _charges(entries: Iterable[Entry], study: Digest) -> Iterator[Reserved]:
+    return (each for each in entries if isinstance(each, Reserved) and each.study == study)
 
 
 def _check_approval(entries: Iterable[Entry], site: SiteEvidence, signed: SignedStudy) -> None:

@@ -43,8 +43,8 @@ def released(site):
     return np.rint(counts / mechanism.grid).astype(np.int64)
 
 
-def make_ledger(folder, site, *, rounds=ROUNDS, weights=WEIGHTS, coordinator=WITNESS, approved=True, evaluates=True):
-    """Make the ledger of a site that took part in `RUN`, with the signed study beside it."""
+def make_ledger(folder, site, *, rounds=range(1, ROUNDS + 1), weights=WEIGHTS, coordinator=WITNESS, approved=True):
+    """Make the ledger of a site that took part in these rounds of `RUN` and evaluated these weights, if any."""
     (folder / "studies").mkdir(parents=True)
     (folder / "researchers").mkdir()
     (folder / "researchers" / "dr-lin.pub").write_text(public_key_hex(RESEARCHER.public_key()) + "\n")
@@ -61,11 +61,11 @@ def make_ledger(folder, site, *, rounds=ROUNDS, weights=WEIGHTS, coordinator=WIT
     if approved:
         ledger.append(approval(RUN, "ada"))
         (folder / "studies" / f"{RUN.digest}.json").write_bytes(sign_study(RUN, RESEARCHER))
-        for number in range(1, rounds + 1):
+        for number in rounds:
             release(
                 ledger, site, "train", number, encode_weights(np.full(2, float(number))), b"a noisy sum", coordinator
             )
-        if evaluates:
+        if weights is not None:
             release(ledger, site, "evaluate", 1, encode_weights(weights), encode_release(released(site)), coordinator)
     ledger.close()
     return folder
