@@ -39,6 +39,7 @@ benchmarks: $(VENV)/.dev
 long: $(VENV)/.dev
 	$(BIN)/python benchmarks/power_cuts.py
 	$(BIN)/python benchmarks/claims.py
+	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/tampering.py
 	$(BIN)/python benchmarks/audit.py
 
