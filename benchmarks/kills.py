@@ -57,7 +57,7 @@ class Running:
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._port = 0
         self.children: dict[str, Child] = {}
-        self.resumed = 0
+        self._stops: Counter[str] = Counter()
         for site in federation.sites:
             self.start(f"{site.file.id} gate")
         self.start("coordinator")
@@ -99,10 +99,16 @@ class Running:
             return self._events.get(timeout=1.0)
         except queue.Empty:
             for site in self._federation.sites:
-                if any("resume" in note for note in _stopped(site.state)):
+                stops = (self._federation.logs / f"{site.file.id}-gate.log").read_text().count("is stopped here")
+                if stops > self._stops[site.file.id]:
+                    self._stops[site.file.id] = stops
                     resume_study(site.folder, site.state, self._federation.study.digest)
-                    self.resumed += 1
             return None
+
+    @property
+    def resumed(self) -> int:
+        """How often a study that was killed twice in one computation was resumed."""
+        return self._stops.total()
 
     def ended(self) -> int | None:
         """Return the coordinator's exit code once it has ended by itself."""
@@ -129,13 +135,6 @@ class Running:
                 self._events.put(json.loads(line))
             except ValueError:  # cut off by a kill
                 return
-
-
-def _stopped(state: SiteState) -> list[str]:
-    """Return what a site's gate last told its administrator of studies that wait for a person."""
-    log = state.root.parent.parent / "logs" / f"{state.root.name}-gate.log"
-    lines = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
-    return [line for line in lines if "stopped" in line]
 
 
 def run(federation: Federation, kills: int, chance: random.Random) -> tuple[Counter[str], int]:
