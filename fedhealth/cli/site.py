@@ -10,6 +10,7 @@ from fedhealth.cli import (
     site_patients,
     site_processes,
     site_studies,
+    site_trust,
     starting,
     upkeep,
 )
@@ -21,8 +22,11 @@ for verb in (
     joining.init,
     site_limits.limits,
     site_studies.approve,
-    site_studies.offers,
+    site_studies.studies,
+    site_studies.reject,
     site_studies.withdraw,
+    site_studies.budget,
+    site_trust.distrust,
     site_patients.forget,
     site_patients.unforget,
     site_patients.studies_of,
@@ -44,3 +48,4 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(site_data.app, name="data")
+app.add_typer(site_trust.trust, name="trust")

@@ -1,45 +1,81 @@
-"""`fedhealth site approve | offers | withdraw`: which studies may use this hospital's data."""
+"""`fedhealth site studies | approve | reject | withdraw | budget`: which studies may use this hospital's data."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhealth.cli.site_arguments import STUDY_HELP, Folder, State, made_state
+from fedhealth.cli.audit_text import json_text
+from fedhealth.cli.site_arguments import STUDY_HELP, AsJson, Folder, State, made_state
+from fedhealth.cli.site_text import budget_lines, study_lines
 from fedhealth.errors import ApprovalMissing, ConfigInvalid
+
+if TYPE_CHECKING:
+    from fedhealth.privacy.decisions import RejectionReason
+    from fedhealth.site.state import SiteState
+
+
+def studies(folder: Folder, state: State, as_json: AsJson = False) -> None:
+    """List the studies that wait for a decision, and every one that was decided on. Gate and node may be running.
+
+    What is asked, by whom, what leaves, what it costs and what is left of the budget then, and for those that wait,
+    whether this hospital has the patients. Counts of patients stay here: show them to nobody outside.
+
+    Example: fedhealth site studies sites/hungary --state state/hungary
+    """
+    import dataclasses
+
+    from fedhealth.site.examination import look_at_site
+    from fedhealth.site.state import SiteState
+    from fedhealth.site.studies import studies_at
+
+    site_state = SiteState(made_state(state))
+    found = studies_at(look_at_site(folder, site_state), site_state)
+    if as_json:
+        typer.echo(json_text({"studies": [dataclasses.asdict(view) for view in found]}))
+        return
+    for view in found:
+        for line in study_lines(view):
+            typer.echo(line)
+    if not found:
+        typer.echo("no study is offered and none was decided on; the node asks whenever it connects")
 
 
 def approve(
     folder: Folder,
-    study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed study.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help=f"An offered study: {STUDY_HELP} Or the file of a signed study.")
+    ],
     state: State,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
+    although_rejected: Annotated[
+        bool, typer.Option("--although-rejected", help="Approve a study that was rejected here.")
+    ] = False,
 ) -> None:
     """Look at a study with this hospital's patients in view, and approve it or not. The gate may be running.
 
     What is printed here stays at the hospital. A running gate serves the study from then on; it reads its policy, its
-    data and the pinned keys anew, as at a start.
+    data and the pinned keys anew, as at a start. Where policy.toml says `approvals_needed = 2`, another Unix user must
+    approve as well before anything can leave.
 
-    Example: fedhealth site approve sites/hungary study.signed --state state/hungary
+    Example: fedhealth site approve sites/hungary 3f9ac04e --state state/hungary
     """
     from fedhealth.learning.diagnosis import STEPS
-    from fedhealth.learning.plan import plan_study
-    from fedhealth.site.approval import approve_study, examine_study
+    from fedhealth.site.approval import approve_study, examine_study, rejected_before
     from fedhealth.site.state import SiteState
     from fedhealth.training.per_patient import make_deterministic
 
     make_deterministic()
     site_state = SiteState(made_state(state))
-    proposal = examine_study(folder, site_state, _read(study), STEPS)
-    asked, seen = proposal.study, proposal.seen
+    proposal = examine_study(folder, site_state, _signed_study(site_state, study), STEPS)
+    asked, seen = proposal.signed.study, proposal.seen
+    if proposal.rejected is not None and not although_rejected:
+        raise rejected_before(asked, proposal.rejected)
     typer.echo(f"{asked.title} ({asked.name}, {asked.digest[:12]})")
     typer.echo(f"  purpose:     {asked.purpose}")
     typer.echo(f"  asked by:    key {proposal.approval.researcher[:12]}")
-    plan = plan_study(asked)
-    typer.echo(
-        f"  what leaves: {plan['train'].rounds} noised gradients at most, one noised table of "
-        f"{plan['evaluate'].mechanism.dimension} counts"
-    )
+    typer.echo(f"  what leaves: {asked.training.rounds} noised gradients, one noised table of counts")
     for side, patients in seen.patients.items():
         typer.echo(f"  {side}: {patients} patients, {seen.positives[side]} with the condition;")
         typer.echo(f"    may cost each at most {seen.share[side]:.1%} of the whole budget (this binds);")
@@ -50,45 +86,38 @@ def approve(
     if not yes and not typer.confirm("Approve?"):
         typer.echo("not approved; nothing was written")
         raise typer.Exit(ApprovalMissing.exit_code)
-    running = approve_study(folder, site_state, proposal)
+    running = approve_study(folder, site_state, proposal, although_rejected=although_rejected)
+    if proposal.is_first:
+        typer.echo(f"approved study {asked.digest} by {proposal.approval.by}, as the first of two people")
+        typer.echo("nothing is open yet: another Unix user must approve it as well")
+        return
     typer.echo(f"approved study {asked.digest} by {proposal.approval.by}")
     typer.echo("the gate serves it" if running else "the gate serves it when it is started")
 
 
-def offers(
+def reject(
+    folder: Folder,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help=f"An offered study: {STUDY_HELP}")],
     state: State,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    reason: Annotated[
+        str | None, typer.Option(help="One word: purpose, legal-basis, cost, researcher, other.", show_default=False)
+    ] = None,
 ) -> None:
-    """List the studies that the coordinator offers, with the file of each to approve. The node may be running.
+    """Say that a study shall not run here; the ledger keeps who did, and why. The gate may be running.
 
-    Only studies with a researcher's signature that holds are listed; whether to trust the researcher is asked by
-    `approve`.
+    The other side learns nothing: it sees a study that is not approved. A reason is one word of a list, because the
+    ledger is shown to others and a sentence could tell of patients.
 
-    Example: fedhealth site offers --state state/hungary
+    Example: fedhealth site reject sites/hungary 3f9ac04e --state state/hungary --reason cost
     """
-    import json
+    from fedhealth.site.acts import reject_study
+    from fedhealth.site.state import SiteState
+    from fedhealth.site.studies import offered_study
 
-    from fedhealth.site.offers import read_offers
-
-    found = read_offers(made_state(state) / "node")
-    if as_json:
-        shown = [
-            {
-                "file": str(path),
-                "study": signed.study.digest,
-                "name": signed.study.name,
-                "researcher": signed.researcher,
-            }
-            for path, signed in found.items()
-        ]
-        typer.echo(json.dumps(shown, indent=2))
-        return
-    for path, signed in found.items():
-        typer.echo(f"{signed.study.title} ({signed.study.name}, {signed.study.digest[:12]})")
-        typer.echo(f"  asked by: key {signed.researcher[:12]}")
-        typer.echo(f"  file:     {path}")
-    if not found:
-        typer.echo("no study is offered; the node asks whenever it connects")
+    site_state, why = SiteState(made_state(state)), _reason(reason)
+    digest = study if re.fullmatch("[0-9a-f]{64}", study) else offered_study(site_state, _prefix(study)).study.digest
+    reject_study(folder, site_state, digest, why)
+    typer.echo(f"rejected study {digest}")
 
 
 def withdraw(
@@ -105,6 +134,80 @@ def withdraw(
 
     withdraw_study(folder, SiteState(made_state(state)), study)
     typer.echo("withdrawn; what the study had not spent is free again")
+
+
+def budget(folder: Folder, state: State, as_json: AsJson = False) -> None:
+    """Say what the data set's budget is, what each study may cost and has cost, and what is left. Writes nothing.
+
+    Shares of the budget bind and add up. An epsilon informs: a study's holds for its plan as committed in advance, and
+    epsilons of several studies do not add up.
+
+    Example: fedhealth site budget sites/hungary --state state/hungary
+    """
+    import dataclasses
+
+    from fedhealth.privacy.verified_ledger import spending_of
+    from fedhealth.site.examination import look_at_site
+    from fedhealth.site.state import SiteState
+    from fedhealth.site.studies import approved_studies
+
+    site_state = SiteState(made_state(state))
+    view = look_at_site(folder, site_state)
+    sides, approved = spending_of(view.account), approved_studies(view, site_state)
+    if as_json:
+        shown = [
+            dataclasses.asdict(side)
+            | {
+                "share_left": 1.0 - side.share_set_aside,
+                "studies": [
+                    {"study": each.study, "name": each.name, "standing": each.standing} | dataclasses.asdict(cost)
+                    for each in approved
+                    for cost in each.costs
+                    if cost.cohort == side.cohort
+                ],
+            }
+            for side in sides
+        ]
+        typer.echo(json_text({"budgets": shown}))
+        return
+    for line in budget_lines(sides, approved):
+        typer.echo(line)
+
+
+def _reason(given: str | None) -> "RejectionReason | None":
+    from typing import get_args
+
+    from fedhealth.privacy.decisions import RejectionReason
+
+    if given is None:
+        return None
+    for reason in get_args(RejectionReason):
+        if given == reason:
+            return reason  # type: ignore[no-any-return]
+    raise ConfigInvalid(
+        "a rejection has no such reason",
+        got=given[:80],
+        wanted=f"one of {', '.join(get_args(RejectionReason))}",
+        next_step="The ledger is shown to others, so no sentence goes into it; write yours down elsewhere.",
+    )
+
+
+def _prefix(study: str) -> str:
+    if not re.fullmatch("[0-9a-f]{8,64}", study):
+        raise ConfigInvalid(
+            "no study can have this digest", got=study[:80], wanted=STUDY_HELP, next_step="See: fedhealth site studies"
+        )
+    return study
+
+
+def _signed_study(state: "SiteState", study: str) -> bytes:
+    """Return the signed bytes of an offered study, or of a file."""
+    from fedhealth.canonical import canonical_bytes
+    from fedhealth.site.studies import offered_study
+
+    if re.fullmatch("[0-9a-f]{8,64}", study):
+        return canonical_bytes(offered_study(state, study))
+    return _read(Path(study))
 
 
 def _read(path: Path) -> bytes:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from fedhealth.compliance.history import History
-from fedhealth.privacy.acts import KeyRotated, Paused, PolicyChanged, Unpaused
+from fedhealth.privacy.acts import (
+    KeyRotated,
+    Paused,
+    PolicyChanged,
+    ResearcherDistrusted,
+    ResearcherTrusted,
+    Unpaused,
+)
+from fedhealth.privacy.decisions import FirstApproval, Rejected
 from fedhealth.privacy.entries import (
     ENTRY,
     Approved,
@@ -61,10 +69,17 @@ def _said(entry: Entry, studies: Mapping[Digest, SignedStudy]) -> str:
                 f"'{name}' epsilon {budget.epsilon:g} at delta {budget.delta:g}"
                 for name, budget in entry.budgets.items()
             )
-            return f"the ledger of site '{entry.site}' began, under key {entry.ledger_key}, with budgets {caps}"
+            pinned = "".join(f"; pinned key {key} of researcher '{name}'" for name, key in entry.researchers.items())
+            return f"the ledger of site '{entry.site}' began, under key {entry.ledger_key}, with budgets {caps}{pinned}"
         case Approved():
             study = _study(entry.study, studies)
             return f"approved {study} of key {entry.researcher[:12]} on data set '{entry.data_set}'"
+        case FirstApproval():
+            study = _study(entry.study, studies)
+            return f"approved {study} of key {entry.researcher[:12]} as the first of two people; opened nothing"
+        case Rejected():
+            reason = "" if entry.reason is None else f", because of: {entry.reason}"
+            return f"rejected {_study(entry.study, studies)}{reason}"
         case Withdrawn():
             return f"withdrew {_study(entry.study, studies)}"
         case PolicyChanged():
@@ -75,6 +90,10 @@ def _said(entry: Entry, studies: Mapping[Digest, SignedStudy]) -> str:
             return "paused the whole site"
         case Unpaused():
             return "let the site go on"
+        case ResearcherTrusted():
+            return f"pinned key {entry.key} of researcher '{entry.name}'"
+        case ResearcherDistrusted():
+            return f"let the key of researcher '{entry.name}' go"
         case KeyRotated():
             return f"changed the ledger key from {entry.rotation.former_key} to {entry.rotation.ledger_key}"
         case Recovered():

@@ -62,6 +62,7 @@ class Policy(BaseModel):
             be approved. Looked at once, at approval, because it depends on patients.
         max_epsilon_a_study: the most one study may ask, training and evaluation each, at the budget's delta; a study
             with a larger delta of its own is converted, and so may ask less.
+        approvals_needed: how many people must approve a study; with 2 they must be different Unix users.
         witness: whether a release may leave without the coordinator's signature on the head that holds its charge:
             "required" never; "best-effort" once the wait has passed and the release is asked for again, and the
             ledger then says so. Even then a gate that has just started waits for its first signature, because only
@@ -75,6 +76,7 @@ class Policy(BaseModel):
     researchers: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], ...]
     min_patients_a_side: Annotated[int, Field(ge=1, le=10**6)]
     max_epsilon_a_study: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
+    approvals_needed: Literal[1, 2] = 1
     witness: WitnessPolicy = "required"
     witness_wait_seconds: WitnessWait = 30
     budget: dict[Name, DataSetBudget]

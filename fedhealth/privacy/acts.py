@@ -1,14 +1,16 @@
 """What people did to a site, as entries of its ledger, and the state that these entries add up to.
 
-A policy came into force, the whole site was paused or went on, the ledger key was changed: by whom and when. They are
-independent of patients. What a patient caused (a withdrawal of consent) is no entry; it stands in the journal.
+A policy came into force, the whole site was paused or went on, the ledger key was changed, a researcher's key was
+pinned or let go: by whom and when. They are independent of patients. What a patient caused (a withdrawal of consent) is
+no entry; it stands in the journal.
 
 Invariant: a head is signed by the key in force at its size; the entry of a rotation is the first under the new key.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from fedhealth.errors import IdentityInvalid, LedgerDamaged
 from fedhealth.privacy.release import Digest, SiteId
@@ -65,7 +67,33 @@ class KeyRotated(LedgerEntry):
     at: Milliseconds
 
 
-Act = PolicyChanged | Paused | Unpaused | KeyRotated
+class ResearcherTrusted(LedgerEntry):
+    """A local user pinned a researcher's public key under a name that policies use.
+
+    Attributes:
+        name: the name; another key under it must be let go first.
+        key: raw Ed25519 public key, hexadecimal.
+        by: the local user.
+        at: Unix time in milliseconds.
+    """
+
+    kind: Literal["researcher-trusted"] = "researcher-trusted"
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    key: Digest
+    by: str
+    at: Milliseconds
+
+
+class ResearcherDistrusted(LedgerEntry):
+    """A local user let a researcher's key go: no study that it signed is served any more."""
+
+    kind: Literal["researcher-distrusted"] = "researcher-distrusted"
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    by: str
+    at: Milliseconds
+
+
+Act = PolicyChanged | Paused | Unpaused | KeyRotated | ResearcherTrusted | ResearcherDistrusted
 
 
 class Acts:
@@ -75,12 +103,14 @@ class Acts:
         policy_sha256: of the policy in force, None before the first one is recorded.
         paused: the whole site is.
         rotations: of the ledger key, oldest first.
+        researchers: pinned public keys by name.
     """
 
-    def __init__(self, site: SiteId, ledger_key: Digest) -> None:
+    def __init__(self, site: SiteId, ledger_key: Digest, researchers: Mapping[str, Digest]) -> None:
         self.policy_sha256: Digest | None = None
         self.paused = False
         self.rotations: list[Rotation] = []
+        self.researchers = dict(researchers)
         self._site = site
         self._keys: list[tuple[int, Digest]] = [(1, ledger_key)]
 
@@ -109,11 +139,24 @@ class Acts:
             self.policy_sha256 = act.policy_sha256
         elif isinstance(act, KeyRotated):
             self._rotate(act.rotation, position)
+        elif isinstance(act, ResearcherTrusted):
+            self._trust(act)
+        elif isinstance(act, ResearcherDistrusted):
+            if act.name not in self.researchers:
+                raise misplaced(f"no key of researcher '{act.name}' is pinned")
+            del self.researchers[act.name]
         else:
             pauses = isinstance(act, Paused)
             if pauses == self.paused:
                 raise misplaced(f"the site is {'paused already' if pauses else 'not paused'}")
             self.paused = pauses
+
+    def _trust(self, act: ResearcherTrusted) -> None:
+        if act.name in self.researchers:
+            raise misplaced(f"a key of researcher '{act.name}' is pinned already")
+        if act.key in self.researchers.values():
+            raise misplaced(f"key {act.key[:12]} is pinned already, under another name")
+        self.researchers[act.name] = act.key
 
     def _rotate(self, rotation: Rotation, position: int) -> None:
         if rotation.site != self._site or rotation.former_key != self.ledger_key:

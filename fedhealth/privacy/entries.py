@@ -14,6 +14,7 @@ from fedhealth.errors import ApprovalMissing, BudgetExhausted
 from fedhealth.privacy.accountant import AnyBudget, AnyCost
 from fedhealth.privacy.acts import Act, Acts, LedgerEntry, Milliseconds, misplaced
 from fedhealth.privacy.currency import Cost, total_of
+from fedhealth.privacy.decisions import Decision, Decisions
 from fedhealth.privacy.release import Cohort, Digest, SiteId, StepName
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -31,6 +32,7 @@ class Created(LedgerEntry):
         ledger_key: raw Ed25519 public key that signs its heads, hexadecimal.
         witness_key: the coordinator's, pinned when the site joined; signs the receipts.
         budgets: cap of each data set, for the life of its data.
+        researchers: researchers' public keys that were pinned when the site joined, by name.
         unsafe_test_site: true if fixed noise secrets are allowed; such a site protects nobody.
         at: Unix time in milliseconds.
     """
@@ -40,6 +42,7 @@ class Created(LedgerEntry):
     ledger_key: Digest
     witness_key: Digest
     budgets: dict[Name, AnyBudget]
+    researchers: dict[Name, Digest] = Field(default_factory=dict)
     unsafe_test_site: bool
     at: Milliseconds
 
@@ -161,7 +164,7 @@ class Recovered(LedgerEntry):
     at: Milliseconds
 
 
-Entry = Created | Approved | Withdrawn | Reserved | Stored | WitnessRule | Unwitnessed | Recovered | Act
+Entry = Created | Approved | Withdrawn | Reserved | Stored | WitnessRule | Unwitnessed | Recovered | Decision | Act
 ENTRY = TypeAdapter[Entry](Annotated[Entry, Field(discriminator="kind")])
 
 
@@ -173,6 +176,7 @@ class Account:
         self.entries = 0
         self.approved: dict[Digest, Approved] = {}
         self.withdrawn: set[Digest] = set()
+        self.decisions = Decisions()
         self.reserved: dict[Digest, Reserved] = {}
         self.stored: dict[Digest, Stored] = {}
         self.witness: WitnessPolicy = "required"
@@ -220,13 +224,15 @@ class Account:
         if isinstance(entry, Created) != (self.created is None):
             raise misplaced("a ledger has exactly one first entry, which creates it")
         if isinstance(entry, Created):
-            self.created, self._acts = entry, Acts(entry.site, entry.ledger_key)
+            self.created, self._acts = entry, Acts(entry.site, entry.ledger_key, entry.researchers)
         elif isinstance(entry, Approved):
             self._approve(entry)
         elif isinstance(entry, Withdrawn):
             if entry.study not in self.approved or entry.study in self.withdrawn:
                 raise misplaced(f"study {entry.study[:12]} is not approved and cannot be withdrawn")
             self.withdrawn.add(entry.study)
+        elif isinstance(entry, Decision):
+            self.decisions.apply(entry, self.approved)
         elif isinstance(entry, Act):
             self.acts.apply(entry, self.entries)
         elif isinstance(entry, Reserved):
@@ -252,10 +258,16 @@ class Account:
             self.stored[entry.release] = entry
         self.entries += 1
 
-    def _approve(self, entry: Approved) -> None:
+    def check_approval(self, entry: Approved) -> None:
+        """Return if a study can be approved so.
+
+        Raises:
+            ApprovalMissing, BudgetExhausted, LedgerDamaged: as `apply`.
+        """
         assert self.created is not None  # noqa: S101 - `apply` checked it
         if entry.study in self.approved:
             raise misplaced(f"study {entry.study[:12]} is approved twice")
+        self.decisions.check_approval(entry.study, entry.by)
         budget = self.created.budgets.get(entry.data_set)
         if budget is None:
             raise misplaced(f"data set '{entry.data_set}' has no budget")
@@ -281,7 +293,11 @@ class Account:
                     f"delta {budget.delta}, for the life of the data)",
                     next_step="Lower the study's epsilon, or ask the data-protection officer.",
                 )
+
+    def _approve(self, entry: Approved) -> None:
+        self.check_approval(entry)
         self.approved[entry.study] = entry
+        self.decisions.settle(entry.study)
 
     def _reserve(self, entry: Reserved) -> None:
         approval = self.approved.get(entry.study)

@@ -1,8 +1,8 @@
-"""What an administrator does to a site: pauses it, withdraws or resumes a study, changes its policy or ledger key.
+"""What an administrator does to a site: pauses it, rejects or ends studies, pins keys, changes its own.
 
 Each is written into the ledger with the Unix user who did it, so that nobody can say later that it was otherwise. A
-running gate does the first three itself, told over the administrators' socket; else they are done here, on the same
-ledger. For a change of the key the gate must not be running. It says itself which policy is in force, once the
+running gate does what it can itself, told over the administrators' socket; else it is done here, on the same ledger.
+For a change of the ledger's key the gate must not be running. It says itself which policy is in force, once the
 coordinator has told it that its ledger is no older copy.
 
 A rotation is made crash-safe by its order: the new key is on disk, then the ledger says that it signs from here on
@@ -15,15 +15,27 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from fedhealth.errors import ConfigInvalid
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.acts import KeyRotated, PolicyChanged
+from fedhealth.privacy.decisions import RejectionReason
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
 from fedhealth.privacy.rotation import KeyStatement, sign_rotation
 from fedhealth.secret_file import sync_folder
 from fedhealth.signing import create_signing_key, load_signing_key
 from fedhealth.site.administration import tell_gate
-from fedhealth.site.instructions import LedgerInstruction, Pause, Resume, Withdraw, carry_out, not_approved
+from fedhealth.site.instructions import (
+    Distrust,
+    LedgerInstruction,
+    Pause,
+    Reject,
+    Resume,
+    Trust,
+    Withdraw,
+    carry_out,
+    not_approved,
+)
 from fedhealth.site.state import SiteState, local_user
 
 
@@ -97,6 +109,64 @@ def resume_study(folder: Path, state: SiteState, study: str) -> bool:
         return _instruct(state, Resume(site=site, study=study))
     except ValidationError as error:
         raise not_approved(study) from error
+
+
+def reject_study(folder: Path, state: SiteState, study: Digest, reason: RejectionReason | None) -> bool:
+    """Write down that a study shall not run here; returns as `pause_site`.
+
+    Args:
+        folder: the site's folder.
+        state: its state.
+        study: its whole digest.
+        reason: why, if it is to be said.
+
+    Raises:
+        ConfigInvalid: it was approved, or rejected before.
+        LedgerDamaged, LinkUnavailable: as `pause_site`.
+    """
+    return _instruct(state, Reject(site=load_site_file(folder).id, study=study, reason=reason))
+
+
+def trust_researcher(folder: Path, state: SiteState, name: str, key: str) -> bool:
+    """Pin a researcher's public key under a name; returns as `pause_site`.
+
+    Raises:
+        ConfigInvalid: name or key has another form, or is pinned already.
+        IdentityInvalid: it is no key.
+        LedgerDamaged, LinkUnavailable: as `pause_site`.
+    """
+    site = load_site_file(folder).id
+    try:
+        return _instruct(state, Trust(site=site, name=name, key=key))
+    except ValidationError as error:
+        raise ConfigInvalid(
+            "a researcher cannot be pinned so",
+            got=f"name '{name[:80]}', key '{key[:80]}'",
+            wanted="a name in lower case, and the key's 64 hexadecimal digits",
+            next_step="Ask the researcher for the public key, by a way that you trust.",
+        ) from error
+
+
+def distrust_researcher(folder: Path, state: SiteState, name: str) -> bool:
+    """Let a researcher's key go: its studies are refused from now on; returns as `pause_site`.
+
+    Raises:
+        ConfigInvalid: no key is pinned under this name.
+        LedgerDamaged, LinkUnavailable: as `pause_site`.
+    """
+    site = load_site_file(folder).id
+    try:
+        return _instruct(state, Distrust(site=site, name=name))
+    except ValidationError as error:
+        raise ConfigInvalid(
+            f"no researcher can have the name '{name[:80]}'", next_step="Check it: fedhealth site trust list"
+        ) from error
+
+
+def pinned_researchers(folder: Path, state: SiteState) -> dict[str, Digest]:
+    """Return the pinned researchers' public keys by name; the gate may be running."""
+    with state.copied_ledger(load_site_file(folder).id) as ledger:
+        return dict(sorted(ledger.account.acts.researchers.items()))
 
 
 def _instruct(state: SiteState, instruction: LedgerInstruction) -> bool:

@@ -55,7 +55,7 @@ _FILES = (
     "copies.secret",
     "members",
 )
-_FOLDERS = {"studies": ".json", "researchers": ".pub"}
+_FOLDERS = {"studies": ".json"}
 _SITE_FILES = ("site.toml", "policy.toml")
 
 

@@ -56,7 +56,7 @@ from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads, mark_for
 from fedhealth.site.hold import behind
-from fedhealth.site.instructions import LedgerInstruction, Withdraw, carry_out
+from fedhealth.site.instructions import LedgerInstruction, Resume, Withdraw, carry_out
 from fedhealth.site.prepared_studies import PreparedStudies
 from fedhealth.site.replies import Replies
 from fedhealth.site.starting_head import StartingHead
@@ -189,7 +189,7 @@ class Gate:
         study = carry_out(instruction, self._ledger, by, self._clock.unix_ms())
         if study is not None and isinstance(instruction, Withdraw):
             self._pending.pop(study, None)  # its input is needed no more
-        elif study is not None:
+        elif study is not None and isinstance(instruction, Resume):
             self._stopped.resume(study)
 
     def prepare(self, data: bytes) -> Study:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fedhealth.policy.rules import Policy, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.privacy.acts import PolicyChanged
-from fedhealth.privacy.entries import Created
+from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import StepName
 from fedhealth.privacy.stream import NoiseSecret
 from fedhealth.records.marks import PatientMarks
@@ -79,13 +79,13 @@ class GateInputs:
         return PatientMarks.under(self.naming_secret, self.site.data_set.name, self.site.data_set.patient_column)
 
 
-def read_inputs(folder: Path, state: SiteState, created: Created, by: str, at: int) -> GateInputs:
+def read_inputs(folder: Path, state: SiteState, ledger: Ledger, by: str, at: int) -> GateInputs:
     """Read what a gate is given, all of it anew.
 
     Args:
         folder: the site's folder.
         state: its state.
-        created: the first entry of its ledger.
+        ledger: its ledger, which says whose keys are pinned.
         by: the local user for whom it is read, if the policy turns out to be another than the ledger says.
         at: now, in Unix milliseconds.
 
@@ -104,7 +104,7 @@ def read_inputs(folder: Path, state: SiteState, created: Created, by: str, at: i
         members=state.members(),
         copies_secret=state.copies_secret(),
         hold=state.hold,
-        noise_secret=state.noise_secret(created),
-        witness_key=load_public_key(created.witness_key),
-        researchers=state.researchers(),
+        noise_secret=state.noise_secret(ledger.created),
+        witness_key=load_public_key(ledger.created.witness_key),
+        researchers=ledger.account.acts.researchers,
     )

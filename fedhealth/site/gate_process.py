@@ -70,7 +70,7 @@ def open_gate(
         _LOG.error("the ledger cannot be used: %(error)s", {"error": error})
         return _open_held_gate(state, site, clock)
     try:
-        inputs = read_inputs(folder, state, ledger.created, local_user(), clock.unix_ms())
+        inputs = read_inputs(folder, state, ledger, local_user(), clock.unix_ms())
         gate = Gate(inputs, ledger, compute, clock)
         if ledger.account.acts.paused:
             _LOG.warning("the site is paused and answers busy; to go on: fedhealth site resume")

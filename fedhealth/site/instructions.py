@@ -6,6 +6,8 @@
 | `resume` | the paused site goes on |
 | `resume` a study | a study that a failure stopped here goes on |
 | `withdraw` a study | it answers `not-approved` for the study; what the study had not spent is free again |
+| `reject` a study | as before: it answers `not-approved` |
+| `trust`, `distrust` a researcher | it serves studies that this key signed, or does not |
 | `approve` a study | it serves the study, out of an envelope that is set aside from then on |
 | `forget`, `unforget` a patient | what it computes is without the patient, or with the patient again |
 
@@ -15,17 +17,19 @@ that nobody can say later that it was otherwise. Entries are independent of pati
 Leaves to others: what `approve` (`fedhealth.site.approval`), `forget` and `unforget` (`fedhealth.site.consent`) do.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Base64UrlBytes, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from fedhealth.errors import ApprovalMissing, ConfigInvalid
-from fedhealth.privacy.acts import Paused, Unpaused
-from fedhealth.privacy.entries import Name, ReplyAfter, Withdrawn
+from fedhealth.privacy.acts import Paused, ResearcherDistrusted, ResearcherTrusted, Unpaused
+from fedhealth.privacy.decisions import Rejected, RejectionReason
+from fedhealth.privacy.entries import Account, Name, ReplyAfter, Withdrawn
 from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest, SiteId
+from fedhealth.signing import load_public_key
 
 StudyPrefix = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 """The first digits of a study's digest, or all of them."""
@@ -56,15 +60,45 @@ class Withdraw(_ForSite):
     study: StudyPrefix
 
 
+class Reject(_ForSite):
+    """Say that a study shall not run here.
+
+    Attributes:
+        study: its whole digest, because nothing else at the gate knows of it.
+        reason: why.
+    """
+
+    verb: Literal["reject"] = "reject"
+    study: Digest
+    reason: RejectionReason | None = None
+
+
+class Trust(_ForSite):
+    """Pin a researcher's public key under a name."""
+
+    verb: Literal["trust"] = "trust"
+    name: Name
+    key: Digest
+
+
+class Distrust(_ForSite):
+    """Let the key of a researcher go."""
+
+    verb: Literal["distrust"] = "distrust"
+    name: Name
+
+
 class Approve(_ForSite):
     """Approve a study that the administrator has looked at.
 
     Attributes:
+        although_rejected: approve a study that was rejected here.
         signed_study: its signed bytes.
         reply_after_ms: the public duration of each step's reply, as measured when it was looked at.
     """
 
     verb: Literal["approve"] = "approve"
+    although_rejected: bool = False
     signed_study: Base64UrlBytes
     reply_after_ms: ReplyAfter
 
@@ -84,7 +118,7 @@ class ChangeConsent(_ForSite):
     mark: Digest
 
 
-LedgerInstruction = Pause | Resume | Withdraw
+LedgerInstruction = Pause | Resume | Withdraw | Reject | Trust | Distrust
 """What the ledger alone is enough for."""
 Instruction = LedgerInstruction | Approve | ChangeConsent
 INSTRUCTION = TypeAdapter[Instruction](Annotated[Instruction, Field(discriminator="verb")])
@@ -103,9 +137,9 @@ def carry_out(instruction: LedgerInstruction, ledger: Ledger, by: str, at: int) 
         The digest of the study that it was about; None where it was about the whole site.
 
     Raises:
-        ConfigInvalid: it is for another site, or the site is paused already, or is not paused, or several studies
-            begin as the one that is named.
+        ConfigInvalid: it is for another site, or it is so already, or several studies begin as the one that is named.
         ApprovalMissing: the study is not approved here, or was withdrawn before.
+        IdentityInvalid: what shall be pinned is no key.
         LedgerDamaged: it could not be written.
     """
     account = ledger.account
@@ -118,6 +152,23 @@ def carry_out(instruction: LedgerInstruction, ledger: Ledger, by: str, at: int) 
         study = study_named(instruction.study, account.approved)
         ledger.resume(study, JournalNote(kind="resumed", text=study, at=at))
         return study
+    if isinstance(instruction, Reject):
+        _check_rejectable(instruction.study, account)
+        ledger.append(Rejected(study=instruction.study, reason=instruction.reason, by=by, at=at))
+        return instruction.study
+    if isinstance(instruction, Trust):
+        _check_pinnable(instruction, account.acts.researchers)
+        ledger.append(ResearcherTrusted(name=instruction.name, key=instruction.key, by=by, at=at))
+        return None
+    if isinstance(instruction, Distrust):
+        if instruction.name not in account.acts.researchers:
+            raise ConfigInvalid(
+                f"no key of a researcher '{instruction.name}' is pinned here",
+                got=f"keys of {', '.join(sorted(account.acts.researchers)) or 'nobody'}",
+                next_step="Check the name: fedhealth site trust list",
+            )
+        ledger.append(ResearcherDistrusted(name=instruction.name, by=by, at=at))
+        return None
     pauses = isinstance(instruction, Pause)
     if pauses == account.acts.paused:
         raise ConfigInvalid(
@@ -126,6 +177,39 @@ def carry_out(instruction: LedgerInstruction, ledger: Ledger, by: str, at: int) 
         )
     ledger.append(Paused(by=by, at=at) if pauses else Unpaused(by=by, at=at))
     return None
+
+
+def _check_rejectable(study: Digest, account: Account) -> None:
+    if study in account.approved:
+        withdrawn = study in account.withdrawn
+        raise ConfigInvalid(
+            f"study {study[:12]} was approved here and cannot be rejected",
+            got="an approval that was withdrawn since" if withdrawn else "an approval that is in force",
+            next_step="Nothing to do." if withdrawn else "Withdraw it: fedhealth site withdraw --help",
+        )
+    if study in account.decisions.rejected:
+        raise ConfigInvalid(
+            f"study {study[:12]} was rejected here before, by {account.decisions.rejected[study].by}",
+            next_step="Nothing to do.",
+        )
+
+
+def _check_pinnable(instruction: Trust, pinned: Mapping[str, Digest]) -> None:
+    load_public_key(instruction.key)
+    if instruction.name in pinned:
+        raise ConfigInvalid(
+            f"a key of a researcher '{instruction.name}' is pinned here already",
+            got=pinned[instruction.name],
+            next_step="Nothing to do."
+            if pinned[instruction.name] == instruction.key
+            else "To pin another in its place, let this one go first: fedhealth site distrust --help",
+        )
+    for name, key in pinned.items():
+        if key == instruction.key:
+            raise ConfigInvalid(
+                f"this key is pinned here already, under the name '{name}'",
+                next_step="Use that name; or let it go first: fedhealth site distrust --help",
+            )
 
 
 def check_site(instruction: Instruction, ledger: Ledger) -> None:

@@ -1,10 +1,10 @@
 """A running site under its administrators: what they do beside its gate, and how long the gate is quiet for it.
 
-Approving a study and changing a consent make the gate read its data set anew: a study that is approved needs its
-records, and a patient who is forgotten must be in none of them. That takes a time that depends on the table. So after
-each such act, whatever came of it, the gate reads and says nothing until a time that follows from public figures
-alone has passed since it began (`quiet_seconds`), or, after an overrun, until its next multiple. The other side sees a
-gate that is slow once; neither which act it was, nor whose consent.
+Approving a study, changing a consent and pinning a researcher's key make the gate prepare its studies anew: one that is
+approved, or allowed by now, needs its records, and a patient who is forgotten must be in none of them. That takes a
+time that depends on the table. So after each such act, whatever came of it, the gate reads and says nothing until a
+time that follows from public figures alone has passed since it began (`quiet_seconds`), or, after an overrun, until its
+next multiple. The other side sees a gate that is slow once; neither which act it was, nor whose consent.
 
 Leaves to others: how a gate keeps quiet (`gate_process`), who is heard (`administration`).
 """
@@ -22,13 +22,25 @@ from fedhealth.site.gate import Gate
 from fedhealth.site.gate_inputs import Clock, read_inputs
 from fedhealth.site.gate_process import prepare_studies
 from fedhealth.site.held_gate import HeldGate
-from fedhealth.site.instructions import Approve, ChangeConsent, Instruction, check_site
+from fedhealth.site.instructions import (
+    Approve,
+    ChangeConsent,
+    Distrust,
+    Instruction,
+    Trust,
+    carry_out,
+    check_site,
+)
 from fedhealth.site.state import SiteState
 
 _LOG = logging.getLogger(__name__)
 _QUIET_SECONDS = 1.0
 _QUIET_SECONDS_A_PATIENT = 50e-6
 """For reading a patient's records, and again for preparing them for each study."""
+
+
+_Changing = Approve | ChangeConsent | Trust | Distrust
+"""After these the studies are prepared anew."""
 
 
 def quiet_seconds(declared_patients: int, studies: int) -> float:
@@ -72,7 +84,7 @@ class RunningSite:
         gate = self._gate
         if isinstance(gate, HeldGate):
             gate.check()
-        elif isinstance(instruction, Approve | ChangeConsent):
+        elif isinstance(instruction, _Changing):
             with self._quiet(gate):
                 gate.check_not_held()
                 check_site(instruction, self._ledger)
@@ -80,16 +92,19 @@ class RunningSite:
         else:
             gate.administer(instruction, by)
 
-    def _change(self, gate: Gate, instruction: Approve | ChangeConsent, by: str) -> None:
+    def _change(self, gate: Gate, instruction: _Changing, by: str) -> None:
         at = self._clock.unix_ms()
         if isinstance(instruction, Approve):
             # As at a start: policy, pinned keys and data as they are now.
-            inputs = read_inputs(self._folder, self._state, self._ledger.created, by, at)
+            inputs = read_inputs(self._folder, self._state, self._ledger, by, at)
             write_approval(self._folder, self._state, self._ledger, instruction, by, at)
         else:
             # What was read at the start, so that no file that cannot be read keeps a patient in.
             inputs = gate.inputs
-            write_consent(self._ledger, instruction, inputs.marks.scheme, by, at)
+            if isinstance(instruction, ChangeConsent):
+                write_consent(self._ledger, instruction, inputs.marks.scheme, by, at)
+            else:
+                carry_out(instruction, self._ledger, by, at)
         gate.renew(inputs)
         prepare_studies(gate, self._state, self._ledger)
 

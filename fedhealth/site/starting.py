@@ -27,7 +27,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 
 _LINK_WORDS = {
     "connecting": "waits for the coordinator at {coordinator}",
-    "connected": "connected to the coordinator; waits for studies (fedhealth site offers lists what is offered)",
+    "connected": "connected to the coordinator; waits for studies (fedhealth site studies lists them)",
     "disconnected": "waits for the coordinator at {coordinator}, which does not answer; it goes on trying",
     "refused": "refused by the coordinator at {coordinator}; ask its operator whether this site is a member",
     "replaced": "another node of this site has connected in its place; is one running elsewhere?",

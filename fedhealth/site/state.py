@@ -29,7 +29,7 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.ledger_file import copy_ledger
 from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret, UnsafeFixedNoiseSecret
 from fedhealth.records.members import MemberHistory
-from fedhealth.secret_file import PUBLIC_MODE, create_file, read_secret, sync_folder
+from fedhealth.secret_file import create_file, read_secret, sync_folder
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
 from fedhealth.site.hold import LedgerHold
 
@@ -167,10 +167,6 @@ class SiteState:
         self.next_ledger_key.replace(self.gate / "ledger.key")
         sync_folder(self.gate)
 
-    def researchers(self) -> dict[str, str]:
-        """Return the pinned researchers' public keys by name."""
-        return {path.stem: path.read_text().strip() for path in sorted((self.gate / "researchers").glob("*.pub"))}
-
     def naming_secret(self) -> bytes:
         """Return the key under which a change of the data, and a patient's mark, are recognised."""
         return read_secret(self.gate / "naming.secret")
@@ -248,10 +244,7 @@ def init_site(
             f"site '{site.id}' has state at {state.gate} already",
             next_step="It is never overwritten: it knows what was spent. For another site choose another folder.",
         ) from error
-    (state.gate / "researchers").mkdir(mode=0o700)
     state.studies.mkdir(mode=0o700)
-    for name, key in researchers.items():
-        create_file(state.gate / "researchers" / f"{name}.pub", (key + "\n").encode(), PUBLIC_MODE)
     create_file(state.gate / "naming.secret", secrets.token_bytes(32))
     create_file(state.gate / "copies.secret", secrets.token_bytes(32))
     if not site.public_data:
@@ -266,6 +259,7 @@ def init_site(
         ledger_key=public,
         witness_key=witness_key,
         budgets={name: _open_budget(name, budget) for name, budget in policy.budget.items()},
+        researchers=researchers,
         unsafe_test_site=unsafe_noise_seed is not None,
         at=time.time_ns() // 10**6,
     )

@@ -118,9 +118,13 @@ def _waiting(state: SiteState, contents: LedgerContents) -> list[str]:
         waits.append("ledger.anchor is missing: find it, or see fedhealth site recover-ledger --help")
     if contents.verified.paused:
         waits.append("the site is paused: fedhealth site resume")
-    offered = {signed.study.digest for signed in _offers(state.node)} - account.approved.keys()
+    decisions = account.decisions
+    decided = account.approved.keys() | decisions.rejected.keys() | decisions.first.keys()
+    offered = {signed.study.digest for signed in _offers(state.node)} - decided
     if offered:
-        waits.append(f"{len(offered)} offered studies wait to be looked at: fedhealth site offers")
+        waits.append(f"{len(offered)} offered studies wait to be looked at: fedhealth site studies")
+    if decisions.first:
+        waits.append(f"{len(decisions.first)} studies wait for a second person: fedhealth site studies")
     charged = len(account.reserved.keys() - account.stored.keys() - account.closed)
     if charged:
         waits.append(f"{charged} charged releases wait for the coordinator's signature or for the gate")

@@ -5,10 +5,11 @@ other side learns `busy`, as for any other reason.
 """
 
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 
 from fedhealth.errors import LedgerDamaged
-from fedhealth.privacy.journal import JournalNote
+from fedhealth.privacy.journal import JournalNote, Note
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest
 from fedhealth.site.gate_inputs import Clock
@@ -21,7 +22,7 @@ class StoppedStudies:
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger, self._clock = ledger, clock
-        self._stopped = _stopped_in(ledger)
+        self._stopped = set(stopped_in(ledger.journal()))
 
     def __contains__(self, study: Digest) -> bool:
         return study in self._stopped
@@ -42,12 +43,12 @@ class StoppedStudies:
             self._ledger.note(JournalNote(kind="failure", text=study, at=self._clock.unix_ms()))
 
 
-def _stopped_in(ledger: Ledger) -> set[Digest]:
+def stopped_in(journal: Iterable[Note]) -> frozenset[Digest]:
     """Return the studies that a failure stopped here and that no administrator has resumed."""
     stopped: set[Digest] = set()
-    for note in ledger.journal():
+    for note in journal:
         if note.kind == "failure":
             stopped.add(note.text)
         elif note.kind == "resumed":
             stopped.discard(note.text)
-    return stopped
+    return frozenset(stopped)

@@ -6,7 +6,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedhealth.compliance.acts import acts_of
 from fedhealth.compliance.bundle import make_bundle, read_bundle
 from fedhealth.compliance.history import read_gate
-from fedhealth.privacy.acts import KeyRotated, Paused, PolicyChanged, Unpaused
+from fedhealth.privacy.acts import (
+    KeyRotated,
+    Paused,
+    PolicyChanged,
+    ResearcherDistrusted,
+    ResearcherTrusted,
+    Unpaused,
+)
+from fedhealth.privacy.decisions import FirstApproval, Rejected
 from fedhealth.privacy.entries import WitnessRule
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.rotation import sign_rotation
@@ -23,6 +31,10 @@ def test_every_act_is_a_sentence_with_a_user_and_a_time(tmp_path):
     ledger.append(WitnessRule(witness="best-effort", wait_seconds=5, at=11))
     ledger.append(Paused(by="grace", at=12))
     ledger.append(Unpaused(by="ada", at=13))
+    ledger.append(ResearcherTrusted(name="alan", key="ed" * 32, by="ada", at=13))
+    ledger.append(ResearcherDistrusted(name="alan", by="grace", at=13))
+    ledger.append(FirstApproval(study="ab" * 32, researcher="cd" * 32, by="ada", at=13))
+    ledger.append(Rejected(study="ab" * 32, reason="purpose", by="grace", at=13))
     ledger.rotate(KeyRotated(rotation=sign_rotation("north", old, NEW), by="ada", at=14), NEW)
     ledger.close()
     history = read_gate(gate)
@@ -37,10 +49,14 @@ def test_every_act_is_a_sentence_with_a_user_and_a_time(tmp_path):
         (9, "", "the witness became 'best-effort', waited for 5 s"),
         (10, "grace", "paused the whole site"),
         (11, "ada", "let the site go on"),
-        (12, "ada", f"changed the ledger key from {before} to {after}"),
+        (12, "ada", f"pinned key {'ed' * 32} of researcher 'alan'"),
+        (13, "grace", "let the key of researcher 'alan' go"),
+        (14, "ada", f"approved study {'ab' * 32} of key {'cd' * 6} as the first of two people; opened nothing"),
+        (15, "grace", f"rejected study {'ab' * 32}, because of: purpose"),
+        (16, "ada", f"changed the ledger key from {before} to {after}"),
     ]
     assert [(line.entry, line.by, line.what) for line in acts_of(history)] == wanted
-    assert [line.at for line in acts_of(history)][4:] == [10, 11, 12, 13, 14]
+    assert [line.at for line in acts_of(history)][4:] == [10, 11, 12, 13, 13, 13, 13, 13, 14]
     bundle, _ = read_bundle(make_bundle(history, NEW, "ada", 15))
     assert acts_of(bundle) == acts_of(history)
     for study in gate.glob("studies/*.json"):

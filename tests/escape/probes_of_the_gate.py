@@ -20,6 +20,18 @@ def pause_and_resume():
         raise PermissionError(str(error)) from error
 
 
+def pin_a_key():
+    """Have the gate trust a researcher of the node's own."""
+    from fedhealth.errors import ConfigInvalid
+    from fedhealth.site.administration import tell_gate
+    from fedhealth.site.instructions import Trust
+
+    try:
+        return tell_gate(ADMIN, Trust(site="ward-a", name="mallory", key="ab" * 32))
+    except ConfigInvalid as error:
+        raise PermissionError(str(error)) from error
+
+
 def connect_to(path):
     def probe():
         with socket.socket(socket.AF_UNIX) as client:

@@ -93,7 +93,7 @@ def test_a_site_that_joined_has_what_a_node_needs_and_the_coordinator_has_its_le
     word = LedgerCertificate.model_validate_json((state.gate / "ledger.certificate.json").read_bytes())
     word.check(witness)
     assert (word.site, word.ledger_key) == ("hungary", key)
-    assert state.researchers() == {"alice": RESEARCHER}
+    assert read_ledger(state.gate).account.acts.researchers == {"alice": RESEARCHER}
     assert sorted(path.name for path in state.node.iterdir()) == ["node.toml", "renewal.pem", "root.pem", "tls.pem"]
     assert not (state.root / "joining").exists()
 

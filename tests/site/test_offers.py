@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -103,26 +101,3 @@ def test_a_node_that_was_taken_over_cannot_make_its_reader_wait_or_follow_a_link
     assert read_offers(tmp_path / "node") == {}
     (folder / "plain.json").write_bytes(signed)
     assert len(read_offers(tmp_path / "node")) == 1
-
-
-def test_the_command_lists_what_waits_and_where(tmp_path, signed):
-    state = tmp_path / "state"
-    (state / "node").mkdir(parents=True)
-    (state / "gate").mkdir()
-    command = [sys.executable, "-m", "fedhealth.cli.main", "site", "offers", "--state", str(state)]
-
-    def said(*more):
-        return subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout
-
-    assert said() == "no study is offered; the node asks whenever it connects\n"
-    keep_offers(state / "node" / "offers", (signed,))
-    ((path, study),) = read_offers(state / "node").items()
-    assert json.loads(said("--json")) == [
-        {
-            "file": str(path),
-            "study": study.study.digest,
-            "name": study.study.name,
-            "researcher": study.researcher,
-        }
-    ]
-    assert str(path) in said()

@@ -306,7 +306,7 @@ def test_status_says_certificate_link_budget_and_what_waits(site, command, make_
     site.state.hold.set_restored()
     said = command("status", "--state", site.state.root)[1]
     assert "waits: the site is paused" in said
-    assert "waits: 1 offered studies wait to be looked at: fedhealth site offers" in said
+    assert "waits: 1 offered studies wait to be looked at: fedhealth site studies" in said
     assert "waits: the ledger came from a backup" in said
     assert all(len(line) <= 80 for line in said.splitlines())
     assert json.loads(command("status", "--state", site.state.root, "--json")[1])["link"] == "connected for 3 h 5 min"

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gate_by_socket import HEAD, Running, receive_frame
 from test_administration import charges, code_of, command, forget_instruction, question_of
 
+from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import (
     ApprovalMissing,
     BudgetExhausted,
@@ -205,7 +206,7 @@ def instruction_of(proposal):
 
     return Approve(
         site="ward-a",
-        signed_study=urlsafe_b64encode(proposal.signed_bytes),
+        signed_study=urlsafe_b64encode(canonical_bytes(proposal.signed)),
         reply_after_ms=proposal.approval.reply_after_ms,
     )
 

@@ -1,0 +1,80 @@
+"""What `fedhealth site studies` and `budget` say to people: lines of at most 80 columns.
+
+A study that is offered comes from a stranger, so its words are shown without what a terminal would obey.
+"""
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from fedhealth.compliance.times import time_text
+
+if TYPE_CHECKING:
+    from fedhealth.privacy.verified_ledger import Spending
+    from fedhealth.site.studies import StudyView
+
+_LABEL = 13
+"""Columns of a label, its two leading blanks included."""
+
+
+def study_lines(view: "StudyView") -> Iterator[str]:
+    """Say all there is to say of a study."""
+    yield _plain(f"{view.title or 'a study whose signed file is not here'} ({view.name or view.study[:12]})")
+    yield f"  {'digest':<{_LABEL - 2}}{view.study}"
+    by = f", by {view.decided[0]} on {time_text(view.decided[1])}" if view.decided else ""
+    yield from _said("stands", view.standing + by)
+    if not view.researcher:
+        return
+    yield from _said("asked by", view.asked_by or f"UNKNOWN KEY {view.researcher}")
+    yield from _said("purpose", view.purpose)
+    yield from _said("on ground", view.legal_basis)
+    for step in view.leaves:
+        what = f"{step.step}: at most {step.releases} times {step.numbers:,} whole numbers with noise in them"
+        charged = f"; {step.charged} times so far" if step.charged else ""
+        yield from _said("leaves", f"{what}, {step.bytes:,} bytes each, of {step.cohort} patients{charged}")
+    for cost in view.costs:
+        planned = f"epsilon {cost.epsilon:.3f} at delta {cost.delta:g} as planned (informs)"
+        yield from _said(
+            "costs", f"each {cost.cohort} patient at most {cost.share:.1%} of the budget (binds); {planned}"
+        )
+        then = "would be left then" if view.standing.startswith("waits") else "is left now"
+        yield from _said("", f"{cost.share_spent:.1%} was spent; {cost.share_left:.1%} {then}")
+    if view.here is not None:
+        for side, patients in view.here.patients.items():
+            yield from _said("here", f"{patients} {side} patients, {view.here.positives[side]} with the condition")
+        for warning in view.here.warnings:
+            yield from _said("WARNING", warning)
+        yield from _said("to decide", f"fedhealth site approve, or reject, with {view.study[:12]}")
+    if view.obstacle:
+        yield from _said("NOT AS IS", view.obstacle)
+
+
+def budget_lines(sides: "Iterable[Spending]", approved: "Iterable[StudyView]") -> Iterator[str]:
+    """Say what a budget is, what each approved study may cost and has cost, and what is left."""
+    approved = tuple(approved)
+    for side in sides:
+        yield f"{side.data_set}, {side.cohort} patients"
+        yield f"  cap      epsilon {side.epsilon_cap:g} at delta {side.delta:g}, for the life of the data"
+        yield f"  spent    {side.share_spent:.1%} of it, which is epsilon {side.epsilon_spent:.3f} (informs)"
+        yield f"  aside    {side.share_set_aside:.1%} by approvals, with what is spent (binds)"
+        yield f"  left     {1.0 - side.share_set_aside:.1%}"
+        for each in approved:
+            for cost in (cost for cost in each.costs if cost.cohort == side.cohort):
+                yield f"  {each.name} ({each.study[:12]}), {each.standing}"
+                yield f"    may cost {cost.share:.1%} and has cost {cost.share_spent:.1%} of the budget (binds)"
+                yield f"    epsilon {cost.epsilon:.3f} at delta {cost.delta:g} as planned (informs)"
+    yield "Shares add up; epsilons of several studies do not."
+
+
+def _said(label: str, text: str) -> Iterator[str]:
+    first = f"  {label:<{_LABEL - 2}}"
+    yield from textwrap.wrap(
+        "".join(each if each.isprintable() else " " for each in text),
+        80,
+        initial_indent=first,
+        subsequent_indent=" " * _LABEL,
+    )
+
+
+def _plain(text: str) -> str:
+    return "".join(each if each.isprintable() else "?" for each in text)[:80]

@@ -1,0 +1,72 @@
+"""`fedhealth site trust researcher | list` and `distrust`: whose studies this hospital looks at."""
+
+from typing import Annotated
+
+import typer
+
+from fedhealth.cli.site_arguments import AsJson, Folder, State, made_state
+
+trust = typer.Typer(help="Pin researchers' public keys, and list those that are.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The name that policy.toml uses: lower case, digits, hyphens.")]
+
+
+@trust.command()
+def researcher(
+    folder: Folder,
+    name: Name,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The public key: 64 hexadecimal digits.")],
+    state: State,
+) -> None:
+    """Pin a researcher's public key; the ledger keeps who did. The gate may be running.
+
+    Get the key from the researcher by a way that you trust, never from the coordinator. Its studies are looked at only
+    if `researchers` in policy.toml has the name, and each still needs an approval.
+
+    Example: fedhealth site trust researcher sites/hungary alice KEY --state state/hungary
+    """
+    from fedhealth.policy.rules import load_policy
+    from fedhealth.site.acts import trust_researcher
+    from fedhealth.site.state import SiteState
+
+    trust_researcher(folder, SiteState(made_state(state)), name, key)
+    typer.echo(f"pinned the key of researcher '{name}'")
+    if name not in load_policy(folder)[0].researchers:
+        typer.echo(f"the policy does not allow '{name}' yet: add the name to `researchers` in policy.toml")
+
+
+@trust.command("list")
+def list_(folder: Folder, state: State, as_json: AsJson = False) -> None:
+    """List the pinned keys by name. The gate may be running.
+
+    Example: fedhealth site trust list sites/hungary --state state/hungary
+    """
+    import json
+
+    from fedhealth.site.acts import pinned_researchers
+    from fedhealth.site.state import SiteState
+
+    pinned = pinned_researchers(folder, SiteState(made_state(state)))
+    if as_json:
+        typer.echo(json.dumps(pinned, indent=2))
+        return
+    for name, key in pinned.items():
+        typer.echo(name)
+        typer.echo(f"  {key}")
+    if not pinned:
+        typer.echo("no researcher's key is pinned, so no study can be approved")
+
+
+def distrust(folder: Folder, name: Name, state: State) -> None:
+    """Let a researcher's key go: its studies are refused with `policy` from now on. The gate may be running.
+
+    What was approved stays set aside in the budget until it is withdrawn.
+
+    Example: fedhealth site distrust sites/hungary alice --state state/hungary
+    """
+    from fedhealth.site.acts import distrust_researcher
+    from fedhealth.site.state import SiteState
+
+    running = distrust_researcher(folder, SiteState(made_state(state)), name)
+    typer.echo(f"let the key of researcher '{name}' go")
+    typer.echo("its studies are refused from now on" if running else "its studies are refused when the gate is started")

@@ -1,0 +1,246 @@
+"""What an administrator may look at before deciding on a study: the hospital's own patients, and what it would cost.
+
+This is the only place where feasibility (enough patients, both outcomes) may be looked at, because what is said here
+stays at the hospital. It is done on a copy of the ledger, so the gate may be running, and nothing is written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fedhealth.errors import ApprovalMissing, DataUnusable
+from fedhealth.learning.plan import envelope_of, plan_study
+from fedhealth.policy.rules import Policy, check_policy, load_policy
+from fedhealth.policy.site_file import SiteFile, load_site_file
+from fedhealth.privacy.decisions import Rejected
+from fedhealth.privacy.entries import Account, Approved, Created, ReplyAfter
+from fedhealth.privacy.pld import informative_epsilon
+from fedhealth.privacy.release import Cohort, Digest
+from fedhealth.records.columns import NEARLY_UNIQUE
+from fedhealth.records.marks import PatientMarks, without_patients
+from fedhealth.records.query_trial import check_rows_alone
+from fedhealth.records.source import read_source
+from fedhealth.records.split import sides_of
+from fedhealth.records.table import Table, patients_per_row, prepare_records
+from fedhealth.site.consent import forgotten_patients
+from fedhealth.site.state import SiteState
+from fedhealth.site.stopped_studies import stopped_in
+from fedhealth.study.protocol import Study
+from fedhealth.study.signature import SignedStudy
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """What the administrator may see and nobody else: counts of the hospital's own patients.
+
+    Attributes:
+        patients: per side.
+        positives: of those, how many have the condition.
+        share: the part of the data set's whole budget that the study may cost a patient of each side; this binds.
+        epsilon: what that is as an epsilon, at the study's delta: it holds for the study as committed in advance.
+        warnings: what looks wrong and only a person can tell.
+    """
+
+    patients: Mapping[Cohort, int]
+    positives: Mapping[Cohort, int]
+    share: Mapping[Cohort, float]
+    epsilon: Mapping[Cohort, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A study that could be approved here, and what the administrator should see before.
+
+    Attributes:
+        signed: the study.
+        seen: of this hospital's patients.
+        approval: what would be written into the ledger, once all who must approve have.
+        rejected: a rejection that an approval would undo.
+        is_first: another person must approve after this one, before the study is opened.
+    """
+
+    signed: SignedStudy
+    seen: Feasibility
+    approval: Approved
+    rejected: Rejected | None
+    is_first: bool
+
+
+@dataclass(frozen=True)
+class SiteInView:
+    """A site as its administrator looks at it, at one moment.
+
+    Attributes:
+        site: `site.toml`.
+        policy: `policy.toml`.
+        created: the first entry of the ledger.
+        account: a copy of what its entries add up to.
+        stopped: studies that a failure stopped here.
+        split_key: key of the held-out split.
+        marks: make the marks of the data set's patients.
+        forgotten: marks of those who withdrew their consent.
+    """
+
+    site: SiteFile
+    policy: Policy
+    created: Created
+    account: Account
+    stopped: frozenset[Digest]
+    split_key: bytes
+    marks: PatientMarks
+    forgotten: frozenset[Digest]
+
+    @cached_property
+    def table(self) -> Table:
+        """The data set without the patients who withdrew their consent.
+
+        Raises:
+            DataUnusable: it cannot be read, or the rows of a query rest on several patients.
+        """
+        source = self.site.data_set.source
+        whole = read_source(source, strict=True)
+        check_rows_alone(source, whole, self.site.data_set.patient_column)
+        return without_patients(whole, self.marks, self.forgotten)[0]
+
+    def examine(self, signed: SignedStudy, by: str, at: int) -> Proposal:
+        """Look at a study with this hospital's patients in view.
+
+        Args:
+            signed: the study, whose signature holds.
+            by: the local user who would approve.
+            at: now, in Unix milliseconds.
+
+        Raises:
+            PolicyForbids: the site's rules do not allow it.
+            DataUnusable: the data lack a column, hold text for a number, or too few patients; or the rows of a query
+                rest on several patients.
+            BudgetExhausted: its envelope does not fit what is left.
+            ApprovalMissing: the study does not fit this site, or was approved before.
+        """
+        study, decisions = signed.study, self.account.decisions
+        check_policy(self.policy, signed, self.account.acts.researchers)
+        check_undecided(self.account, study, by)
+        approval = approval_of(signed, self.site, self.created, self.split_key, {}, by, at)
+        self.account.check_approval(approval)
+        column = self.site.data_set.patient_column
+        names: tuple[Cohort, ...] = ("training", "held-out")
+        records = prepare_records(self.table, study, column, self.split_key, strict=True)
+        sides = dict(zip(names, records, strict=True))
+        for name, side in sides.items():
+            if side.patient_count < self.policy.min_patients_a_side:
+                raise DataUnusable(
+                    f"there are too few patients for study '{study.name}' here",
+                    got=f"{side.patient_count} patients on the {name} side",
+                    wanted=f"at least {self.policy.min_patients_a_side} (min_patients_a_side in policy.toml)",
+                    next_step="Reject the study, or lower the rule. The coordinator learns nothing of this.",
+                )
+        budget = self.created.budgets[study.data_set]
+        seen = Feasibility(
+            patients={name: side.patient_count for name, side in sides.items()},
+            positives={name: np.unique(side.patients[side.labels > 0]).size for name, side in sides.items()},
+            share={name: budget.share(cost) for name, cost in approval.envelope.items()},
+            epsilon={
+                step.cohort: informative_epsilon(step.plan(), study.privacy.delta).epsilon
+                for step in plan_study(study).values()
+            },
+            warnings=_doubts(self.table, column),
+        )
+        is_first = self.policy.approvals_needed == 2 and study.digest not in decisions.first
+        return Proposal(signed, seen, approval, decisions.rejected.get(study.digest), is_first)
+
+
+def look_at_site(folder: Path, state: SiteState) -> SiteInView:
+    """Return a site as it is now; the gate may be running.
+
+    Raises:
+        ConfigInvalid: a file of the site is wrong.
+        LedgerDamaged, IdentityInvalid: its ledger cannot be read or is held.
+    """
+    site, (policy, _) = load_site_file(folder), load_policy(folder)
+    marks = PatientMarks.under(state.naming_secret(), site.data_set.name, site.data_set.patient_column)
+    with state.copied_ledger(site.id) as ledger:
+        return SiteInView(
+            site=site,
+            policy=policy,
+            created=ledger.created,
+            account=ledger.account,
+            stopped=stopped_in(ledger.journal()),
+            split_key=state.split_key(site.split_key),
+            marks=marks,
+            forgotten=forgotten_patients(ledger, site.data_set.name, marks.scheme),
+        )
+
+
+def check_undecided(account: Account, study: Study, by: str) -> None:
+    """Return if a study was not approved yet, nor by this person as the first of two.
+
+    Raises:
+        ApprovalMissing: it was.
+    """
+    approval, first = account.approved.get(study.digest), account.decisions.first.get(study.digest)
+    if approval is not None:
+        raise ApprovalMissing(
+            f"study '{study.name}' ({study.digest[:12]}) was approved here before, by {approval.by}",
+            next_step="Nothing to do and nothing was charged; an approval is given once.",
+        )
+    if first is not None and first.by == by:
+        raise ApprovalMissing(
+            f"{by} approved study '{study.name}' ({study.digest[:12]}) before, as the first of two people",
+            wanted="an approval by another Unix user",
+            next_step="Nothing is open yet. Ask a second person; or take it back: fedhealth site reject --help",
+        )
+
+
+def approval_of(
+    signed: SignedStudy, site: SiteFile, created: Created, split_key: bytes, durations: ReplyAfter, by: str, at: int
+) -> Approved:
+    """Return the entry that approves a study.
+
+    Raises:
+        ApprovalMissing: the study does not fit the site.
+    """
+    study, data_set = signed.study, site.data_set
+    _check_fit(study, site)
+    return Approved(
+        study=study.digest,
+        researcher=signed.researcher,
+        data_set=study.data_set,
+        sides=sides_of(split_key, data_set.patient_column, study.evaluation.held_out_fraction),
+        declared_patients=data_set.declared_patients,
+        reply_after_ms=durations,
+        envelope=envelope_of(study, created.budgets[study.data_set]),
+        delta=study.privacy.delta,
+        by=by,
+        at=at,
+    )
+
+
+def _doubts(table: Table, patient_column: str) -> tuple[str, ...]:
+    share = patients_per_row(table, patient_column)
+    if share < NEARLY_UNIQUE:
+        return ()
+    return (
+        f"column '{patient_column}' has a new value in {share:.0%} of the rows: it looks like a visit number, not a "
+        "patient, and protection would be per visit. It is right only if the table has one row per patient; else "
+        "correct patient_column in site.toml before anything is approved.",
+    )
+
+
+def _check_fit(study: Study, site: SiteFile) -> None:
+    if study.data_set != site.data_set.name:
+        raise ApprovalMissing(
+            f"study '{study.name}' asks for data set '{study.data_set}'",
+            got=f"'{site.data_set.name}' at site '{site.id}'",
+            next_step="Correct `name` in site.toml, or reject the study.",
+        )
+    if site.data_set.declared_patients < study.min_declared_patients:
+        raise ApprovalMissing(
+            f"study '{study.name}' asks for larger sites",
+            got=f"{site.data_set.declared_patients} declared patients",
+            wanted=f"at least {study.min_declared_patients}",
+            next_step="Reject the study.",
+        )

@@ -1,0 +1,268 @@
+"""Every study that a site knows of, for its administrator: what waits, what runs, what it costs, what was decided.
+
+Offered studies come from the node's folder, where anything may lie: only a signature that holds is believed, and who
+signed is named only where the key is pinned here. What is said of the hospital's own patients stays at the hospital.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fedhealth.errors import ApprovalMissing, ConfigInvalid, FedHealthError, IdentityInvalid
+from fedhealth.learning.plan import envelope_of, plan_study
+from fedhealth.privacy.pld import informative_epsilon
+from fedhealth.privacy.release import Cohort, Digest, StepName
+from fedhealth.privacy.verified_ledger import spending_of
+from fedhealth.site.examination import Feasibility, SiteInView
+from fedhealth.site.offers import read_offers
+from fedhealth.site.state import SiteState, local_user
+from fedhealth.study.signature import SignedStudy, open_signed_study
+
+_LOG = logging.getLogger(__name__)
+
+Standing = Literal[
+    "waits", "waits for a second person", "approved", "running", "stopped", "complete", "withdrawn", "rejected"
+]
+"""Where a study stands: nobody decided yet; one of two people approved; nothing left yet; some of it left; a failure
+stopped it here; all that was planned left; withdrawn; rejected."""
+
+
+@dataclass(frozen=True)
+class StepLeaving:
+    """What leaves the hospital in one step of a study, at most.
+
+    Attributes:
+        step: its name.
+        cohort: the patients it uses.
+        releases: how often, spare rounds included.
+        charged: how often it was charged so far.
+        numbers: how many whole numbers each release holds, each with noise in it.
+        bytes: of each release.
+    """
+
+    step: StepName
+    cohort: Cohort
+    releases: int
+    charged: int
+    numbers: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SideCost:
+    """What a study costs a patient of one side.
+
+    Attributes:
+        cohort: the side.
+        share: the most, as a part of the data set's whole budget; this binds.
+        share_spent: what was charged so far.
+        share_left: of the budget, once this study is approved; for one that is, what is left now. Below zero where
+            it does not fit.
+        epsilon: of its plan as committed in advance, at the study's delta; informative.
+        delta: the study's.
+    """
+
+    cohort: Cohort
+    share: float
+    share_spent: float
+    share_left: float
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """One study, as its administrator sees it.
+
+    Attributes:
+        study: its digest.
+        standing: where it stands.
+        decided: by whom and when, in Unix milliseconds; None where nobody has.
+        name: its short name; empty, like all that follows, where its signed file is not here.
+        title: for people.
+        task: what kind of question it is.
+        purpose: why patients' data may be used.
+        legal_basis: on what ground.
+        researcher: the public key that signed it.
+        asked_by: the name under which that key is pinned here; None for an unknown key.
+        leaves: what leaves, step by step.
+        costs: per side.
+        obstacle: why it cannot be approved as things stand; empty where it can, or was.
+        here: of this hospital's patients, where the study waits and they could be counted; never for anybody else.
+    """
+
+    study: Digest
+    standing: Standing
+    decided: tuple[str, int] | None
+    name: str = ""
+    title: str = ""
+    task: str = ""
+    purpose: str = ""
+    legal_basis: str = ""
+    researcher: str = ""
+    asked_by: str | None = None
+    leaves: tuple[StepLeaving, ...] = ()
+    costs: tuple[SideCost, ...] = ()
+    obstacle: str = ""
+    here: Feasibility | None = None
+
+
+def studies_at(view: SiteInView, state: SiteState) -> tuple[StudyView, ...]:
+    """Return every study that was offered or decided on: those that wait first, then in order of decision.
+
+    Args:
+        view: the site.
+        state: its state.
+    """
+    account = view.account
+    offered = {signed.study.digest: signed for signed in _offers(state)}
+    known = [*account.approved, *account.decisions.rejected]
+    waiting = [study for study in offered if study not in known]
+    waiting += [study for study in account.decisions.first if study not in offered]
+    return tuple(_view_of(view, study, offered.get(study) or _kept(state, study)) for study in (*waiting, *known))
+
+
+def approved_studies(view: SiteInView, state: SiteState) -> tuple[StudyView, ...]:
+    """Return the studies that were approved, withdrawn since or not; arguments as `studies_at`."""
+    return tuple(_view_of(view, study, _kept(state, study)) for study in view.account.approved)
+
+
+def offered_study(state: SiteState, prefix: str) -> SignedStudy:
+    """Return the one offered study whose digest begins so.
+
+    Raises:
+        ApprovalMissing: there is none.
+        ConfigInvalid: there are several.
+    """
+    found = {signed.study.digest: signed for signed in _offers(state) if signed.study.digest.startswith(prefix)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise ConfigInvalid(
+            f"{len(found)} offered studies have a digest that begins with {prefix}", next_step="Give more digits."
+        )
+    raise ApprovalMissing(
+        f"no study whose digest begins with {prefix[:12]} is offered",
+        wanted="at least the first 8 hexadecimal digits, of a study whose signature holds",
+        next_step="See what is: fedhealth site studies --help. Or give the file of the signed study.",
+    )
+
+
+def _offers(state: SiteState) -> list[SignedStudy]:
+    try:
+        return list(read_offers(state.node).values())
+    except OSError:
+        _LOG.warning("which studies are offered is not known: this user may not read the node's folder")
+        return []
+
+
+def _kept(state: SiteState, study: Digest) -> SignedStudy | None:
+    try:
+        return open_signed_study((state.studies / f"{study}.json").read_bytes())
+    except (IdentityInvalid, OSError):
+        return None
+
+
+def _view_of(view: SiteInView, study: Digest, signed: SignedStudy | None) -> StudyView:
+    standing, decided = _standing(view, study, signed)
+    if signed is None:
+        return StudyView(study, standing, decided)
+    asked, pinned = signed.study, view.account.acts.researchers
+    obstacle, here = "", None
+    try:
+        leaves, costs = _leaves(view, signed), _costs(view, signed, standing)
+        if standing.startswith("waits"):
+            here = view.examine(signed, local_user(), time.time_ns() // 10**6).seen
+    except FedHealthError as error:
+        obstacle = str(error)
+        leaves, costs = _if_priced(view, signed, standing)
+    return StudyView(
+        study,
+        standing,
+        decided,
+        name=asked.name,
+        title=asked.title,
+        task=asked.task,
+        purpose=asked.purpose,
+        legal_basis=asked.legal_basis,
+        researcher=signed.researcher,
+        asked_by=next((name for name, key in pinned.items() if key == signed.researcher), None),
+        leaves=leaves,
+        costs=costs,
+        obstacle=obstacle,
+        here=here,
+    )
+
+
+def _if_priced(
+    view: SiteInView, signed: SignedStudy, standing: Standing
+) -> tuple[tuple[StepLeaving, ...], tuple[SideCost, ...]]:
+    """Return what leaves and what it costs of a study that cannot be approved; nothing where it has no price here."""
+    try:
+        return _leaves(view, signed), _costs(view, signed, standing)
+    except FedHealthError:
+        return (), ()
+
+
+def _standing(view: SiteInView, study: Digest, signed: SignedStudy | None) -> tuple[Standing, tuple[str, int] | None]:
+    account = view.account
+    decisions = account.decisions
+    decision = account.approved.get(study) or decisions.rejected.get(study) or decisions.first.get(study)
+    decided = (decision.by, decision.at) if decision else None
+    if study in account.withdrawn:
+        return "withdrawn", decided
+    if study in account.approved:
+        if study in view.stopped:
+            return "stopped", decided
+        charged = _charged(view, study)
+        if signed and all(charged[name] >= step.rounds for name, step in plan_study(signed.study).items()):
+            return "complete", decided
+        return "running" if any(charged.values()) else "approved", decided
+    if study in account.decisions.rejected:
+        return "rejected", decided
+    return "waits for a second person" if study in account.decisions.first else "waits", decided
+
+
+def _charged(view: SiteInView, study: Digest) -> Mapping[StepName, int]:
+    return {"train": view.account.releases(study, "train"), "evaluate": view.account.releases(study, "evaluate")}
+
+
+def _leaves(view: SiteInView, signed: SignedStudy) -> tuple[StepLeaving, ...]:
+    charged = _charged(view, signed.study.digest)
+    return tuple(
+        StepLeaving(
+            step=name,
+            cohort=step.cohort,
+            releases=step.rounds,
+            charged=charged[name],
+            numbers=step.mechanism.dimension,
+            bytes=8 * step.mechanism.dimension,
+        )
+        for name, step in plan_study(signed.study).items()
+    )
+
+
+def _costs(view: SiteInView, signed: SignedStudy, standing: Standing) -> tuple[SideCost, ...]:
+    study, account = signed.study, view.account
+    budget = view.created.budgets.get(study.data_set)
+    if budget is None:
+        return ()
+    aside = {each.cohort: each.share_set_aside for each in spending_of(account) if each.data_set == study.data_set}
+    approval = account.approved.get(study.digest)
+    envelope = approval.envelope if approval else envelope_of(study, budget)
+    costs = []
+    for step in plan_study(study).values():
+        share, spent = budget.share(envelope[step.cohort]), account.spent(study.digest, step.cohort)
+        costs.append(
+            SideCost(
+                cohort=step.cohort,
+                share=share,
+                share_spent=budget.share(spent) if spent else 0.0,
+                share_left=1.0 - aside[step.cohort] - (share if standing.startswith("waits") else 0.0),
+                epsilon=informative_epsilon(step.plan(), study.privacy.delta).epsilon,
+                delta=study.privacy.delta,
+            )
+        )
+    return tuple(costs)
