@@ -13,6 +13,7 @@ from fedhealth.cli.audit_arguments import (
     Evidence,
     Expected,
     Sources,
+    WitnessKey,
     end_of_test_site,
     published_head,
     published_heads,
@@ -25,20 +26,27 @@ if TYPE_CHECKING:
     from fedhealth.compliance.federation import Federation
 
 
-def budget(path: Sources, evidence: Evidence = None, site: Expected = None, as_json: AsJson = False) -> None:
+def budget(
+    path: Sources,
+    evidence: Evidence = None,
+    site: Expected = None,
+    witness: WitnessKey = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what each data set's budget was spent on, after verifying the ledgers.
 
     Of several sites also what each study has used over all of them.
 
     Exit codes: those of `audit verify`; of several ledgers, that of the first
-    which is missing or not intact; each is named, the others are counted.
+    which is not intact, or 3 if one that must be there is missing; each is named
+    and the others are counted.
 
     Example: fedhealth audit budget runs/demo-DATE/state/hungary/gate
     """
     from fedhealth.compliance.budget import budget_use
     from fedhealth.compliance.totals import study_totals
 
-    federation, one = _federation(path, evidence, site or ())
+    federation, one = _federation(path, evidence, site or (), witness)
     sides = {each.site: budget_use(each.history) for each in federation.sites}
     totals = study_totals(federation.sites)
     if as_json:
@@ -73,6 +81,7 @@ def report(
     ] = None,
     evidence: Evidence = None,
     site: Expected = None,
+    witness: WitnessKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the register of processing: who approved what, why, on which ground, and what it cost.
@@ -88,7 +97,7 @@ def report(
     from fedhealth.compliance.register import make_register
     from fedhealth.secret_file import create_file
 
-    federation, _ = _federation(path, evidence, site or (), studies)
+    federation, _ = _federation(path, evidence, site or (), witness, studies)
     register = make_register(federation, time.time_ns() // 10**6)
     if out is not None:
         from fedhealth.compliance.register_page import render_register
@@ -130,7 +139,7 @@ def export(
     from fedhealth.compliance.export import bundle_of, write_bundles
     from fedhealth.site.state import local_user
 
-    federation, one = _federation(path, None, site or ())
+    federation, one = _federation(path, None, site or (), None)
     if federation.failed:
         typer.echo("nothing was written", err=True)
         _end(federation)
@@ -146,7 +155,11 @@ def export(
 
 
 def _federation(
-    paths: list[Path], evidence: Path | None, expected: Collection[str], studies: Path | None = None
+    paths: list[Path],
+    evidence: Path | None,
+    expected: Collection[str],
+    witness: str | None,
+    studies: Path | None = None,
 ) -> "tuple[Federation, bool]":
     """Verify what was given; also say whether it is one site's ledger, whose failure is raised."""
     from fedhealth.compliance.federation import (
@@ -157,15 +170,19 @@ def _federation(
         read_site,
     )
     from fedhealth.compliance.history import read_studies
+    from fedhealth.compliance.ledger_certificate import check_witness_key
 
     texts = read_studies(studies) if studies is not None else {}
     if len(paths) == 1 and not expected and not is_folder_of_ledgers(paths[0]):
         ledger = read_site(find_ledgers(paths[0])[0], texts)
+        if witness is not None:
+            check_witness_key(ledger.history.ledger.verified, witness)
         if evidence is not None:
             ledger.history.check_seen(published_head(evidence, ledger.site))
         return Federation((ledger,), ()), True
     heads = published_heads(evidence) if evidence is not None else {}
-    return read_federation(paths, expected=sorted({*expected, *heads}), studies=texts, heads=heads), False
+    wanted = sorted({*expected, *heads})
+    return read_federation(paths, expected=wanted, studies=texts, heads=heads, witness_key=witness), False
 
 
 def _failed(federation: "Federation") -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedhealth.compliance.bundle import Manifest, is_bundle, read_bundle
 from fedhealth.compliance.history import History, read_gate
+from fedhealth.compliance.ledger_certificate import check_witness_key
 from fedhealth.errors import ConfigInvalid, FedHealthError, LedgerDamaged, LedgerForked
 from fedhealth.privacy.release import Digest
 
@@ -117,6 +118,7 @@ def read_federation(
     expected: Collection[str] = (),
     studies: Mapping[Digest, bytes] | None = None,
     heads: Mapping[str, str] | None = None,
+    witness_key: str | None = None,
 ) -> Federation:
     """Verify every ledger that the paths stand for.
 
@@ -125,6 +127,7 @@ def read_federation(
         expected: sites that must be among them.
         studies: as in `read_site`.
         heads: by site, the signed note of a head that its ledger must extend.
+        witness_key: the coordinator's, as its operator told it, which each ledger must name; None to ask for none.
     """
     read: list[SiteLedger] = []
     failed: list[Unverified] = []
@@ -135,6 +138,8 @@ def read_federation(
             ledger = read_site(path, studies)
             name = ledger.site
             known.add(name)
+            if witness_key is not None:
+                check_witness_key(ledger.history.ledger.verified, witness_key)
             if note := (heads or {}).get(name):
                 ledger.history.check_seen(note)
             read.append(ledger)

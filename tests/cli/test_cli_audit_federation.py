@@ -220,6 +220,19 @@ def test_the_operators_key_is_asked_for(published, audit):
     assert audit("verify", published, "--witness", public_key_hex(other_key().public_key()))[0] == 8
 
 
+@pytest.mark.parametrize("verb", ["budget", "report"])
+def test_ledgers_that_name_another_coordinator_are_not_counted(bundles, audit, tmp_path, verb):
+    known = public_key_hex(WITNESS.public_key())
+    assert audit(verb, bundles, "--witness", known)[0] == 0
+    make_ledger(bundles / "west" / "gate", "west", coordinator=other_key())
+    code, said, errors = audit(verb, bundles, "--witness", known)
+    assert (code, errors.count("NOT COUNTED"), "NOT COUNTED west" in errors) == (8, 1, True)
+    assert ("site 'north'" in said, "site 'west'" in said) == (True, False)
+    code, said, errors = audit(verb, bundles / "west", "--witness", known)
+    assert (code, said) == (8, "")
+    assert "countersigned by another coordinator" in errors
+
+
 def test_options_that_do_not_fit_are_refused(published, bundles, audit):
     code, _, errors = audit("verify", published, "--evidence", published / "evidence.json")
     assert (code, "a run's folder has its own evidence" in errors) == (3, True)
