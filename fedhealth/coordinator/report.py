@@ -12,33 +12,34 @@ this module never imports.
 """
 
 import hashlib
-import io
 import math
-import re
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Annotated, Literal
 
 import matplotlib
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
 from pydantic import BaseModel, ConfigDict, Field
 
 import fedhealth
+from fedhealth.coordinator.charts import (
+    calibration_plot,
+    decision_plot,
+    figure_words,
+    forest_plot,
+    paired_plot,
+    percent,
+    roc_plot,
+)
 from fedhealth.coordinator.evidence import Evidence, evidence_bytes
 from fedhealth.coordinator.figures import Figure
 from fedhealth.errors import FedHealthError
 from fedhealth.privacy.release import Digest, SiteId
-from fedhealth.study.protocol import NumberFeature, Study
+from fedhealth.study.protocol import Condition, NumberCondition, NumberFeature, Study
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0)]
-
-_INK, _FAINT, _BLUE, _AMBER, _SAND = "#1b2733", "#c3ccd6", "#0b5394", "#8a3b00", "#fff4e5"
-_WIDTH, _ROW, _FOOT, _FONT = 330, 40, 28, 10.5  # points; narrow enough to be read on a phone
 
 
 class _Part(BaseModel):
@@ -121,12 +122,16 @@ def render_report(
             wanted=f"study {study.digest}, model {evidence.model_sha256}",
             next_step="Make it again: python -m fedhealth.demo.reference --help",
         )
-    names = {site.site for site in evidence.sites} | {site.site for site in (reference.sites if reference else ())}
+    absent = _absences(evidence)
+    names = {*absent, *(site.site for site in evidence.sites)}
+    names |= {site.site for site in (reference.sites if reference else ())}
     titles = {name: site_titles.get(name, name) for name in names}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "figure": _figure_words,
-        "percent": _percent,
+        "figure": figure_words,
+        "number": _number_words,
+        "per_patients": _per_hundred_patients,
+        "percent": percent,
         "epsilon": _epsilon,
         "runs": _runs_of,
         "per_hundred": _guesses_right,
@@ -142,13 +147,46 @@ def render_report(
             f"{feature.column} ({feature.unit})" if isinstance(feature, NumberFeature) else feature.column
             for feature in study.features
         ],
-        accuracy_chart=_forest_plot(
-            [(titles[site.site], site.figures.accuracy) for site in evidence.sites if site.figures is not None],
-            evidence.pooled.accuracy,
-        ),
+        conditions=[_condition_words(condition) for condition in study.include],
+        absent=absent,
+        together=_together(evidence),
+        charts=_charts_of(evidence, titles),
         reference=reference,
-        reference_chart=_reference_plot(reference, titles) if reference else None,
+        reference_chart=_reference_chart(reference, titles) if reference else None,
     )
+
+
+def _together(evidence: Evidence) -> str:
+    if evidence.participation.evaluation_absent:
+        return "The hospitals that judged it, together"
+    return "All hospitals together"
+
+
+def _charts_of(evidence: Evidence, titles: Mapping[str, str]) -> dict[str, Markup | None]:
+    pooled, together = evidence.pooled, _together(evidence)
+    own = [(titles[site.site], site.figures.accuracy) for site in evidence.sites if site.figures is not None]
+    held_out = "on held-out patients, with 95\u00a0% intervals"
+    accuracy = forest_plot([*own, (together, pooled.accuracy)], "accuracy", f"Accuracy {held_out}")
+    charts: dict[str, Markup | None] = {"accuracy": accuracy}
+    if pooled.subgroups:
+        groups = [(f"{group.column}: {group.category}", group.accuracy) for group in pooled.subgroups]
+        title = f"Accuracy in groups of patients {held_out}"
+        charts["subgroups"] = forest_plot([*groups, ("All patients", pooled.accuracy)], "subgroups", title)
+    if pooled.scores is None:
+        return charts
+    charts |= {"roc": roc_plot(pooled.scores), "calibration": calibration_plot(pooled.scores)}
+    return {**charts, "decision": decision_plot(pooled.scores)}
+
+
+def _reference_chart(reference: Reference, titles: Mapping[str, str]) -> Markup:
+    """Draw raw accuracy: each site alone beside the federation, and the federation beside pooled records."""
+    rows = [
+        (titles[site.site], "□", "alone", site.local_alone.accuracy, site.federated.accuracy)
+        for site in reference.sites
+    ]
+    pooled, federated = reference.pooled_without_privacy.accuracy, reference.federated.accuracy
+    rows.append(("All hospitals together", "△", "pooled without privacy", pooled, federated))
+    return paired_plot(rows, "reference", "Raw accuracy on held-out patients")
 
 
 def writer() -> str:
@@ -156,16 +194,35 @@ def writer() -> str:
     return f"fedhealth {fedhealth.__version__}, matplotlib {matplotlib.__version__}"
 
 
-def _percent(share: float, digits: int = 0) -> str:
-    return f"{100 * share:.{digits}f}\u00a0%"
-
-
-def _figure_words(figure: Figure) -> str:
+def _number_words(figure: Figure) -> str:
+    """Return a figure that is no share with its interval, or why it is withheld."""
     if figure.estimate is None or figure.low is None or figure.high is None:
-        return figure.withheld or "too few patients to say"
-    digits = 0 if figure.high - figure.low > 0.02 else 1
-    low, high = f"{100 * figure.low:.{digits}f}", f"{100 * figure.high:.{digits}f}"
-    return f"{_percent(figure.estimate, digits)} ({low} to {high})"
+        return figure_words(figure)
+    return f"{figure.estimate:.2f} ({figure.low:.2f} to {figure.high:.2f})".replace("-", "\u2212")
+
+
+def _per_hundred_patients(figure: Figure) -> str:
+    if figure.estimate is None or figure.low is None or figure.high is None:
+        return figure_words(figure)
+    return f"{100 * figure.estimate:.0f} ({100 * figure.low:.0f} to {100 * figure.high:.0f})".replace("-", "\u2212")
+
+
+def _condition_words(condition: Condition) -> str:
+    if isinstance(condition, NumberCondition):
+        return f"{condition.column} from {condition.range[0]:g} to {condition.range[1]:g}"
+    return f"{condition.column}: {' or '.join(condition.any_of)}"
+
+
+def _absences(evidence: Evidence) -> dict[str, list[str]]:
+    """Return for each site of the study what it was missing from, and the public code why."""
+    found: dict[str, list[str]] = {site: [] for site in evidence.participation.sites}
+    for span in evidence.participation.rounds:
+        rounds = f"round {span.first}" if span.first == span.last else f"rounds {span.first} to {span.last}"
+        for site, code in sorted(span.absent.items()):
+            found.setdefault(site, []).append(f"{rounds}: {code}")
+    for site, code in sorted(evidence.participation.evaluation_absent.items()):
+        found.setdefault(site, []).append(f"evaluation: {code}")
+    return found
 
 
 def _epsilon(epsilon: float) -> str:
@@ -192,88 +249,3 @@ def _runs_of(rounds: Iterable[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs) or "none"
-
-
-def _forest_plot(sites: Sequence[tuple[str, Figure]], pooled: Figure) -> Markup:
-    """Draw accuracy with its interval, a bar for each site and a diamond for all."""
-    rows = [*sites, ("All hospitals together", pooled)]
-    drawing, axes = _empty_rows([title for title, _ in rows])
-    for row, (_, figure) in enumerate(rows):
-        if figure.estimate is None or figure.low is None or figure.high is None:
-            axes.text(0.02, row + 0.06, _figure_words(figure), va="center", style="italic", fontsize=_FONT, color=_INK)
-            continue
-        low, middle, high = figure.low, figure.estimate, figure.high
-        _write_value(axes, row, _figure_words(figure))
-        if row == len(rows) - 1:
-            axes.fill([low, middle, high, middle], [row, row - 0.16, row, row + 0.16], color=_BLUE)
-        else:
-            axes.plot([low, high], [row, row], color=_BLUE, linewidth=1.8, clip_on=False)
-            ends = [row - 0.1, row + 0.1, 0, row - 0.1, row + 0.1]
-            axes.plot([low, low, math.nan, high, high], ends, color=_BLUE, clip_on=False)
-            axes.plot([middle], [row], marker="s", markersize=6, color=_BLUE, clip_on=False)
-    said = ". ".join(f"{title}: {_figure_words(figure)}" for title, figure in rows)
-    return _inline_svg(drawing, "accuracy", "Accuracy on held-out patients, with 95\u00a0% intervals", said)
-
-
-def _reference_plot(reference: Reference, titles: Mapping[str, str]) -> Markup:
-    """Draw raw accuracy: each site alone beside the federation, and the federation beside pooled records."""
-    rows = [
-        (titles[site.site], "alone", site.local_alone.accuracy, site.federated.accuracy) for site in reference.sites
-    ]
-    pooled = reference.pooled_without_privacy.accuracy
-    rows.append(("All hospitals together", "pooled without privacy", pooled, reference.federated.accuracy))
-    drawing, axes = _empty_rows([title for title, *_ in rows])
-    for row, (_, _, other, federated) in enumerate(rows):
-        marker, sign = ("^", "△") if row == len(rows) - 1 else ("s", "□")
-        _write_value(axes, row, f"{sign} {_percent(other)}  ● {_percent(federated)}")
-        axes.plot([other, federated], [row, row], color=_AMBER, linewidth=1)
-        axes.plot([other], [row], marker=marker, markersize=8, color=_AMBER, markerfacecolor=_SAND, clip_on=False)
-        axes.plot([federated], [row], marker="o", markersize=5, color=_AMBER, clip_on=False)
-    said = ". ".join(
-        f"{title}: {name} {_percent(other)}, federated {_percent(federated)}" for title, name, other, federated in rows
-    )
-    return _inline_svg(drawing, "reference", "Raw accuracy on held-out patients", said)
-
-
-def _empty_rows(titles: Sequence[str]) -> tuple[Drawing, Axes]:
-    """Return a drawing with a row from 0 to 100 % below each title, the last one emphasised."""
-    height = len(titles) * _ROW + _FOOT
-    drawing = Drawing(figsize=(_WIDTH / 72, height / 72))
-    drawing.patch.set_visible(False)
-    left, right = 8 / _WIDTH, 112 / _WIDTH
-    axes = drawing.add_axes((left, (_FOOT - 4) / height, 1 - left - right, len(titles) * _ROW / height))
-    axes.patch.set_visible(False)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(titles) - 0.55, -0.55)
-    axes.set_yticks([])
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100\u00a0%"])
-    axes.tick_params(axis="x", colors=_INK, labelsize=_FONT - 0.5, length=3)
-    axes.spines[["left", "right", "top"]].set_visible(False)
-    axes.spines["bottom"].set_color(_INK)
-    for row, title in enumerate(titles):
-        axes.vlines([0, 0.25, 0.5, 0.75, 1], row - 0.17, row + 0.45, color=_FAINT, linewidth=0.7, zorder=0)
-        weight = "bold" if row == len(titles) - 1 else "normal"
-        short = textwrap.shorten(title, 52, placeholder=" …")
-        axes.text(0, row - 0.27, short, va="baseline", fontweight=weight, fontsize=_FONT, color=_INK, parse_math=False)
-    return drawing, axes
-
-
-def _write_value(axes: Axes, row: int, words: str) -> None:
-    axes.text(1.05, row, words, va="center", fontsize=_FONT, color=_INK, parse_math=False)
-
-
-def _inline_svg(drawing: Drawing, name: str, title: str, description: str) -> Markup:
-    """Return a drawing as an <svg> element for a page: no XML header, no metadata, no ids that two charts share."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedhealth"}):
-        written = io.StringIO()
-        drawing.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = written.getvalue()
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    width, height = drawing.get_size_inches() * 72
-    opening = Markup(
-        '<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-labelledby="{name}-title {name}-desc">'
-        '<title id="{name}-title">{title}</title><desc id="{name}-desc">{description}</desc>'
-    ).format(width=width, height=height, name=name, title=title, description=description)
-    return opening + Markup(body)  # noqa: S704 - matplotlib has escaped every text in it

@@ -220,13 +220,17 @@ def _summary(evidence: Evidence, ledgers: tuple[VerifiedLedger, ...]) -> Table:
     table = Table(title="Held-out patients, with 95 % intervals that include the noise", title_justify="left")
     for column in ("hospital", "accuracy", "rounds", "epsilon", "of budget"):
         table.add_column(column, justify="left" if column == "hospital" else "right")
-    for site, ledger in zip(evidence.sites, ledgers, strict=True):
+    ledger_of = {ledger.ledger_key: ledger for ledger in ledgers}
+    for site in evidence.sites:
+        ledger = ledger_of[site.ledger.ledger_key]
         used = max(line.share_spent for line in ledger.spending)
         rounds, epsilon = f"{len(site.rounds)}/{evidence.rounds_planned}", f"{site.epsilon:.2f}"
         accuracy = _say(site.figures.accuracy) if site.figures else ""
         table.add_row(site.site, accuracy, rounds, epsilon, f"{used:.0%}")
     table.add_section()
     table.add_row("all together", _say(evidence.pooled.accuracy), "", "", "")
+    if evidence.partial:
+        table.caption = "PARTIAL: not every hospital was in every round and in the evaluation"
     return table
 
 

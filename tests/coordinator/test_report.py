@@ -1,11 +1,20 @@
 import re
+from dataclasses import replace
 
 import pytest
 
-from fedhealth.coordinator.evidence import LedgerHead, Participation, RunResult, SiteResult, Span, evidence_of
+from fedhealth.coordinator.evidence import (
+    LedgerHead,
+    Participation,
+    RunResult,
+    SiteResult,
+    Span,
+    evidence_of,
+    result_of,
+)
 from fedhealth.coordinator.report import Reference, Score, SiteReference, render_report
 from fedhealth.errors import FedHealthError
-from fedhealth.learning.evaluation import CONFUSION_CELLS
+from fedhealth.learning.evaluation import CONFUSION_CELLS, score_cells, subgroup_cell
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import SignedStudy
 
@@ -222,3 +231,125 @@ def test_refuses_reference_of_another_study_or_model(study, evidence, part):
     reference = make_reference(study).model_copy(update={part: "00" * 32})
     with pytest.raises(FedHealthError, match="another study or another model"):
         render_report(evidence, study, TITLES, reference)
+
+
+WORDS = ("f", "m")
+
+
+@pytest.fixture(scope="module")
+def full_study(study):
+    """Return a study that asks for everything, of so many patients that nearly everything can be stated."""
+    sex = {"kind": "category", "column": "sex", "categories": WORDS}
+    asked = {
+        "held_out_fraction": 0.25,
+        "table": 0.4,
+        "scores": {"share": 0.4, "bins": 4},
+        "subgroups": {"share": 0.2, "columns": ["sex"]},
+    }
+    change = {"features": [*study.features, sex], "evaluation": asked, "include": [NUMBER, WORD]}
+    return Study.model_validate(study.model_dump() | change)
+
+
+NUMBER = {"kind": "number", "column": "age", "range": (18, 90)}
+WORD = {"kind": "category", "column": "ward", "any_of": ("a", "b")}
+
+
+def full_evidence(study, groups=(60, 8, 50, 10)):
+    table = (800.0, 200.0, 800.0, 200.0)
+    # Ill, then well patients, from the lowest chance to the highest.
+    scores = (50.0, 150.0, 300.0, 500.0, 500.0, 300.0, 150.0, 50.0)
+    cells = [subgroup_cell("sex", word, cell) for word in WORDS for cell in CONFUSION_CELLS]
+    counts = dict(zip(CONFUSION_CELLS, table, strict=True)) | dict(zip(score_cells(4), scores, strict=True))
+    counts |= dict(zip(cells, (*(10.0 * count for count in groups), 1.2, -0.7, 3.0, 0.4), strict=True))
+    ledger = LedgerHead(size=24, root="root", note="note", ledger_key="key")
+    site = SiteResult(
+        declared_patients=8000, rounds=tuple(range(1, 21)), evaluations=1, noisy_counts=counts, ledger=ledger
+    )
+    run = RunResult(
+        software="fedhealth 0.1.0",
+        federation="one-hospital",
+        started="2025-11-22T08:00:00Z",
+        finished="2025-11-22T08:05:00Z",
+        rounds_completed=20,
+        participation=Participation(sites=("cleveland",), rounds=(Span(first=1, last=20),)),
+        sites={"cleveland": site},
+        model_sha256=MODEL_SHA256,
+    )
+    return evidence_of(SignedStudy(study=study, researcher="ab" * 32, signature="cd" * 64), run)
+
+
+def test_every_figure_of_the_scores_is_drawn_and_written(full_study):
+    evidence = full_evidence(full_study)
+    page = render_report(evidence, full_study, TITLES)
+    scores = evidence.pooled.scores
+    assert re.findall(r'<title id="([a-z]*)-title">', page) == [
+        "accuracy",
+        "roc",
+        "calibration",
+        "decision",
+        "subgroups",
+    ]
+    for figure in (scores.auc, scores.brier, scores.calibration_in_the_large):
+        assert f"{figure.estimate:.2f} ({figure.low:.2f} to {figure.high:.2f})".replace("-", "\u2212") in page
+        assert f">{figure.binning:.2f}</td>" in page
+    assert f"{100 * scores.auc.estimate:.0f} of 100 pairs" in page
+    worth = scores.net_benefit[0].model
+    assert f"{100 * worth.estimate:.0f} ({100 * worth.low:.0f} to {100 * worth.high:.0f})" in page
+    for word in ("age from 18 to 90", "ward: a or b", "25\u00a0%", "sex: f"):
+        assert word in page
+
+
+def test_a_group_of_too_few_patients_has_no_number_anywhere(full_study):
+    page = render_report(full_evidence(full_study), full_study, TITLES)
+    [row] = re.findall(r'<tr><th scope="row">sex: m</th>.*?</tr>', page, flags=re.DOTALL)
+    assert row.count("too few patients to say") == 3
+    assert not re.search(r"\d", row)
+    assert "sex: m: too few patients to say" in page  # what the drawing says in words
+
+
+def test_figures_of_one_hospital_are_not_shown_unless_the_protocol_asks(full_study):
+    page = render_report(full_evidence(full_study), full_study, TITLES)
+    assert "does not ask for figures of each hospital" in page
+    [chart] = re.findall(r'<desc id="accuracy-desc">(.*?)</desc>', page)
+    assert "Cleveland" not in chart
+
+
+def test_a_partial_result_says_so_first_and_names_who_was_absent_and_why(study, evidence):
+    page = render_report(evidence, study, TITLES)
+    assert evidence.partial
+    banner = page[: page.index("<main>")]
+    assert "Partial result." in banner
+    assert "Zürich &amp; &lt;Basel&gt; (round 8: busy)" in banner
+    assert page.index("Partial result.") < page.index("What was asked")
+    assert '<td data-name="Was absent">round 8: busy</td>' in page
+
+
+def test_a_hospital_that_did_not_judge_the_model_is_not_counted_among_all(full_study):
+    complete = full_evidence(full_study)
+    participation = complete.participation.model_copy(
+        update={"sites": ("cleveland", "switzerland"), "evaluation_absent": {"switzerland": "away"}}
+    )
+    signed = SignedStudy(study=full_study, researcher="ab" * 32, signature="cd" * 64)
+    evidence = evidence_of(signed, replace(result_of(complete), participation=participation))
+    page = render_report(evidence, full_study, TITLES)
+    assert "All hospitals together" not in page
+    assert "The hospitals that judged it, together" in page
+    assert "evaluation: away" in page
+
+
+def test_a_complete_result_is_not_called_partial(full_study):
+    assert "artial" not in render_report(full_evidence(full_study), full_study, TITLES)
+
+
+def test_a_test_run_says_first_that_nothing_is_private(study, evidence):
+    known = evidence.model_copy(update={"unsafe_test_sites": ("cleveland",)})
+    page = render_report(known, study, TITLES)
+    assert "nothing here is private" in page[: page.index("<main>")]
+    assert "nothing here is private" not in render_report(evidence, study, TITLES)
+
+
+def test_drawings_take_their_colours_from_the_page_so_that_they_can_be_read_in_the_dark(full_study):
+    page = render_report(full_evidence(full_study), full_study, TITLES)
+    for drawing in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        assert not re.search(r"(?:stroke|fill): #(?!000000)", drawing)
+    assert "prefers-color-scheme: dark" in page
