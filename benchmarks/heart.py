@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import logging
 import statistics
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from fedhealth.learning.diagnosis import logistic_loss
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.records.table import Records, Table, prepare_records, read_table
-from fedhealth.simulation.in_process import InProcessFederation, SimulatedSite
+from fedhealth.simulation.gates import SimulatedSite
+from fedhealth.simulation.in_process import InProcessFederation
 from fedhealth.study.protocol import Study, load_study
 from fedhealth.training.per_patient import RowwiseLinear, make_deterministic, model_outputs, per_patient_gradients
 
@@ -68,12 +68,11 @@ def train_private(
 ) -> NDArray[np.float64]:
     """Return the model trained through gates and ledgers."""
     sites = [SimulatedSite(file, tables[file.id], keys[file.id], 1000 * seed + i) for i, file in enumerate(files)]
-    with tempfile.TemporaryDirectory() as folder:
-        federation = InProcessFederation(study, sites, Path(folder))
-        try:
-            return [weights for _, weights in federation.train()][-1]
-        finally:
-            federation.close()
+    federation = InProcessFederation(study, sites)
+    try:
+        return [weights for _, weights in federation.train()][-1]
+    finally:
+        federation.close()
 
 
 def train_plain(study: Study, files: list[SiteFile], sides: dict[str, tuple[Records, Records]]) -> NDArray[np.float64]:

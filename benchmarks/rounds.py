@@ -25,7 +25,8 @@ from fedhealth.learning.plan import plan_study
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.table import prepare_records, read_table
-from fedhealth.simulation.in_process import InProcessFederation, SimulatedSite
+from fedhealth.simulation.gates import SimulatedSite
+from fedhealth.simulation.in_process import InProcessFederation
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_SECONDS = 0.1
@@ -50,7 +51,7 @@ def main() -> None:
             on_event=lambda event: seconds.append(event["seconds"]) if event["event"] == "round" else None,
         )
         compute = slowest_compute(federation)
-        inside = in_process(federation, Path(folder))
+        inside = in_process(federation)
         replies = reply_after(federation)
     median, late = statistics.median(seconds), sorted(seconds)[int(0.95 * len(seconds))]
     print(f"{len(seconds)} rounds, {len(federation.sites)} sites, {federation.study.dimension + 1} weights")
@@ -81,7 +82,7 @@ def slowest_compute(federation: Federation) -> float:
     return max(medians)
 
 
-def in_process(federation: Federation, folder: Path) -> float:
+def in_process(federation: Federation) -> float:
     """Return the median seconds of a round without link, node and waiting."""
     sites = [
         SimulatedSite(
@@ -89,9 +90,7 @@ def in_process(federation: Federation, folder: Path) -> float:
         )
         for i, site in enumerate(federation.sites)
     ]
-    ledgers = folder / "in-process"
-    ledgers.mkdir()
-    simulated = InProcessFederation(federation.study, sites, ledgers)
+    simulated = InProcessFederation(federation.study, sites)
     seconds, start = [], time.perf_counter()
     for _ in simulated.train():
         seconds.append(time.perf_counter() - start)

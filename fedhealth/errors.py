@@ -115,5 +115,8 @@ AUDIT_FAILED_EXIT_CODE = 12
 UNSAFE_TEST_SITE_EXIT_CODE = 10
 """`audit verify`: the ledger is intact and belongs to a site created with `--unsafe-test-site`."""
 
+SIMULATION_EXIT_CODE = 13
+"""`audit verify`: the ledger is intact and belongs to a simulation; there are no such sites."""
+
 INTERRUPTED_EXIT_CODE = 130
 """The person pressed Ctrl-C."""

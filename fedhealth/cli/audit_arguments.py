@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedhealth.errors import UNSAFE_TEST_SITE_EXIT_CODE, ConfigInvalid
+from fedhealth.errors import SIMULATION_EXIT_CODE, UNSAFE_TEST_SITE_EXIT_CODE, ConfigInvalid
 
 Source = Annotated[
     Path,
@@ -45,8 +45,11 @@ def say(lines: Iterable[str]) -> None:
         typer.echo(line)
 
 
-def end_of_test_site(unsafe: bool) -> None:
-    """End with the exit code of its own where the noise is known."""
+def end_of_test_site(unsafe: bool, simulation: bool = False) -> None:
+    """End with an exit code of its own where the noise is known, and with another where there is no such site."""
+    if simulation:
+        typer.echo("SIMULATION: there are no such sites, and their noise is known.", err=True)
+        raise typer.Exit(SIMULATION_EXIT_CODE)
     if unsafe:
         typer.echo("TEST SITE: its noise is known; nothing it released is private.", err=True)
         raise typer.Exit(UNSAFE_TEST_SITE_EXIT_CODE)

@@ -6,7 +6,7 @@ A ledger or bundle may come from a stranger, so text in it is shown without what
 import json
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,15 @@ def verified_lines(found: "VerifiedLedger", evidence: Path | None, seen: int | N
         yield f"    epsilon {line.epsilon_spent:.3f} of {line.epsilon_cap:g} spent at delta {line.delta:g},"
         yield f"    which is {line.share_spent:.1%} of the budget; approvals set aside {line.share_set_aside:.1%}"
     yield "  (a budget is counted in a currency that adds up; epsilon does not)"
+
+
+def simulation_lines(found: "Sequence[VerifiedLedger]") -> Iterator[str]:
+    """Say what the intact ledger of a simulation says, each site in a line."""
+    entries, releases = sum(each.head.size for each in found), sum(each.releases for each in found)
+    yield f"intact: {entries} entries of {len(found)} simulated sites, {releases} releases charged"
+    for each in found:
+        spent = ", ".join(f"{line.cohort} epsilon {line.epsilon_spent:.3f}" for line in each.spending)
+        yield f"  {each.head.site}: {spent}"
 
 
 def side_lines(side: "SideUse") -> Iterator[str]:

@@ -16,7 +16,7 @@ from fedhealth.cli.audit_arguments import (
     published_head,
     say,
 )
-from fedhealth.cli.audit_text import certificate_lines, json_text, run_lines, shown, verified_lines
+from fedhealth.cli.audit_text import certificate_lines, json_text, run_lines, shown, simulation_lines, verified_lines
 from fedhealth.compliance.times import time_text
 from fedhealth.errors import ConfigInvalid
 
@@ -29,7 +29,8 @@ def verify(
         Path,
         typer.Argument(
             metavar="RUN_FOLDER_OR_LEDGER",
-            help="A run's folder; or a gate's state folder, its ledger.sqlite, a copy, an exported bundle.",
+            help="A run's folder; or a gate's state folder, its ledger.sqlite, a copy, an exported bundle; "
+            "or a simulation's ledger.",
         ),
     ],
     evidence: Evidence = None,
@@ -51,11 +52,12 @@ def verify(
 
     Exit codes: 0 intact; 7 damaged (the first bad entry, or each check that
     failed, is named); 8 a signature or key is wrong; 10 intact, but of a test
-    site: its noise is known.
+    site: its noise is known; 13 intact, but of a simulation: no such sites.
 
     Example: fedhealth audit verify runs/demo-DATE/results
     """
     from fedhealth.compliance.run_checks import is_run
+    from fedhealth.privacy.ledger_database import is_simulated_ledger
 
     if is_run(path):
         if evidence is not None:
@@ -72,6 +74,8 @@ def verify(
             wanted="a folder with evidence.json, model.safetensors, report.html and study.signed",
             next_step="Check the path, or leave out --ledgers.",
         )
+    elif is_simulated_ledger(path):
+        _verify_simulation(path, as_json)
     else:
         _verify_ledger(path, evidence, witness, as_json)
 
@@ -106,7 +110,7 @@ def _verify_ledger(path: Path, evidence: Path | None, witness: str | None, as_js
             by, at = bundle.exported.by, bundle.exported.at
             typer.echo(f"  exported    {time_text(at)} by {shown(by)}, signed by the ledger key;")
             typer.echo(f"              {len(bundle.history.studies)} signed studies in it, no journal, no payload")
-    end_of_test_site(found.unsafe_test_site)
+    end_of_test_site(found.unsafe_test_site, found.simulation)
 
 
 def acts(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> None:
@@ -128,7 +132,7 @@ def acts(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> No
         for line in lines:
             typer.echo(f"{line.entry:6}  {time_text(line.at)}  {shown(line.by or '-')}")
             typer.echo(textwrap.fill(line.what, 80, initial_indent=" " * 8, subsequent_indent=" " * 10))
-    end_of_test_site(ledger.history.created.unsafe_test_site)
+    end_of_test_site(ledger.history.created.unsafe_test_site, ledger.history.created.simulation)
 
 
 def _verify_run(folder: Path, ledgers: list[Path], witness: str | None, as_json: bool) -> None:
@@ -143,7 +147,19 @@ def _verify_run(folder: Path, ledgers: list[Path], witness: str | None, as_json:
         say(run_lines(found, folder))
     if not found.passed:
         raise typer.Exit(found.exit_code)
-    end_of_test_site(bool(found.unsafe_test_sites))
+    end_of_test_site(bool(found.unsafe_test_sites), found.simulation)
+
+
+def _verify_simulation(path: Path, as_json: bool) -> None:
+    from fedhealth.privacy.simulated_ledger import verify_simulated_ledger
+
+    found = list(verify_simulated_ledger(path))
+    if as_json:
+        sites = [dataclasses.asdict(each) | {"head": each.head.model_dump()} for each in found]
+        typer.echo(json_text({"simulation": True, "sites": sites}))
+    else:
+        say(simulation_lines(found))
+    end_of_test_site(True, simulation=True)
 
 
 def _ledger(path: Path, evidence: Path | None) -> "SiteLedger":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fedhealth.cli import study_simulate
 from fedhealth.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="For the researcher: write a study protocol, see what it would cost, sign it.", no_args_is_help=True
 )
+
+app.command()(study_simulate.simulate)
 
 Protocol = Annotated[Path, typer.Argument(metavar="PROTOCOL", help="The study protocol, a TOML file.")]
 

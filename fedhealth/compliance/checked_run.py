@@ -34,11 +34,13 @@ class CheckedRun:
         checks: in the order in which they were made.
         keys: whose names the folder gives to which public keys; to be compared with those certified.
         unsafe_test_sites: sites whose noise is known.
+        simulation: no hospital took part.
     """
 
     checks: tuple[Check, ...]
     keys: Mapping[str, str]
     unsafe_test_sites: tuple[str, ...]
+    simulation: bool = False
 
     @property
     def passed(self) -> bool:

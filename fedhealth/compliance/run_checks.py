@@ -104,7 +104,8 @@ def check_run(folder: Path, ledgers: Federation, witness_key: str | None = None)
         if site not in names
     ]
     checks += [Check(f"file {name}", "not checked", "it is no part of a run") for name in _others(folder, ledgers)]
-    return CheckedRun(tuple(checks), _keys(read), _unsafe(read, ledgers))
+    simulation = read.evidence is not None and read.evidence.simulation
+    return CheckedRun(tuple(checks), _keys(read), _unsafe(read, ledgers), simulation)
 
 
 def _data(folder: Path, name: str) -> bytes:

@@ -125,6 +125,7 @@ class Evidence(_Part):
         sites: in alphabetical order.
         model_sha256: of `model.safetensors`.
         unsafe_test_sites: sites whose noise is known; where this is not empty, nothing here is private.
+        simulation: no hospital took part: sites were made up of the rows of one table, in one process.
     """
 
     format: Literal["fedhealth/evidence/1"] = "fedhealth/evidence/1"
@@ -145,6 +146,7 @@ class Evidence(_Part):
     sites: tuple[SiteEvidence, ...]
     model_sha256: str
     unsafe_test_sites: tuple[str, ...] = ()
+    simulation: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class RunResult:
     sites: Mapping[str, SiteResult]
     model_sha256: str
     unsafe_test_sites: tuple[str, ...] = ()
+    simulation: bool = False
 
 
 def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
@@ -232,6 +235,7 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
         sites=tuple(sites),
         model_sha256=run.model_sha256,
         unsafe_test_sites=run.unsafe_test_sites,
+        simulation=run.simulation,
     )
 
 
@@ -257,6 +261,7 @@ def result_of(evidence: Evidence) -> RunResult:
         },
         model_sha256=evidence.model_sha256,
         unsafe_test_sites=evidence.unsafe_test_sites,
+        simulation=evidence.simulation,
     )
 
 

@@ -105,6 +105,26 @@ class HeadLog:
         self.head, self._end = head, end
 
 
+class PassingHeads:
+    """The last countersigned head of a simulated site: nothing outlives the process, and nothing is given back."""
+
+    def __init__(self) -> None:
+        self.head: Checkpoint | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of entries under the last head, 0 if there is none."""
+        return self.head.size if self.head else 0
+
+    def keep(self, head: Checkpoint, copies: list[Copy]) -> None:
+        """Keep a head."""
+        self.head = head
+
+    def copies(self, first: int) -> Iterator[Copy]:
+        """Yield no copy."""
+        return iter(())
+
+
 def _header(length: int) -> bytes:
     return _HEADER.pack(length, zlib.crc32(_LENGTH.pack(length)))
 

@@ -89,6 +89,7 @@ class Reference(_Part):
         sites: in alphabetical order.
         federated: the federation's model, on the held-out patients of all sites.
         pooled_without_privacy: a model trained on all sites' records in one place, on the same patients.
+        federated_without_privacy: of a simulation, a model trained in the same rounds without clip and noise.
     """
 
     format: Literal["fedhealth/reference/1"] = "fedhealth/reference/1"
@@ -97,6 +98,7 @@ class Reference(_Part):
     sites: Annotated[tuple[SiteReference, ...], Field(min_length=1)]
     federated: Score
     pooled_without_privacy: Score
+    federated_without_privacy: Score | None = None
 
 
 def render_report(

@@ -13,7 +13,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict
 
-from fedhealth.coordinator.head_log import HeadLog
+from fedhealth.coordinator.head_log import HeadLog, PassingHeads
 from fedhealth.errors import LedgerBehind, LedgerDamaged
 from fedhealth.privacy.checkpoint import Checkpoint, Receipt, SignedReceipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.copies import Copy, page_of
@@ -33,7 +33,8 @@ class Witness:
     """Countersigns heads; owns one file per site in its folder.
 
     Args:
-        folder: where the countersigned heads and the sites' copies are kept; must exist.
+        folder: where the countersigned heads and the sites' copies are kept; must exist. None for simulated sites,
+            whose ledgers go with the process: their heads are kept in memory, their copies nowhere.
         sites: the sites that joined; may grow.
         key: the coordinator's witness key.
 
@@ -41,9 +42,11 @@ class Witness:
         LedgerDamaged: one of its files was changed.
     """
 
-    def __init__(self, folder: Path, sites: Mapping[str, PinnedSite], key: Ed25519PrivateKey) -> None:
+    def __init__(self, folder: Path | None, sites: Mapping[str, PinnedSite], key: Ed25519PrivateKey) -> None:
         self._folder, self._sites, self._key = folder, sites, key
-        self._logs = {site: HeadLog(folder / f"{site}.heads") for site in sites}
+        self._logs: dict[str, HeadLog | PassingHeads] = {}
+        for site in sites:
+            self._log(site)
 
     def ledger_key(self, site: str) -> Ed25519PublicKey:
         """Return the pinned key of a site's ledger, which also signs its releases."""
@@ -141,7 +144,7 @@ class Witness:
         """Return a page of the site's sealed copies from a position on; empty at the end."""
         return page_of(self._log(site).copies(first))
 
-    def _log(self, site: str) -> HeadLog:
+    def _log(self, site: str) -> HeadLog | PassingHeads:
         if site not in self._logs and site in self._sites:
-            self._logs[site] = HeadLog(self._folder / f"{site}.heads")
+            self._logs[site] = HeadLog(self._folder / f"{site}.heads") if self._folder else PassingHeads()
         return self._logs[site]

@@ -2,10 +2,7 @@
 
 It opens the sites' tables itself, in one place, and compares three kinds of model on the held-out patients: the
 federation's, one trained at each hospital alone, and one trained on all records together. The last two are logistic
-regressions without clipping and without noise, fitted to convergence (Newton's method, far beyond the protocol's
-rounds) with the usual ridge of 1/2 |weights|^2 beside the summed loss, so that a small hospital alone is not made to
-look worse than it must. A patient counts once, whatever the number of records, and is judged as in
-`fedhealth.learning.diagnosis`: called ill when the mean score is above zero, ill when any record says so.
+regressions without clipping and without noise (`fedhealth.learning.raw_figures`).
 
 Invariants: no table is opened before every site has said `public_data = true`; nothing here takes part in a
 federation, and no module of FedHealth imports this one. It is a program of its own:
@@ -19,113 +16,22 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fedhealth.coordinator.report import Reference, Score, SiteReference
 from fedhealth.errors import ConfigInvalid, DataUnusable, FedHealthError, PolicyForbids
 from fedhealth.learning.model_file import read_model
+from fedhealth.learning.raw_figures import Outcomes, area_under_curve, fit_without_privacy, outcomes_of
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.records.source import read_source
 from fedhealth.records.table import Records, prepare_records
 from fedhealth.study.protocol import Study, load_study
-
-Vector = NDArray[np.float64]
-
-_RIDGE = 1.0
-_BIAS_RIDGE = 1e-6  # keeps the optimum finite where all patients have one outcome
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What a model says of patients, and what is true; shape (patients,) each.
-
-    Attributes:
-        scores: above 0 calls the patient ill.
-        ill: whether the patient is.
-    """
-
-    scores: Vector
-    ill: NDArray[np.bool_]
-
-
-def area_under_curve(scores: Vector, ill: NDArray[np.bool_]) -> float | None:
-    """Return how often an ill patient scores higher than a healthy one, a tie counting half.
-
-    Args:
-        scores: shape (patients,).
-        ill: shape (patients,).
-
-    Returns:
-        The area under the ROC curve, or None where nobody or everybody is ill.
-
-    Source: Hanley and McNeil, Radiology 1982 (the Mann-Whitney statistic).
-
-    Example:
-        >>> area_under_curve(np.array([1.0, 2.0, 2.0]), np.array([False, False, True]))
-        0.75
-    """
-    positives, negatives = int(ill.sum()), int((~ill).sum())
-    if not positives or not negatives:
-        return None
-    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(count) - (count - 1) / 2)[place]
-    return float((ranks[ill].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def score_of(outcomes: Outcomes) -> Score:
     """Return raw accuracy and AUC."""
     right = (outcomes.scores > 0) == outcomes.ill
     return Score(accuracy=float(right.mean()), auc=area_under_curve(outcomes.scores, outcomes.ill))
-
-
-def outcomes_of(weights: Vector, sides: Sequence[Records]) -> Outcomes:
-    """Return a model's scores for all patients of some tables, one table after the other.
-
-    Args:
-        weights: shape (features + 1,), the bias last.
-        sides: each with patients of its own.
-    """
-    scores, ill = [], []
-    for side in sides:
-        each = (side.features * weights[:-1]).sum(axis=1) + weights[-1]
-        total = np.bincount(side.patients, weights=each, minlength=side.patient_count)
-        scores.append(total / np.bincount(side.patients, minlength=side.patient_count))
-        ill.append(np.bincount(side.patients, weights=side.labels, minlength=side.patient_count) > 0)
-    return Outcomes(np.concatenate(scores), np.concatenate(ill))
-
-
-def fit_without_privacy(sides: Sequence[Records]) -> Vector:
-    """Return the logistic regression of all patients of some tables, the bias last; see the module for the ridge.
-
-    Each patient weighs 1, shared by the patient's records. Steps are Newton's, halved while they do not help, until
-    the weights stay the same to ten digits.
-    """
-    features = np.concatenate([np.column_stack([side.features, np.ones(len(side.labels))]) for side in sides])
-    labels = np.concatenate([side.labels for side in sides])
-    shares = np.concatenate([1 / np.bincount(side.patients)[side.patients] for side in sides])
-    ridge = np.full(features.shape[1], _RIDGE)
-    ridge[-1] = _BIAS_RIDGE
-
-    def loss(weights: Vector) -> float:
-        scores = features @ weights
-        return float(shares @ (np.logaddexp(0, scores) - labels * scores) + ridge @ (weights * weights) / 2)
-
-    weights = np.zeros(features.shape[1])
-    for _ in range(100):
-        chance = 1 / (1 + np.exp(-(features @ weights)))
-        gradient = features.T @ (shares * (chance - labels)) + ridge * weights
-        curvature = (features.T * (shares * chance * (1 - chance))) @ features + np.diag(ridge)
-        step = np.linalg.solve(curvature, gradient)
-        while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-10:
-            step = step / 2
-        weights = weights - step
-        if np.abs(step).max() <= 1e-10:
-            break
-    return weights
 
 
 def make_reference(study: Study, model: bytes, site_folders: Sequence[Path]) -> Reference:

@@ -35,6 +35,12 @@ class NotReleased(Exception):
         self.code = code
 
 
+Question = tuple[str, str, int, bytes]
+"""A site, a step, a round and the step's input."""
+
+AskAll = Callable[[Sequence[Question]], Iterable[bytes | NotReleased]]
+"""Ask many sites at once; the answers come in the order of the questions."""
+
 Ask = Callable[[str, str, int, bytes], bytes]
 """Ask (site, step, round, input) for a payload; raises `NotReleased`."""
 
@@ -109,7 +115,8 @@ class LinkGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Ask all sites side by side, wait for their answers, and keep them for `pull_messages`."""
-        batch, questions, ids = list(messages), [], []
+        batch, ids = list(messages), []
+        questions: list[Question] = []
         for message in batch:
             self._sent += 1
             message.metadata.__dict__["_message_id"] = str(self._sent)
@@ -117,7 +124,7 @@ class LinkGrid(Grid):
             questions.append((self._sites[message.metadata.dst_node_id], *self._codec.encode(message)))
         # Only the waiting is done side by side. Flower reads arrays with `numpy.load`, whose `ast.literal_eval` fails
         # now and then in threads of Python 3.11 (CPython issue 106905).
-        answers = self._pool.map(self._payload, questions)
+        answers = self._answers(questions)
         for name, message, (site, *_), answer in zip(ids, batch, questions, answers, strict=True):
             self._replies[name] = self._reply(message, site, answer)
         return ids
@@ -135,7 +142,10 @@ class LinkGrid(Grid):
         """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _payload(self, question: tuple[str, str, int, bytes]) -> bytes | NotReleased:
+    def _answers(self, questions: Sequence[Question]) -> Iterable[bytes | NotReleased]:
+        return self._pool.map(self._payload, questions)
+
+    def _payload(self, question: Question) -> bytes | NotReleased:
         try:
             return self._ask(*question)
         except NotReleased as refusal:
@@ -148,3 +158,26 @@ class LinkGrid(Grid):
             return Message(self._codec.decode(site, message, answer), reply_to=message)
         except NotReleased as refusal:
             return Message(Error(code=REFUSED_ERROR_CODE, reason=refusal.code), reply_to=message)
+
+
+class BatchGrid(LinkGrid):
+    """A Grid that hands all questions of a round over at once: no thread waits for a site.
+
+    Args:
+        sites: ids of the sites that take part.
+        ask_all: asks them.
+        codec: of the study.
+    """
+
+    def __init__(self, sites: Sequence[str], ask_all: AskAll, codec: Codec) -> None:
+        super().__init__(sites, self._ask_one, codec)
+        self._ask_all = ask_all
+
+    def _answers(self, questions: Sequence[Question]) -> Iterable[bytes | NotReleased]:
+        return self._ask_all(questions)
+
+    def _ask_one(self, site: str, step: str, number: int, data: bytes) -> bytes:
+        (answer,) = self._ask_all([(site, step, number, data)])
+        if isinstance(answer, NotReleased):
+            raise answer
+        return answer

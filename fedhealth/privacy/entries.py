@@ -6,9 +6,9 @@ patients; what patients cause (alerts, data versions) goes to the local **journa
 a salted commitment to it, of fixed size, so that sizes and meanings are equal on neighbouring data.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 
 from fedhealth.errors import ApprovalMissing, BudgetExhausted
 from fedhealth.privacy.accountant import AnyBudget, AnyCost
@@ -34,6 +34,7 @@ class Created(LedgerEntry):
         budgets: cap of each data set, for the life of its data.
         researchers: researchers' public keys that were pinned when the site joined, by name.
         unsafe_test_site: true if fixed noise secrets are allowed; such a site protects nobody.
+        simulation: true if there is no such hospital: it was made of some rows of a table, beside others.
         at: Unix time in milliseconds.
     """
 
@@ -44,7 +45,14 @@ class Created(LedgerEntry):
     budgets: dict[Name, AnyBudget]
     researchers: dict[Name, Digest] = Field(default_factory=dict)
     unsafe_test_site: bool
+    simulation: bool = False
     at: Milliseconds
+
+    @model_validator(mode="after")
+    def _simulation_protects_nobody(self) -> Self:
+        if self.simulation and not self.unsafe_test_site:
+            raise ValueError("a simulated site has known noise: unsafe_test_site must be true")
+        return self
 
 
 class Approved(LedgerEntry):

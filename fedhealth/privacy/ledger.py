@@ -10,6 +10,7 @@ what a release contains, is left to the gate.
 """
 
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -25,7 +26,7 @@ from fedhealth.privacy.acts import KeyRotated
 from fedhealth.privacy.checkpoint import Receipt, SignedReceipt
 from fedhealth.privacy.entries import Created, Entry, Recovered, Reserved, Stored, Unwitnessed
 from fedhealth.privacy.journal import Note
-from fedhealth.privacy.ledger_database import held_database, new_database
+from fedhealth.privacy.ledger_database import TABLES, held_database, memory_database, new_database, simulated
 from fedhealth.privacy.ledger_logs import LedgerLogs
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.privacy.release_rows import ReleaseRow, ReleaseRows
@@ -54,8 +55,10 @@ class Ledger:
         """Make a new ledger whose first entry is `created`; it appears at `path` whole or not at all.
 
         Raises:
-            LedgerDamaged: something stands at `path` already, or it cannot be written.
+            LedgerDamaged: something stands at `path` already, it cannot be written, or it is of a simulation.
         """
+        if created.simulation:
+            raise simulated(path)
         with new_database(path) as (database, held):
             cls(database, held, created.site, key).append(created)
         return cls.open(path, created.site, key)
@@ -72,7 +75,7 @@ class Ledger:
 
         Raises:
             IdentityInvalid: neither key is the one that the ledger names, or its head is not signed by it.
-            LedgerDamaged: missing, of another site, altered, unwritable, or held by another process.
+            LedgerDamaged: missing, of a simulation or another site, altered, unwritable, or held by another process.
         """
         if not path.is_file():
             raise LedgerDamaged(
@@ -83,7 +86,32 @@ class Ledger:
         with held_database(path) as (database, held):
             ledger = cls(database, held, site, key)
             ledger._logs.load(next_key)
+            if ledger.created.simulation:
+                raise simulated(path)
         return ledger
+
+    @classmethod
+    def in_memory(cls, created: Created, key: Ed25519PrivateKey) -> Self:
+        """Make the ledger of a simulated site: the same in all, but that it goes with its process.
+
+        Raises:
+            LedgerDamaged: the first entry does not say that the site is a simulated one.
+        """
+        if not created.simulation:
+            raise LedgerDamaged(
+                f"the ledger of '{created.site}' must outlive its process",
+                next_step="Only a simulated site's is kept in memory.",
+            )
+        ledger = cls(memory_database(), io.BytesIO(), created.site, key)
+        ledger.append(created)
+        return ledger
+
+    def rows(self) -> Iterator[tuple[str, tuple[int | float | str | bytes | None, ...]]]:
+        """Yield every row of the database with the name of its table: for keeping a simulated ledger."""
+        with self._lock:
+            for table in TABLES:
+                for row in self._database.execute(f"SELECT * FROM {table}"):  # noqa: S608 - a name of our own
+                    yield table, row
 
     @property
     def created(self) -> Created:

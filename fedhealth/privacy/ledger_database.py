@@ -41,6 +41,41 @@ CREATE INDEX reserved_release ON release (position) WHERE state IN ('reserved', 
 PRAGMA application_id = 0x46484c31;
 """
 
+SIMULATION_ID = 0x46484C53
+"""The `application_id` of a simulation's ledger, which is many ledgers in one file and none of a site."""
+
+_HEADER_BYTES, _ID_AT = 72, 68
+
+TABLES = ("entry", "opening", "head", "journal_head", "receipt", "release")
+"""Every table of the schema."""
+
+
+def memory_database() -> apsw.Connection:
+    """Make a database that goes with its connection."""
+    database = apsw.Connection(":memory:")
+    database.pragma("recursive_triggers", True)
+    database.execute(SCHEMA)
+    return database
+
+
+def is_simulated_ledger(path: Path) -> bool:
+    """Say whether a file is the ledger of a simulation, by its header (SQLite, "Application ID")."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except OSError:
+        return False
+    return header[_ID_AT:] == SIMULATION_ID.to_bytes(4, "big")
+
+
+def simulated(path: Path) -> LedgerDamaged:
+    """Return the refusal of a simulation's ledger where a site's is wanted."""
+    return LedgerDamaged(
+        f"the ledger {path} is of a simulation",
+        wanted="a site's own ledger",
+        next_step="It is never taken for a site's. Find the ledger that `fedhealth site init` made.",
+    )
+
 
 def connect(path: Path, flags: int) -> apsw.Connection:
     """Open an SQLite file whose pages carry checksums."""
@@ -90,6 +125,8 @@ def held_database(path: Path) -> Iterator[tuple[apsw.Connection, BinaryIO]]:
     Raises:
         LedgerDamaged: it is unreadable, unwritable, or held by another process; also where the block finds that.
     """
+    if is_simulated_ledger(path):
+        raise simulated(path)
     try:
         with ExitStack() as undo:
             held = undo.enter_context(_hold(path))

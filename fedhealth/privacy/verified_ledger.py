@@ -39,6 +39,7 @@ class VerifiedLedger:
         policy_sha256: of the bytes of the policy in force, None if none was recorded.
         paused: the whole site is.
         unsafe_test_site: the site uses known noise and protects nobody.
+        simulation: there is no such site; it was made up of some rows of a table.
         releases: releases charged.
         witness: the witness policy in force at its end.
         recovered: entries that the coordinator gave back after an older copy of the ledger was found in its place;
@@ -60,6 +61,7 @@ class VerifiedLedger:
     policy_sha256: str | None
     paused: bool
     unsafe_test_site: bool
+    simulation: bool
     releases: int
     witness: WitnessPolicy
     unwitnessed: int
@@ -103,6 +105,7 @@ def describe(account: Account, head: Checkpoint, witnessed: int, anchored: bool 
         policy_sha256=account.acts.policy_sha256,
         paused=account.acts.paused,
         unsafe_test_site=account.created.unsafe_test_site,
+        simulation=account.created.simulation,
         releases=len(account.reserved),
         witness=account.witness,
         unwitnessed=len(account.unwitnessed),

@@ -21,7 +21,7 @@ from fedhealth.privacy.entries import ENTRY, Account, Entry, Recovered, Reserved
 from fedhealth.privacy.head_checks import altered, check_head, check_mark, check_receipt, check_witness
 from fedhealth.privacy.hold_mark import Mark, read_mark
 from fedhealth.privacy.journal import NOTE, check_journal, journal_commitment
-from fedhealth.privacy.ledger_database import SCHEMA, connect
+from fedhealth.privacy.ledger_database import SCHEMA, connect, is_simulated_ledger, simulated
 from fedhealth.privacy.ledger_file import copy_ledger, first_damaged_page
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release_rows import check_rows
@@ -50,6 +50,8 @@ def read_ledger(path: Path, seen: str | None = None, *, held: bool = False) -> L
     path = path / "ledger.sqlite" if path.is_dir() else path
     if not path.is_file():
         raise LedgerDamaged(f"there is no ledger at {path}", next_step="Give a site's state folder or its ledger file.")
+    if is_simulated_ledger(path):
+        raise simulated(path)
     with tempfile.TemporaryDirectory(prefix="fedhealth-verify-") as folder:
         copy = Path(folder) / "ledger.sqlite"
         try:
@@ -71,6 +73,16 @@ def read_ledger(path: Path, seen: str | None = None, *, held: bool = False) -> L
             return contents
         except (apsw.Error, OSError) as error:
             raise altered(0, f"the file cannot be read ({type(error).__name__}: {error})") from error
+
+
+def verify_database(database: apsw.Connection) -> VerifiedLedger:
+    """Return what the ledger in a database of the caller's own says: all but its file, anchor and mark is checked.
+
+    Raises:
+        LedgerDamaged: naming the first bad entry.
+        IdentityInvalid: the head's signature is wrong.
+    """
+    return _verify(database, None, None, None, None).verified
 
 
 def _verify(

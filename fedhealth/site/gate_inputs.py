@@ -17,7 +17,7 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import StepName
 from fedhealth.privacy.stream import NoiseSecret
 from fedhealth.records.marks import PatientMarks
-from fedhealth.records.members import MemberHistory
+from fedhealth.records.members import MemberHistory, PassingMembers
 from fedhealth.records.source import read_source
 from fedhealth.records.table import Table
 from fedhealth.signing import load_public_key
@@ -66,7 +66,7 @@ class GateInputs:
     table: Table
     split_key: bytes
     naming_secret: bytes
-    members: MemberHistory
+    members: MemberHistory | PassingMembers
     copies_secret: bytes
     hold: LedgerHold
     noise_secret: NoiseSecret

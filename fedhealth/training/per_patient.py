@@ -13,7 +13,8 @@ in buffers are refused.
 Source: Abadi et al., "Deep Learning with Differential Privacy", CCS 2016; `torch.func` for per-record gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -49,6 +50,19 @@ def make_deterministic() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.set_flush_denormal(True)
+
+
+@contextmanager
+def deterministic_here() -> Iterator[None]:
+    """Do so within a block, for a process that is somebody else's."""
+    threads, kernels = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    make_deterministic()
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.use_deterministic_algorithms(kernels)
+        torch.set_num_threads(threads)
 
 
 def per_patient_gradients(

@@ -28,7 +28,7 @@ from fedhealth.link.frames import (
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.records.table import read_table
-from fedhealth.simulation.in_process import SimulatedSite, open_gate
+from fedhealth.simulation.gates import SimulatedSite, open_gate
 from fedhealth.site.gate import Gate
 from fedhealth.site.gate_inputs import Clock
 from fedhealth.study.protocol import load_study

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ from fedhealth.learning.plan import encode_weights, plan_study
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import read_ledger, verify_ledger
-from fedhealth.records.table import prepare_records, read_table
-from fedhealth.simulation import in_process
-from fedhealth.simulation.in_process import InProcessFederation, SimulatedSite
+from fedhealth.records.table import Table, prepare_records, read_table
+from fedhealth.simulation.hospitals import Hospitals, Split, split_table
+from fedhealth.simulation.run import simulate
 from fedhealth.site.gate_process import open_gate
 from fedhealth.site.recovery import examine_recovery, recover_ledger
 from fedhealth.site.state import SiteState
@@ -204,35 +205,44 @@ def test_the_pooled_figure_is_not_the_exact_one(run):
     assert abs(estimate - right / total) < 0.15
 
 
-def test_the_model_is_the_one_that_the_same_noise_gives_in_one_process(run, tmp_path, monkeypatch):
-    """Ledgers, link, node, gate processes and Flower's process change no bit of the model.
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_simulation_on_one_table_has_the_numbers_of_the_real_run(run, tmp_path, workers):
+    """Ledgers on disk, link, node, gate processes and Flower's process change no bit of the model or of a count.
 
-    The key of a release's noise includes a fingerprint of the data under the site's naming secret, which is drawn
-    at `site init`; the comparison takes each site's from the run's own folder. All sites have the same seed here,
-    but not the same noise, because the site's id is part of the key.
+    All four files are one table here, with a column that names the hospital. The key of a release's noise includes a
+    fingerprint of the data under the site's naming secret, which is drawn at `site init`; the comparison takes each
+    site's from the run's own folder, and what the site's file says. All sites have the same seed here, but not the
+    same noise, because the site's id is part of the key.
     """
-    real = in_process.GateInputs
-    monkeypatch.setattr(
-        in_process,
-        "GateInputs",
-        lambda **parts: real(**{**parts, "naming_secret": run.state(parts["site"].id).naming_secret()}),
-    )
-    sites = []
+    rows, columns = [], ()
     for name in SITES:
-        file = load_site_file(ROOT / "sites" / name)
-        table = read_table(file.data_set.file, strict=False)
-        sites.append(SimulatedSite(file, table, bytes.fromhex(file.split_key), SEED))
-    federation = InProcessFederation(run.study, sites, tmp_path)
-    try:
-        *_, (number, weights) = federation.train()
-        counts = federation.evaluate(weights)
-    finally:
-        federation.close()
-    assert number == ROUNDS
+        table = read_table(ROOT / "sites" / name / "patients.csv", strict=True)
+        rows += [(len(rows) + place, (*row, name)) for place, (_, row) in enumerate(table.rows, 2)]
+        columns = (*table.columns, "hospital")
+    whole = Table(tmp_path / "all.csv", columns, tuple(rows))
+    made = split_table(whole, run.study, Split("hospital", "id", seed=SEED)).sites
+    assert [site.file.id for site in made] == list(SITES)
+    files = [load_site_file(ROOT / "sites" / name) for name in SITES]
+    sites = tuple(
+        replace(
+            site,
+            file=file,
+            split_key=bytes.fromhex(file.split_key),
+            naming_secret=run.state(file.id).naming_secret(),
+        )
+        for site, file in zip(made, files, strict=True)
+    )
+    found = simulate(run.study, Hospitals(sites, ()), tmp_path / "out", with_reference=False, workers=workers)
     written = load_file(run.folder / "results" / "model.safetensors")["weights"]
     assert written.shape == (run.study.dimension + 1,)
-    assert np.array_equal(written, weights)
-    assert {site["site"]: site["noisy_counts"] for site in run.evidence["sites"]} == counts
+    assert np.array_equal(written, found.weights)
+    assert found.evidence.rounds_completed == ROUNDS
+    simulated = json.loads(found.evidence.model_dump_json())
+    same = ("site", "noisy_counts", "figures", "spent", "epsilon", "delta")
+    assert [{key: site[key] for key in same} for site in run.evidence["sites"]] == [
+        {key: site[key] for key in same} for site in simulated["sites"]
+    ]
+    assert run.evidence["pooled"] == simulated["pooled"]
 
 
 def test_known_noise_is_said_in_the_evidence_and_by_the_audit(run):

@@ -37,7 +37,7 @@ from fedhealth.privacy.journal import ConsentNote
 from fedhealth.records.marks import PatientMarks
 from fedhealth.records.split import is_held_out
 from fedhealth.records.table import Table, read_table
-from fedhealth.simulation.in_process import SimulatedSite, open_gate
+from fedhealth.simulation.gates import SimulatedSite, open_gate
 from fedhealth.site.gate import Gate
 from fedhealth.site.gate_inputs import Clock
 from fedhealth.study.protocol import load_study

@@ -1,0 +1,233 @@
+"""Make hospitals of one table: each value of a column is one, with the rows that have it.
+
+A simulated hospital's table is what that hospital would have in a file of its own: its rows, numbered anew, without
+the column that names it. So it has the same fingerprint and, under the same secrets, the same noise.
+
+Its public figure is its number of patients, rounded to two digits. At a real site that figure is never counted from
+the table; here nobody is protected.
+"""
+
+import difflib
+import hashlib
+import hmac
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from fedhealth.errors import DataUnusable
+from fedhealth.policy.site_file import DataSet, SiteFile
+from fedhealth.records.table import Table, prepare_records
+from fedhealth.simulation.gates import SimulatedSite
+from fedhealth.study.protocol import Study
+
+ROW_COLUMN = "row"
+"""The column that names the patient where nobody said which does: every row is one."""
+
+_MOST_NAMED = 5
+_FIRST_LINE = {"line": 2}
+"""Number of a table's first row in a file of its own; 1 where rows are counted."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a table becomes hospitals.
+
+    Attributes:
+        site_column: its values name the hospitals.
+        patient_column: names the patient; None where each row is a patient.
+        declared_patients: the public figure of every hospital; None to round each one's number of patients.
+        seed: decides noise, split and fingerprints; at least 0.
+    """
+
+    site_column: str
+    patient_column: str | None = None
+    declared_patients: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Hospitals:
+    """What a table became.
+
+    Attributes:
+        sites: at least two, in the order of their ids.
+        warnings: what a person should know of the table, in words.
+    """
+
+    sites: tuple[SimulatedSite, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The hospitals' names as in the table, by id."""
+        return {site.file.id: site.file.title for site in self.sites}
+
+    @property
+    def declared_patients(self) -> dict[str, int]:
+        """Each hospital's public figure, by id."""
+        return {site.file.id: site.file.data_set.declared_patients for site in self.sites}
+
+
+def split_table(table: Table, study: Study, split: Split) -> Hospitals:
+    """Return the hospitals of a table.
+
+    Raises:
+        DataUnusable: a column is missing; a row names no hospital; there is one hospital only, or one with fewer
+            patients than the study wants; or a cell cannot be used, as `prepare_records` says.
+    """
+    column, patient_column = split.site_column, split.patient_column or _free_name(table)
+    place = _place(table, column, "--site-column")
+    patient_place = None if split.patient_column is None else _place(table, split.patient_column, "--patient-column")
+    named = defaultdict(list)
+    patients: dict[str, set[str]] = defaultdict(set)
+    blank = []
+    for number, row in table.rows:
+        if not row[place]:
+            blank.append(number)
+            continue
+        named[row[place]].append(row)
+        patients[row[place]].add(str(number) if patient_place is None else row[patient_place])
+    _check_sites(table, column, named, blank)
+    wanted = {each.column for each in (*study.features, *study.include)} | {study.endpoint.column}
+    kept = [at for at, name in enumerate(table.columns) if at != place or name in wanted]
+    columns = tuple(table.columns[at] for at in kept) + (() if split.patient_column else (patient_column,))
+    whole = Table(table.path, columns, tuple(
+        (number, tuple(row[at] for at in kept) + (() if split.patient_column else (str(number),)))
+        for number, row in table.rows
+    ), row_word=table.row_word)  # fmt: skip
+    prepare_records(whole, study, patient_column, bytes(32), strict=True)  # whatever is wrong is said by its own row
+    ids = _ids_of(named, table)
+    small = {name: len(patients[name] - {""}) for name in named}
+    declared = {name: split.declared_patients or _rounded(count) for name, count in small.items()}
+    _check_sizes(study, column, small, declared)
+    first = _FIRST_LINE.get(table.row_word, 1)
+    sites = []
+    for name in sorted(named, key=lambda each: ids[each]):
+        rows = tuple(
+            (number, tuple(row[at] for at in kept) + (() if split.patient_column else (str(number),)))
+            for number, row in enumerate(named[name], first)
+        )
+        data_set = DataSet(
+            name=study.data_set,
+            file=table.path,
+            patient_column=patient_column,
+            declared_patients=declared[name],
+        )
+        sites.append(
+            SimulatedSite(
+                file=SiteFile(id=ids[name], title=name[:200], data_set=data_set),
+                table=Table(table.path, columns, rows, row_word=table.row_word),
+                split_key=_secret(split.seed, "split", ids[name]),
+                naming_secret=_secret(split.seed, "naming", ids[name]),
+                noise_seed=split.seed,
+            )
+        )
+    return Hospitals(tuple(sites), (*_table_warnings(split, patients), *_site_warnings(study, ids.values())))
+
+
+def _secret(seed: int, purpose: str, site: str) -> bytes:
+    return hmac.new(
+        seed.to_bytes(32, "big"), f"fedhealth/simulation/{purpose}/{site}".encode(), hashlib.sha256
+    ).digest()
+
+
+def _free_name(table: Table) -> str:
+    name = ROW_COLUMN
+    while name in table.columns:
+        name = f"({name})"
+    return name
+
+
+def _place(table: Table, column: str, option: str) -> int:
+    if column not in table.columns:
+        near = difflib.get_close_matches(column, table.columns, n=1, cutoff=0.0)
+        raise DataUnusable(
+            f"{table.path} has no column '{column}'",
+            got=", ".join(f"'{name}'" for name in table.columns[:30]),
+            next_step=f"Did you mean {option} {near[0]!r}?",
+        )
+    return table.columns.index(column)
+
+
+def _check_sites(table: Table, column: str, named: dict[str, list[tuple[str, ...]]], blank: Sequence[int]) -> None:
+    if blank:
+        shown = ", ".join(str(number) for number in blank[:_MOST_NAMED])
+        raise DataUnusable(
+            f"{len(blank)} rows of {table.path} name no hospital",
+            got=f"a blank in column '{column}', {table.row_word} {shown}{' ...' if len(blank) > _MOST_NAMED else ''}",
+            next_step="Fill the cells, or delete the rows.",
+        )
+    if len(named) < 2:
+        raise DataUnusable(
+            f"column '{column}' of {table.path} names one hospital only",
+            got=", ".join(f"'{name}'" for name in named) or "no row",
+            wanted="at least two",
+            next_step="Give the column whose values are the hospitals: --site-column.",
+        )
+
+
+def _check_sizes(study: Study, column: str, patients: dict[str, int], declared: dict[str, int]) -> None:
+    small = [name for name in sorted(patients) if declared[name] < study.min_declared_patients]
+    if small:
+        shown = ", ".join(f"'{name}' ({patients[name]})" for name in small[:_MOST_NAMED])
+        raise DataUnusable(
+            f"study '{study.name}' asks for hospitals of at least {study.min_declared_patients} patients",
+            got=f"{len(small)} smaller ones in column '{column}': {shown}{' ...' if len(small) > _MOST_NAMED else ''}",
+            next_step="Lower min_declared_patients in the protocol, or leave their rows out of the table.",
+        )
+
+
+def _ids_of(names: dict[str, list[tuple[str, ...]]], table: Table) -> dict[str, str]:
+    """Return a site id for each name: lower case, digits and hyphens."""
+    ids: dict[str, str] = {}
+    for number, name in enumerate(sorted(names), 1):
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+        ids[name] = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63].strip("-") or f"site-{number}"
+    taken: dict[str, str] = {}
+    for name, site in ids.items():
+        if site in taken:
+            raise DataUnusable(
+                f"two hospitals of {table.path} would have one name",
+                got=f"'{taken[site]}' and '{name}', both '{site}'",
+                next_step="Spell one of them as the other if they are the same, else otherwise.",
+            )
+        taken[site] = name
+    return ids
+
+
+def _rounded(patients: int) -> int:
+    """Round to two significant digits, at least 1."""
+    if patients < 10:
+        return max(1, patients)
+    unit = int(10 ** (math.floor(math.log10(patients)) - 1))
+    return round(patients / unit) * unit
+
+
+def _site_warnings(study: Study, sites: Collection[str]) -> list[str]:
+    """Say what the protocol asks of a real run's sites that these cannot give; a simulation takes those there are."""
+    warnings = []
+    if absent := sorted(set(study.sites.required) - set(sites)):
+        warnings.append(f"The protocol requires sites that the table has not: {', '.join(absent)}.")
+    if study.sites.quorum is not None and study.sites.quorum > len(sites):
+        warnings.append(f"The protocol asks for {study.sites.quorum} sites; the table has {len(sites)}.")
+    return warnings
+
+
+def _table_warnings(split: Split, patients: dict[str, set[str]]) -> list[str]:
+    if split.patient_column is None:
+        return ["No --patient-column was given: every row counts as a patient of its own."]
+    seen: dict[str, int] = defaultdict(int)
+    for names in patients.values():
+        for name in names - {""}:
+            seen[name] += 1
+    several = sum(count > 1 for count in seen.values())
+    if not several:
+        return []
+    return [
+        f"{several} patients are in more than one hospital. In a real federation nobody could tell: each hospital "
+        "protects its own records of them separately, and what all hospitals together say of such a patient costs as "
+        "often as the patient occurs."
+    ]
