@@ -49,7 +49,11 @@ def opened_file(source: TableSource, hidden: Hidden | None = None) -> Iterator[R
             name if kind in _AS_THEY_ARE or kind.startswith("DECIMAL") else f"CAST({name} AS VARCHAR)"
             for name, kind in zip(own, kinds, strict=True)
         ]
-        order = "" if source.query is None else f"ORDER BY {', '.join(f'{name} NULLS FIRST' for name in own)}"
+        # By the letters' bytes, whatever the database's own collation takes for equal.
+        terms = [
+            f'{name} COLLATE "binary"' if kind == "VARCHAR" else name for name, kind in zip(own, kinds, strict=True)
+        ]
+        order = "" if source.query is None else f"ORDER BY {', '.join(f'{term} NULLS FIRST' for term in terms)}"
         # The line's end closes a comment that the query may end with.
         text = f"SELECT {', '.join(cells)} FROM ({query}\n) AS asked({', '.join(own)}) {order}"  # noqa: S608 - the site's own
         result = connection.execute(text, arguments)
@@ -108,7 +112,7 @@ def _hide(connection: duckdb.DuckDBPyConnection, hidden: Hidden) -> None:
             if text is not None and cell_of(value if isinstance(value, Plain) else text) == hidden.patient
         ]
         if own:
-            others = f"coalesce(CAST({name} AS VARCHAR) NOT IN ({', '.join(own)}), true)"
+            others = f'coalesce(CAST({name} AS VARCHAR) COLLATE "binary" NOT IN ({", ".join(own)}), true)'
             connection.execute(f"CREATE TEMP VIEW {_quoted(table)} AS SELECT * FROM {place} WHERE {others}")  # noqa: S608 - quoted
 
 

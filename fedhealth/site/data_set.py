@@ -18,7 +18,7 @@ from pathlib import Path
 import tomlkit
 from tomlkit.items import Table as TomlTable
 
-from fedhealth.config import parse_toml, read_config
+from fedhealth.config import MAX_CONFIG_BYTES, parse_toml, read_config
 from fedhealth.errors import ConfigInvalid
 from fedhealth.policy.site_file import DataSet, SiteFile, file_inside, load_site_file
 from fedhealth.records.cells import is_blank, is_text, is_unreadable
@@ -148,6 +148,12 @@ def connect_data_set(folder: Path, connection: Connection) -> None:
     path, text = (folder / "site.toml").resolve(), _site_text(folder)
     values = _values(folder, connection)
     edited = _edited(text, values)
+    if len(edited.encode()) > MAX_CONFIG_BYTES:
+        raise ConfigInvalid(
+            f"the columns of {connection.source.file} do not fit into a site file",
+            got=f"{len(connection.columns)} columns",
+            next_step="Leave out those that no study will ask for.",
+        )
     made = parse_toml(edited.encode(), path, SiteFile, "the site file that would come of it,").data_set
     if made != DataSet.model_validate(values) or _beside_data_set(edited) != _beside_data_set(text):
         raise ConfigInvalid(
@@ -156,8 +162,9 @@ def connect_data_set(folder: Path, connection: Connection) -> None:
         )
     before = path.stat()
     replace_file(path, edited.encode(), stat.S_IMODE(before.st_mode))
-    with suppress(PermissionError):  # who may not give a file away kept it already
-        os.chown(path, before.st_uid, before.st_gid)
+    for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):
+        with suppress(PermissionError):  # the gate reads by its group; only root can keep another's file that one's
+            os.chown(path, owner, group)
 
 
 def check_data_set(folder: Path, study: Study | None) -> tuple[Table, tuple[Problem, ...]]:

@@ -24,6 +24,7 @@ from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.query_trial import check_rows_alone
 from fedhealth.records.source import read_source
 from fedhealth.records.split import sides_of
+from fedhealth.records.study_fit import find_giveaways
 from fedhealth.records.table import Table, patients_per_row, prepare_records
 from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.state import SiteState
@@ -147,7 +148,7 @@ class SiteInView:
                 step.cohort: informative_epsilon(step.plan(), study.privacy.delta).epsilon
                 for step in plan_study(study).values()
             },
-            warnings=_doubts(self.table, column),
+            warnings=(*_doubts(self.table, column), *map(str, find_giveaways(self.table, study))),
         )
         is_first = self.policy.approvals_needed == 2 and study.digest not in decisions.first
         return Proposal(signed, seen, approval, decisions.rejected.get(study.digest), is_first)

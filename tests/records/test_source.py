@@ -195,6 +195,20 @@ def test_numbers_of_a_query_are_ordered_by_size_and_blanks_come_first(tmp_path, 
     assert [cells[0] for _, cells in table.rows] == ["", "-2", "9", "10"]
 
 
+def test_the_order_does_not_depend_on_what_a_database_takes_for_equal(tmp_path):
+    for name, collation in (("duckdb", "COLLATE NOCASE"), ("sqlite", "COLLATE NOCASE")):
+        found = []
+        for words in (["b", "B", "A", "a"], ["a", "A", "B", "b"]):
+            file = tmp_path / f"{''.join(words)}.{name}"
+            connection = {"duckdb": duckdb, "sqlite": sqlite3}[name].connect(file)
+            connection.execute(f"CREATE TABLE visits (id TEXT {collation})")
+            connection.executemany("INSERT INTO visits VALUES (?)", [[word] for word in words])
+            connection.commit()
+            connection.close()
+            found.append([cells[0] for _, cells in read_source(TableSource(file, name, QUERY), strict=True).rows])
+        assert found == [["A", "B", "a", "b"]] * 2
+
+
 def test_a_parquet_file_keeps_its_order(tmp_path):
     rows = [(number, "p", None, None, None, 1) for number in (10, 9, 11)]
     assert [cells[0] for _, cells in read_source(write_parquet(tmp_path / "a.parquet", rows), strict=True).rows] == [
@@ -422,6 +436,11 @@ def test_a_column_twice_is_refused(tmp_path):
     source = write_sqlite(tmp_path / "a.sqlite", [(1, "p", 1, 1.0, "f", 1)])
     with pytest.raises(DataUnusable, match="names a column twice"):
         asked(source, "SELECT id, id FROM visits")
+
+
+def test_a_gate_with_a_csv_file_loads_no_database():
+    script = "import sys, fedhealth.records.source as s; sys.exit(bool({'duckdb', 'sqlite3'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
 @pytest.mark.parametrize(

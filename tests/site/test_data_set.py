@@ -126,6 +126,16 @@ def test_a_write_that_is_cut_off_leaves_the_old_file(tmp_path, monkeypatch):
     assert load_site_file(tmp_path).data_set.name == "icu"
 
 
+def test_a_site_file_does_not_grow_beyond_what_is_read(tmp_path):
+    (tmp_path / "site.toml").write_text(WHOLE)
+    columns = (Column("id", "patient", 0.0, ()), *(Column(f"gene {n}", "number", 0.0, ()) for n in range(6000)))
+    with pytest.raises(ConfigInvalid, match="6001 columns"):
+        connect_data_set(tmp_path, connection(tmp_path, columns=columns))
+    assert (tmp_path / "site.toml").read_text() == WHOLE
+    connect_data_set(tmp_path, connection(tmp_path, columns=columns[:3000]))
+    assert len(load_site_file(tmp_path).data_set.columns) == 3000
+
+
 @pytest.mark.parametrize("figure", [1, 7, 10, 45, 300, 450, 12000, 10**6])
 def test_a_round_figure_may_be_declared(figure):
     check_figure(figure)
@@ -160,6 +170,17 @@ def test_nothing_of_a_data_set_gets_into_a_frame(ward, make_csv, make_protocol, 
     assert not [canary for canary in CANARIES for frame in left[0] if canary.encode() in frame]
     # All but the first, which states a public duration that is measured and so may have another number of digits.
     assert [len(frame) for frame in left[0][1:]] == [len(frame) for frame in left[1][1:]]
+
+
+def test_an_approval_warns_of_a_feature_that_gives_the_answer_away(ward, make_csv, make_protocol, steps):
+    lines = [line.split(",") for line in make_csv().splitlines()]
+    told = [lines[0], *([name, age, str(5 + 2 * int(ill)), ill] for name, age, _, ill in lines[1:])]
+    for text, expected in ((make_csv(), ()), ("\n".join(map(",".join, told)) + "\n", ("dose",))):
+        site = ward(text, name=f"of-{len(expected)}")
+        _, seen = site.approve(make_protocol(), steps["noise_only"])
+        assert (
+            tuple(word for each in seen.warnings for word in ("dose", "age") if f"'{word}' nearly" in each) == expected
+        )
 
 
 def test_a_query_whose_rows_rest_on_several_patients_is_not_approved(ward, make_csv, make_protocol, steps):
