@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 CHUNKS_AHEAD = 4
 """Chunks of a large question that are here before the gate hears of it; how fast they came decides how it goes on."""
 FAST_BYTES_A_SECOND = 8 * 2**20
-"""A large question that begins slower than this is gathered first."""
+"""A large question that begins slower than this is gathered first; so is the rest of an answer that goes slower."""
 PAUSE_SECONDS = 5.0
 """How long a question that began fast may be waited for, beside the time that it takes at that rate."""
 
@@ -38,13 +38,14 @@ class GateChannel:
     """The node's end of the gate's socket; reconnects when the gate was restarted.
 
     A gate hears one question at a time, so none may hold it for longer than a fast line takes: what comes fast passes
-    through chunk by chunk; a large question from a slow line is gathered first, one at a time, so that the node holds
-    at most one, while small ones pass it by; and one that began fast and slows down is given up, to be asked again.
+    through chunk by chunk; a large question from a slow line is gathered first, and the rest of an answer to one is
+    taken from the gate, one of each at a time, so that the node holds no more, while small ones pass them by; and a
+    question that began fast and slows down is given up, to be asked again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._large, self._lock = asyncio.Lock(), asyncio.Lock()
+        self._large, self._lock, self._kept = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._socket: socket.socket | None = None
 
     async def answer(self, question: IncomingBody) -> Body:
@@ -72,7 +73,7 @@ class GateChannel:
     @property
     def is_busy(self) -> bool:
         """Whether a frame is at the gate or on the way to it, or an answer on the way back."""
-        return self._large.locked() or self._lock.locked()
+        return self._large.locked() or self._lock.locked() or self._kept.locked()
 
     def close(self) -> None:
         """Hang up."""
@@ -100,16 +101,28 @@ class GateChannel:
         return int(length)
 
     async def _chunks(self, size: int) -> AsyncGenerator[Buffer, None]:
-        try:
-            for number in range(chunk_count(size)):
-                yield await self._exactly(chunk_length(size, number * CHUNK_BYTES))
-        except BaseException as error:
-            self.close()
-            if isinstance(error, OSError):
-                raise _no_gate() from error
-            raise
-        finally:
-            self._lock.release()
+        async with contextlib.AsyncExitStack() as turn:
+            rest = list[Buffer]()
+            lengths = [chunk_length(size, number * CHUNK_BYTES) for number in range(chunk_count(size))]
+            latest = asyncio.get_running_loop().time() + CHUNKS_AHEAD * CHUNK_BYTES / FAST_BYTES_A_SECOND
+            try:
+                for number, length in enumerate(lengths):
+                    yield await self._exactly(length)
+                    latest += length / FAST_BYTES_A_SECOND
+                    if asyncio.get_running_loop().time() > latest and not self._kept.locked():
+                        await turn.enter_async_context(self._kept)
+                        rest = [await self._exactly(each) for each in lengths[number + 1 :]]
+                        break
+            except BaseException as error:
+                self.close()
+                if isinstance(error, OSError):
+                    raise _no_gate() from error
+                raise
+            finally:
+                self._lock.release()
+            for number in range(len(rest)):
+                yield rest[number]
+                rest[number] = b""  # its memory is free
 
     async def _exactly(self, count: int) -> memoryview:
         loop, part, filled = asyncio.get_running_loop(), memoryview(bytearray(count)), 0

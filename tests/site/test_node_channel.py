@@ -241,3 +241,60 @@ def test_a_large_question_that_began_fast_and_slows_down_gives_the_gate_back(tmp
             channel.close()
 
     asyncio.run(scene())
+
+
+async def begin(channel, frame):
+    """Ask for an answer and take its first chunk; return what yields the others."""
+    body = IncomingBody(len(frame), lambda _room: None, MemoryPool())
+    body.feed(frame)
+    chunks = (await channel.answer(body)).chunks
+    return [bytes(await anext(chunks))], chunks
+
+
+async def long_answer(frame, writer):
+    writer.write(framed(frame * 5 * CHUNK_BYTES if frame.isupper() else frame))
+
+
+def test_an_answer_to_a_slow_line_lets_small_questions_pass_and_only_one_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(node, "FAST_BYTES_A_SECOND", 2**40)
+
+    async def scene():
+        async with FakeGate(tmp_path / "gate", long_answer) as gate:
+            channel = GateChannel(gate.path)
+            first, rest_of_first = await begin(channel, b"A")
+            first.append(bytes(await anext(rest_of_first)))  # the line has shown how slow it is
+            assert await asyncio.wait_for(ask(channel, b"small"), 5) == b"small"
+            assert channel.is_busy, "or the link would change over under it"
+
+            second, rest_of_second = await begin(channel, b"B")
+            second.append(bytes(await anext(rest_of_second)))
+            waiting = asyncio.create_task(ask(channel, b"small"))
+            await asyncio.sleep(0.02)
+            assert not waiting.done(), "the node holds one answer and no second"
+            second += [bytes(chunk) async for chunk in rest_of_second]
+            assert await asyncio.wait_for(waiting, 5) == b"small"
+
+            first += [bytes(chunk) async for chunk in rest_of_first]
+            assert (b"".join(first), b"".join(second)) == (b"A" * 5 * CHUNK_BYTES, b"B" * 5 * CHUNK_BYTES)
+            assert not channel.is_busy
+            channel.close()
+
+    asyncio.run(scene())
+
+
+def test_an_answer_to_a_slow_line_that_is_given_up_frees_the_gate_and_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(node, "FAST_BYTES_A_SECOND", 2**40)
+
+    async def scene():
+        async with FakeGate(tmp_path / "gate", long_answer) as gate:
+            channel = GateChannel(gate.path)
+            for taken in range(1, 4):
+                _, rest = await begin(channel, b"A")
+                for _ in range(taken - 1):
+                    await anext(rest)
+                await rest.aclose()
+                assert not channel.is_busy
+                assert await asyncio.wait_for(ask(channel, b"small"), 5) == b"small"
+            channel.close()
+
+    asyncio.run(scene())
