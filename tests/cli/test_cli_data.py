@@ -3,7 +3,6 @@
 import json
 import shutil
 import sqlite3
-import sys
 import tomllib
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import duckdb
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhealth.cli.main import main
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.study.protocol import load_study
 from fedhealth.study.signature import sign_study
@@ -43,19 +41,16 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def data(capsys, monkeypatch):
-    """Run `fedhealth site data`; return the exit code and what was said on both streams."""
+def data(fedhealth, monkeypatch):
+    """Run `fedhealth site data`, typing what is asked; return the exit code and what was said on both streams."""
 
-    def run(*arguments, typed=""):
-        monkeypatch.setattr(sys, "argv", ["fedhealth", "site", "data", *(str(argument) for argument in arguments)])
-        monkeypatch.setattr("typer.prompt", lambda question, **_: answers.pop(0))
-        monkeypatch.setattr("typer.confirm", lambda question, **_: answers.pop(0))
+    def run(*arguments, typed=()):
         answers = list(typed)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
+        for question in ("typer.prompt", "typer.confirm"):
+            monkeypatch.setattr(question, lambda _, **__: answers.pop(0))
+        result = fedhealth("site", "data", *arguments)
         assert not answers, "everything that was typed was asked for"
-        return ended.value.code, said.out, said.err
+        return result
 
     return run
 

@@ -3,13 +3,11 @@
 import re
 import shlex
 import sqlite3
-import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from fedhealth.cli.main import main
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.records.table import MAX_TABLE_CELLS
 
@@ -20,7 +18,7 @@ PROTOCOL = Path(__file__).resolve().parents[2] / "protocols" / "heart-disease-di
 
 
 @pytest.fixture
-def walk(tmp_path, monkeypatch):
+def walk(tmp_path, monkeypatch, fedhealth):
     """Run one command of the page where the page is, as a person who answers what is asked."""
     ward = tmp_path / "sites" / "ward"
     ward.mkdir(parents=True)
@@ -41,14 +39,8 @@ def walk(tmp_path, monkeypatch):
     monkeypatch.setattr("typer.prompt", lambda question, **_: answers[question.split()[0]])
     monkeypatch.setattr("typer.confirm", lambda question: True)
 
-    def run(command):
-        monkeypatch.setattr(sys, "argv", shlex.split(command))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code
-
     (ward / "site.toml").write_text(TOML)
-    return run
+    return lambda command: fedhealth(*shlex.split(command)[1:])[0]
 
 
 def test_the_page_has_the_commands_it_speaks_of():
