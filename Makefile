@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint types unit lock clean benchmarks long hosts
+.PHONY: demo install test lint types unit lock clean benchmarks long hosts
 
 demo: $(VENV)/.base
 	$(BIN)/fedhealth demo
+
+install: $(VENV)/.base
 
 test: lint types unit
 
