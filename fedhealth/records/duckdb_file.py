@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 import duckdb
 
 from fedhealth.errors import DataUnusable
-from fedhealth.records.source import Hidden, Plain, Rows, Value, cell_of
+from fedhealth.records.source import Hidden, Plain, Rows, Value, cell_of, quoted
 from fedhealth.table_source import TableSource
 
 _AT_ONCE = 4096
@@ -104,7 +104,7 @@ def _hide(connection: duckdb.DuckDBPyConnection, hidden: Hidden) -> None:
         [hidden.column],
     ).fetchall()
     for database, table, column in tables:
-        place, name = f"{_quoted(database)}.main.{_quoted(table)}", _quoted(column)
+        place, name = f"{quoted(database)}.main.{quoted(table)}", quoted(column)
         spelled = connection.execute(f"SELECT DISTINCT {name}, CAST({name} AS VARCHAR) FROM {place}").fetchall()  # noqa: S608 - quoted
         own = [
             "'" + text.replace("'", "''") + "'"
@@ -113,11 +113,7 @@ def _hide(connection: duckdb.DuckDBPyConnection, hidden: Hidden) -> None:
         ]
         if own:
             others = f'coalesce(CAST({name} AS VARCHAR) COLLATE "binary" NOT IN ({", ".join(own)}), true)'
-            connection.execute(f"CREATE TEMP VIEW {_quoted(table)} AS SELECT * FROM {place} WHERE {others}")  # noqa: S608 - quoted
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+            connection.execute(f"CREATE TEMP VIEW {quoted(table)} AS SELECT * FROM {place} WHERE {others}")  # noqa: S608 - quoted
 
 
 def _rows(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Value, ...]]:

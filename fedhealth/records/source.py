@@ -84,6 +84,11 @@ def cell_of(value: Value) -> str:
     return f"x'{value.hex()}'" if isinstance(value, bytes) else str(int(value))
 
 
+def quoted(name: str) -> str:
+    """Return the name of a table or column as SQL takes it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _numbered(
     values: Iterable[tuple[Value, ...]], columns: tuple[str, ...], source: TableSource, strict: bool
 ) -> Iterator[tuple[int, tuple[str, ...]]]:

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedhealth.errors import DataUnusable
-from fedhealth.records.source import Hidden, Rows, cell_of
+from fedhealth.records.source import Hidden, Rows, cell_of, quoted
 from fedhealth.table_source import TableSource
 
 _ALLOWED = frozenset(
@@ -73,17 +73,13 @@ def _copy_without(whole: sqlite3.Connection, hidden: Hidden) -> sqlite3.Connecti
     whole.backup(copy)
     copy.create_function("cell_of", 1, cell_of, deterministic=True)
     for (trigger,) in copy.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-        copy.execute(f"DROP TRIGGER {_quoted(trigger)}")
+        copy.execute(f"DROP TRIGGER {quoted(trigger)}")
     for (table,) in copy.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
-        for _, column, *_ in copy.execute(f"PRAGMA table_info({_quoted(table)})").fetchall():
+        for _, column, *_ in copy.execute(f"PRAGMA table_info({quoted(table)})").fetchall():
             if column.lower() == hidden.column.lower():
-                sql = f"DELETE FROM {_quoted(table)} WHERE cell_of({_quoted(column)}) = ?"  # noqa: S608 - quoted
+                sql = f"DELETE FROM {quoted(table)} WHERE cell_of({quoted(column)}) = ?"  # noqa: S608 - quoted
                 copy.execute(sql, [hidden.patient])
     return copy
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _authorize(action: int, _: str | None, name: str | None, *__: object) -> int:
