@@ -51,7 +51,7 @@ def test_the_walk_takes_five_commands_and_leaves_a_report(tmp_path):
         ended
     )
     report = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
-    for words in ("my-study", "AUC", "Calibration"):
+    for words in ("My study", "AUC", "Calibration"):
         assert words.lower() in report.lower()
 
 

@@ -16,6 +16,7 @@ DOCUMENTS = (
     "README.md",
     "docs/data.md",
     "docs/protocol.md",
+    "docs/first-study.md",
     "deploy/README.md",
     "CONTRIBUTING.md",
     "ARCHITECTURE.md",
