@@ -1,6 +1,5 @@
 """`fedhealth coordinator`: the datacentre's side."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Mapping
@@ -132,9 +131,19 @@ def serve(
     enrolment: Annotated[
         str, typer.Option(help="Where sites join, HOST:PORT; open only while an invitation is.")
     ] = "127.0.0.1:7444",
+    researchers: Annotated[
+        str | None,
+        typer.Option(help="Unix group that may use research.sock in the home; this user alone if not given."),
+    ] = None,
+    allow_unsafe_test_sites: Annotated[
+        bool, typer.Option("--allow-unsafe-test-sites", help="For tests only: their noise is known.")
+    ] = False,
+    database: Database = None,
     lifeline: Lifeline = False,
 ) -> None:
-    """Keep the border up while no study runs: sites join, connect and renew. Serves until it is stopped.
+    """Serve sites and researchers until it is stopped: sites join and connect, studies are taken in and run.
+
+    One study runs at a time. What was running when this ended, however it ended, goes on when it is started again.
 
     Example: fedhealth coordinator serve --home state --address 0.0.0.0:7443 --enrolment 0.0.0.0:7444
     """
@@ -144,21 +153,15 @@ def serve(
 
     with logged_handshakes():  # before anything loads grpc
         with loading(lifeline):
-            from fedhealth.coordinator.border import Border
+            from fedhealth.coordinator.daemon import Daemon
             from fedhealth.coordinator.home import CoordinatorHome
+            from fedhealth.coordinator.service import Ports
 
-        there = CoordinatorHome(home)
-        with there.hold():
-            border = Border(there, _on_link)
+        async def work() -> None:
+            daemon = Daemon(CoordinatorHome(home.absolute()), database, allow_unsafe_test_sites, researchers, _print)
+            await daemon.serve(Ports(address, enrolment))
 
-            async def work() -> None:
-                try:
-                    _print({"event": "listening", "port": await border.start(address, enrolment)})
-                    await asyncio.Event().wait()
-                finally:
-                    await border.stop()
-
-            run_until_stopped(work(), lifeline)
+        run_until_stopped(work(), lifeline)
 
 
 @app.command()
@@ -263,10 +266,6 @@ def follow_key(
 
 def _time(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _on_link(site: str, connected: bool) -> None:
-    _print({"event": "site", "site": site, "connected": connected})
 
 
 def _print(event: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`fedhealth study`: what a researcher does before anybody else is asked: write, check and sign a protocol."""
+"""`fedhealth study`: what a researcher does: write, check and sign a protocol, and see it through (`study_runs`)."""
 
 import json
 from collections.abc import Sequence
@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fedhealth.cli import study_simulate
+from fedhealth.cli import study_runs, study_simulate
 from fedhealth.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from fedhealth.learning.foresight import Foresight
 
 app = typer.Typer(
-    help="For the researcher: write a study protocol, see what it would cost, sign it.", no_args_is_help=True
+    help="For the researcher: write a study protocol, see what it would cost, sign it, have it run.",
+    no_args_is_help=True,
 )
 
 app.command()(study_simulate.simulate)
+app.command()(study_runs.submit)
+app.command("list")(study_runs.list_all)
+for verb in (study_runs.watch, study_runs.stop, study_runs.results):
+    app.command()(verb)
 
 Protocol = Annotated[Path, typer.Argument(metavar="PROTOCOL", help="The study protocol, a TOML file.")]
 

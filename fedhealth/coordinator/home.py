@@ -78,6 +78,11 @@ class CoordinatorHome:
         return self.root / "sites"
 
     @property
+    def runs(self) -> Path:
+        """One folder per study that was run for a researcher."""
+        return self.root / "runs"
+
+    @property
     def invitations(self) -> Path:
         """One file per site that is invited."""
         return self.root / "invitations"

@@ -38,8 +38,8 @@ from fedhealth.errors import (
 )
 from fedhealth.site.instructions import INSTRUCTION, Instruction
 from fedhealth.site.state import user_name
-from fedhealth.site.unix_socket import listen_at, peer_user
 from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES
+from fedhealth.unix_socket import listen_at, peer_user
 
 _LOG = logging.getLogger(__name__)
 _MODE = 0o600

@@ -36,7 +36,7 @@ from fedhealth.site.gate import Gate
 from fedhealth.site.gate_inputs import Clock, Compute, read_inputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads
 from fedhealth.site.state import SiteState, local_user
-from fedhealth.site.unix_socket import listen_at, peer_user
+from fedhealth.unix_socket import listen_at, peer_user
 
 _LOG = logging.getLogger(__name__)
 _FRAME_SECONDS = 10.0

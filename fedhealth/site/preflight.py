@@ -35,7 +35,7 @@ from fedhealth.site.file_rights import groups_of, may
 from fedhealth.site.landlock import Sandbox, landlock_abi
 from fedhealth.site.node_file import NodeFile, load_node_file
 from fedhealth.site.state import SiteState
-from fedhealth.site.unix_socket import MAX_PATH_BYTES
+from fedhealth.unix_socket import MAX_PATH_BYTES
 
 ENOUGH_BYTES, LEAST_BYTES = 5 * 1024**3, 200 * 1024**2
 """Free disk space below which a site is warned, and below which it should not start."""

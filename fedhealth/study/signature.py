@@ -1,4 +1,4 @@
-"""A study signed by a researcher: what travels, and what a gate accepts.
+"""A study signed by a researcher: what travels, and what a gate accepts; and the same researcher's word to stop it.
 
 The signature is Ed25519 over the study's canonical bytes under the domain "study". Which researchers a site
 trusts is pinned at the site; a coordinator cannot invent one.
@@ -15,6 +15,7 @@ from fedhealth.signing import load_public_key, public_key_hex, sign, verify
 from fedhealth.study.protocol import Study
 
 MAX_SIGNED_STUDY_BYTES = 512 * 1024
+_STOP = "study-stop"
 
 
 class SignedStudy(BaseModel):
@@ -64,3 +65,26 @@ def open_signed_study(data: bytes) -> SignedStudy:
             next_step="Ask the researcher to sign and submit the protocol again.",
         ) from error
     return signed
+
+
+def sign_stop(digest: str, key: Ed25519PrivateKey) -> str:
+    """Return a researcher's signature that a study be stopped, for ever.
+
+    Args:
+        digest: of the study.
+        key: the researcher's.
+    """
+    return sign(key, _STOP, digest.encode()).hex()
+
+
+def check_stop(signed: SignedStudy, signature: str) -> None:
+    """Return if whoever signed a study signed that it be stopped.
+
+    Raises:
+        IdentityInvalid: the signature is malformed, of another study or by another key.
+    """
+    try:
+        raw = bytes.fromhex(signature)
+    except ValueError:
+        raw = b""
+    verify(load_public_key(signed.researcher), _STOP, signed.study.digest.encode(), raw)

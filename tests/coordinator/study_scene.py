@@ -28,13 +28,15 @@ from fedhealth.coordinator.study_run import StudyRun
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import LinkUnavailable
 from fedhealth.flower.link_grid import LinkGrid, set_task_identity
-from fedhealth.learning.plan import encode_release
+from fedhealth.learning.plan import encode_release, envelope_of
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.services import away
 from fedhealth.policy.site_file import SiteFile
+from fedhealth.privacy.entries import Approved
+from fedhealth.records.split import sides_of
 from fedhealth.records.table import read_table
 from fedhealth.signing import public_key_hex
-from fedhealth.simulation.in_process import SimulatedSite, open_gate
+from fedhealth.simulation.gates import SimulatedSite, open_gate
 from fedhealth.site.gate_inputs import Clock
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study, sign_study
@@ -138,6 +140,26 @@ class Hospital:
             raise LinkUnavailable("cut")
         return self.gate.handle(frame).frame
 
+    def approve(self, signed):
+        """Approve a study here, as an administrator does; the budget may say no."""
+        study = open_signed_study(signed).study
+        budget = self.ledger.created.budgets["ward"]
+        self.ledger.append(
+            Approved(
+                study=study.digest,
+                researcher=open_signed_study(signed).researcher,
+                data_set="ward",
+                sides=sides_of(bytes(32), "id", study.evaluation.held_out_fraction),
+                declared_patients=60,
+                reply_after_ms={"train": 20, "evaluate": 20},
+                envelope=envelope_of(study, budget),
+                delta=study.privacy.delta,
+                by="anna",
+                at=CLOCK.unix_ms(),
+            )
+        )
+        self.gate.prepare(signed)
+
     def charges(self, study):
         return [self.ledger.account.releases(study.digest, step) for step in ("train", "evaluate")]
 
@@ -150,6 +172,9 @@ class Link:
 
     def connected(self):
         return frozenset(name for name, each in self.hospitals.items() if each.connected)
+
+    async def ask(self, site, _service, frame, _seconds, _longest):
+        return await self.hospitals[site].answer(frame)
 
     async def wait_connected(self, sites, timeout_seconds):
         if not set(sites) <= self.connected():
@@ -195,9 +220,10 @@ class Hub:
 class Scene:
     """A federation in a folder."""
 
-    def __init__(self, folder, study, names=("ward-a", "ward-b"), seed=7):
-        self.folder, self.study, self.key = folder, study, Ed25519PrivateKey.from_private_bytes(b"w" * 32)
-        (folder / "witnessed").mkdir(parents=True)
+    def __init__(self, folder, study, names=("ward-a", "ward-b"), seed=7, key=None):
+        self.folder, self.study = folder, study
+        self.key = key or Ed25519PrivateKey.from_private_bytes(b"w" * 32)
+        (folder / "witnessed").mkdir(parents=True, exist_ok=True)
         self.results = folder / "results"
         self.sites = {name: Hospital(folder, name, study, self.key, seed + place) for place, name in enumerate(names)}
         self.signed = sign_study(study, RESEARCHER)

@@ -7,6 +7,8 @@ is left alone.
 Source: SQLAlchemy 2.1, "SQLite: foreign key support"; Alembic 1.20, "Sharing a connection with migration commands".
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,24 @@ def open_database(home: Path, url: str | None, witness_key: str) -> Engine:
             next_step="Repair it, start its server, or upgrade this coordinator; then start it again.",
         ) from error
     return engine
+
+
+@contextmanager
+def session_of(engine: Engine) -> Iterator[Session]:
+    """Yield a session of one transaction, which is given up unless it is committed.
+
+    Raises:
+        StoreUnavailable: the database cannot be reached or written.
+    """
+    try:
+        with Session(engine) as session:
+            yield session
+    except DBAPIError as error:
+        raise StoreUnavailable(
+            "the coordinator's database cannot be used",
+            got=str(error.orig).strip(),
+            next_step="Repair it or start its server; what was being done goes on after that.",
+        ) from error
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from fedhealth.coordinator.asking import Shown
 from fedhealth.coordinator.participation import CompletedRound
+from fedhealth.coordinator.store.database import session_of
 from fedhealth.coordinator.store.studies import event_row
 from fedhealth.coordinator.store.tables import HeadRow, PartRow, ReceiptRow, RoundRow, RunRow, StudyRow
 
@@ -53,7 +54,7 @@ class Runs:
 
     def begin(self, study: str, folder: str, sites: Iterable[str], at: int) -> KnownRun:
         """Begin the run of a study, or go on with it; a run stays in its folder and with its sites."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             row = session.get(RunRow, study)
             if row is None:
                 row = RunRow(study=study, folder=folder, sites=json.dumps(sorted(sites)), starts=0, started_at=at)
@@ -64,7 +65,7 @@ class Runs:
 
     def find(self, study: str) -> KnownRun | None:
         """Return the run of a study."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             row = session.get(RunRow, study)
             return None if row is None else _known(row)
 
@@ -89,7 +90,7 @@ class Runs:
             event: what is told of it; None for nothing.
             at: milliseconds of Unix time.
         """
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             first = rounds[0].round if rounds else 0
             later = select(RoundRow.round).where(RoundRow.study == study, RoundRow.round >= first)
             here = set(session.scalars(later))
@@ -110,7 +111,7 @@ class Runs:
 
     def rewind(self, study: str, completed: int) -> None:
         """Forget the rounds after `completed`: the checkpoint that the run goes on from does not hold them."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             session.execute(delete(RoundRow).where(RoundRow.study == study, RoundRow.round > completed))
             session.commit()
 
@@ -118,7 +119,7 @@ class Runs:
         self, study: str, counts: Mapping[str, Mapping[str, float]], absent: Mapping[str, str], shown: Shown, at: int
     ) -> None:
         """Write down what the sites released of the model; from then on they may drop it."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             row = session.get_one(RunRow, study)
             row.counts, row.absent = json.dumps(counts, sort_keys=True), json.dumps(absent, sort_keys=True)
             _keep_shown(session, study, shown)
@@ -127,14 +128,14 @@ class Runs:
 
     def finish(self, study: str, shown: Shown, at: int) -> None:
         """Write down that the evidence is written, and what the sites have shown and been told until now."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             session.get_one(RunRow, study).finished_at = at
             _keep_shown(session, study, shown)
             session.commit()
 
     def rounds(self, study: str) -> list[CompletedRound]:
         """Return the rounds of a run, in order."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             absent: dict[int, dict[str, str]] = {}
             missing = select(PartRow).where(PartRow.study == study, PartRow.absent.is_not(None))
             for part in session.scalars(missing.order_by(PartRow.site)):
@@ -145,7 +146,7 @@ class Runs:
     def unacknowledged(self, study: str) -> dict[str, list[str]]:
         """Return the releases that no receipt has named yet, by site."""
         waiting: dict[str, list[str]] = {}
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             wanted = select(ReceiptRow).where(ReceiptRow.study == study, ReceiptRow.given.is_(False))
             for row in session.scalars(wanted.order_by(ReceiptRow.site, ReceiptRow.release)):
                 waiting.setdefault(row.site, []).append(row.release)
@@ -153,7 +154,7 @@ class Runs:
 
     def remove(self, study: str, at: int) -> None:
         """Remove what is known of a run; that it was removed, and when, stays."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             session.execute(delete(RunRow).where(RunRow.study == study))
             session.get_one(StudyRow, study).removed_at = at
             session.add(event_row(study, {"event": "results-removed"}, at))
@@ -161,7 +162,7 @@ class Runs:
 
     def heads(self, study: str) -> dict[str, str]:
         """Return the last head that each site has shown in a run, as its signed note."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             return {row.site: row.note for row in session.scalars(select(HeadRow).where(HeadRow.study == study))}
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from fedhealth.coordinator.store.database import session_of
 from fedhealth.coordinator.store.tables import AnswerRow, EventRow, SignatureRow, StudyRow, StudyState
 from fedhealth.errors import ConfigInvalid
 from fedhealth.link.frames import Accepted
@@ -83,7 +84,7 @@ class Studies:
             ConfigInvalid: the study is here, signed by another researcher.
         """
         digest = signed.study.digest
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             row = session.get(StudyRow, digest)
             if row is None:
                 row = StudyRow(
@@ -114,13 +115,13 @@ class Studies:
 
     def find(self, digest: str) -> KnownStudy | None:
         """Return a study by its digest."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             row = session.get(StudyRow, digest)
             return None if row is None else _known(row)
 
     def all(self, states: Iterable[StudyState] = StudyState) -> list[KnownStudy]:
         """Return the studies in these states, in the order in which they came."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             wanted = (
                 select(StudyRow)
                 .where(StudyRow.state.in_(list(states)))
@@ -134,7 +135,7 @@ class Studies:
         Raises:
             ConfigInvalid: there is no such study, or it cannot go there from where it is.
         """
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             _move(session, digest, to, reason, at)
             session.commit()
 
@@ -144,7 +145,7 @@ class Studies:
         Raises:
             ConfigInvalid: there is no such study, or it is over.
         """
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             _move(session, digest, StudyState.STOPPED, "its researcher stopped it", at)
             session.add(_signature(digest, "stop", researcher, signature, at))
             session.commit()
@@ -156,7 +157,7 @@ class Studies:
         """
         said = answer.model_dump_json() if isinstance(answer, Accepted) else None
         code = answer if isinstance(answer, str) else None
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             row = session.get(AnswerRow, (digest, site))
             if row is not None and (row.accepted is not None or row.code == code):
                 return
@@ -167,26 +168,26 @@ class Studies:
 
     def approvals(self, digest: str) -> dict[str, Accepted]:
         """Return what the sites that approved a study signed, by site."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             wanted = select(AnswerRow).where(AnswerRow.study == digest, AnswerRow.accepted.is_not(None))
             rows = session.scalars(wanted.order_by(AnswerRow.site))
             return {row.site: Accepted.model_validate_json(row.accepted or "") for row in rows}
 
     def refusals(self, digest: str) -> dict[str, str]:
         """Return the code of each site that has answered and has not approved."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             wanted = select(AnswerRow).where(AnswerRow.study == digest, AnswerRow.code.is_not(None))
             return {row.site: row.code or "" for row in session.scalars(wanted.order_by(AnswerRow.site))}
 
     def tell(self, digest: str, body: Mapping[str, Any], at: int) -> None:
         """Add an event that changes nothing else."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             session.add(event_row(digest, body, at))
             session.commit()
 
     def events(self, digest: str, after: int = 0) -> list[StudyEvent]:
         """Return the events of a study with a number above `after`, in order."""
-        with Session(self._engine) as session:
+        with session_of(self._engine) as session:
             wanted = select(EventRow).where(EventRow.study == digest, EventRow.number > after).order_by(EventRow.number)
             return [StudyEvent(row.number, row.at, json.loads(row.body)) for row in session.scalars(wanted)]
 

@@ -1,4 +1,4 @@
-"""Unix sockets of a gate: made so that whoever finds one can connect, and the kernel's word for who did.
+"""Unix sockets: made so that whoever finds one can connect, and the kernel's word for who did.
 
 Source: unix(7), `SO_PEERCRED`; `LOCAL_PEERCRED` on macOS.
 """
@@ -37,9 +37,9 @@ def listen_at(path: Path, mode: int, waiting: int = 1) -> socket.socket:
     except OSError as error:
         listener.close()
         raise LinkUnavailable(
-            f"the gate cannot listen at {path}",
+            f"nothing can listen at {path}",
             got=error.strerror or str(error),
-            next_step=f"Choose a shorter path (at most {MAX_PATH_BYTES} bytes) in a folder the gate may write to.",
+            next_step=f"Choose a shorter path (at most {MAX_PATH_BYTES} bytes) in a folder that may be written to.",
         ) from error
     return listener
 

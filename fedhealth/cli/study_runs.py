@@ -1,0 +1,139 @@
+"""`fedhealth study submit|list|watch|stop|results`: a researcher and the coordinator that runs studies."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedhealth.coordinator.research_frames import Happened, Summary
+
+Socket = Annotated[
+    Path,
+    typer.Option(
+        "--coordinator",
+        envvar="FEDHEALTH_COORDINATOR",
+        help="Its research.sock, in its home or forwarded with ssh -L.",
+    ),
+]
+Named = Annotated[str, typer.Argument(metavar="STUDY", help="The first digits of the study's digest.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def submit(
+    study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="What `fedhealth study sign` wrote.")],
+    coordinator: Socket,
+    as_json: Json = False,
+) -> None:
+    """Hand a signed study to the coordinator, which offers it to the sites. Again, it changes nothing.
+
+    Example: fedhealth study submit sepsis.signed --coordinator /srv/heart/research.sock
+    """
+    from fedhealth.coordinator.research_client import submit_study
+    from fedhealth.secret_file import read_file
+
+    _show([submit_study(coordinator, read_file(study))], as_json)
+
+
+def list_all(coordinator: Socket, as_json: Json = False) -> None:
+    """List the coordinator's studies: where each stands, who approved it, who did not.
+
+    Example: fedhealth study list --coordinator /srv/heart/research.sock
+    """
+    from fedhealth.coordinator.research_client import list_studies
+
+    _show(list_studies(coordinator), as_json)
+
+
+def watch(
+    study: Named,
+    coordinator: Socket,
+    after: Annotated[int, typer.Option(help="Leave out events up to this number.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Follow a study until it is over: approvals, rounds, who was absent, the end. Ctrl-C only stops following.
+
+    Example: fedhealth study watch 3f9a1c --coordinator /srv/heart/research.sock
+    """
+    from fedhealth.coordinator.research_client import watch_study
+    from fedhealth.coordinator.research_frames import Happened
+
+    for event in watch_study(coordinator, study, after):
+        if as_json:
+            typer.echo(event.model_dump_json())
+        elif isinstance(event, Happened):
+            typer.echo(_say(event))
+        else:
+            typer.echo(f"it is {event.state}")
+
+
+def stop(
+    study: Named,
+    coordinator: Socket,
+    key: Annotated[Path, typer.Option(help="The key that signed the study.")],
+    as_json: Json = False,
+) -> None:
+    """Stop a study for ever, whether it waits or runs. What was charged stays charged.
+
+    Example: fedhealth study stop 3f9a1c --key researcher.key --coordinator /srv/heart/research.sock
+    """
+    from fedhealth.coordinator.research_client import stop_study
+    from fedhealth.signing import load_signing_key
+
+    _show([stop_study(coordinator, study, load_signing_key(key))], as_json)
+
+
+def results(
+    study: Named,
+    coordinator: Socket,
+    out: Annotated[Path | None, typer.Option(help="Folder to fetch them into; only listed if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what was published of a study that is done, or fetch it and hold it against the coordinator's seal.
+
+    Example: fedhealth study results 3f9a1c --out results --coordinator /srv/heart/research.sock
+    """
+    from fedhealth.coordinator.research_client import fetch_results, list_results
+
+    if out is None:
+        files = list_results(coordinator, study)
+        typer.echo(
+            json.dumps(files) if as_json else "\n".join(f"{name}  {size:,} bytes" for name, size in files.items())
+        )
+        return
+    fetched = fetch_results(coordinator, study, out)
+    typer.echo(json.dumps([str(path) for path in fetched]) if as_json else "\n".join(map(str, fetched)))
+    if not as_json:
+        typer.echo(f"sealed by the coordinator; check it offline: fedhealth audit verify {out}", err=True)
+
+
+def _show(studies: "list[Summary] | tuple[Summary, ...]", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([study.model_dump(mode="json") for study in studies], indent=2))
+        return
+    for study in studies:
+        typer.echo(f"{study.study[:12]}  {study.name}: {study.state}" + (f" ({study.reason})" if study.reason else ""))
+        if study.approved:
+            typer.echo(f"  approved by {', '.join(study.approved)}")
+        for site, code in study.refused.items():
+            typer.echo(f"  not by {site}: {code}")
+        if study.rounds:
+            typer.echo(f"  {study.rounds} rounds done")
+        if study.removed:
+            typer.echo("  its results were removed at their time")
+
+
+def _say(event: "Happened") -> str:
+    """Return an event as a line for people."""
+    body = dict(event.body)
+    kind = body.pop("event")
+    absent = body.pop("absent", None) or {}
+    if kind == "round":
+        words = f"round {body['round']} of {body['of']}: {body['sites']} sites, epsilon {body['epsilon']:.2f}"
+    else:
+        words = " ".join([kind, *(f"{name} {value}" for name, value in sorted(body.items()) if name != "researcher")])
+    for site, code in sorted(absent.items()):
+        words += f"; without {site} ({code})"
+    return f"{datetime.fromtimestamp(event.at / 1000, UTC):%Y-%m-%d %H:%M:%S}  {words}"

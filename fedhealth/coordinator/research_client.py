@@ -1,0 +1,177 @@
+"""The researcher's end of the research socket: submit, list, watch, stop, results.
+
+Every function is one question. An error that the coordinator declines with is raised here as the same error.
+"""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedhealth.coordinator.research_frames import (
+    LENGTH,
+    Declined,
+    Fetch,
+    File,
+    Files,
+    Happened,
+    ListResults,
+    ListStudies,
+    Over,
+    Question,
+    Reply,
+    Stop,
+    Studies,
+    Submit,
+    Summary,
+    Watch,
+    check_reply_length,
+    pack_sized,
+    unpack_reply,
+)
+from fedhealth.coordinator.run_folder import SEAL, open_seal, sha256_of
+from fedhealth.errors import ConfigInvalid, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
+from fedhealth.secret_file import PUBLIC_MODE, replace_file
+from fedhealth.study.signature import sign_stop
+
+_ANSWER_SECONDS = 60.0
+_ERRORS: dict[str, type[FedHealthError]] = {
+    error.__name__: error for error in (ConfigInvalid, FederationFailed, IdentityInvalid, LinkUnavailable)
+}
+_Reply = TypeVar("_Reply", bound=Reply)
+
+
+def submit_study(path: Path, signed_study: bytes) -> Summary:
+    """Hand a signed study to the coordinator; the same study again changes nothing.
+
+    Args:
+        path: the coordinator's research socket.
+        signed_study: its bytes, as `sign_study` made them.
+
+    Raises:
+        IdentityInvalid: its signature does not hold.
+        ConfigInvalid: another researcher submitted it, or too many studies wait.
+        LinkUnavailable: the coordinator does not answer.
+    """
+    return _ask(path, Submit(), Studies, signed_study)[0].studies[0]
+
+
+def list_studies(path: Path) -> tuple[Summary, ...]:
+    """Return the coordinator's studies, in the order in which they came."""
+    return _ask(path, ListStudies(), Studies)[0].studies
+
+
+def watch_study(path: Path, study: str, after: int = 0) -> Iterator[Happened | Over]:
+    """Yield what happened to a study since an event, and what happens, until it is over.
+
+    Args:
+        path: the coordinator's research socket.
+        study: the first digits of its digest.
+        after: number of the last event that was seen.
+    """
+    with _connected(path) as connection:
+        connection.sendall(pack_sized(Watch(study=study, after=after)))
+        connection.settimeout(None)  # a study takes its time
+        while True:
+            reply, _ = _read(connection)
+            if not isinstance(reply, Happened | Over):
+                raise _unexpected(reply)
+            yield reply
+            if isinstance(reply, Over):
+                return
+
+
+def stop_study(path: Path, study: str, key: Ed25519PrivateKey) -> Summary:
+    """Stop a study for ever, by the key that signed it.
+
+    Args:
+        path: the coordinator's research socket.
+        study: the first digits of its digest.
+        key: the researcher's.
+
+    Raises:
+        IdentityInvalid: it is not the key that signed the study.
+        ConfigInvalid: there is no such study, or it is over.
+    """
+    found = [each.study for each in list_studies(path) if each.study.startswith(study)]
+    if len(found) != 1:
+        raise ConfigInvalid(
+            f"{len(found) or 'no'} studies have a digest that begins with {study}",
+            next_step="Name one: fedhealth study list --help.",
+        )
+    return _ask(path, Stop(study=found[0], signature=sign_stop(found[0], key)), Studies)[0].studies[0]
+
+
+def list_results(path: Path, study: str) -> dict[str, int]:
+    """Return the published files of a study that is done, by name, with their sizes in bytes."""
+    return _ask(path, ListResults(study=study), Files)[0].files
+
+
+def fetch_results(path: Path, study: str, folder: Path) -> tuple[Path, ...]:
+    """Fetch all that was published of a study into a folder, and hold it against the coordinator's seal.
+
+    Raises:
+        IdentityInvalid: a file is not what the seal says.
+        ConfigInvalid: the study has no results, or no more.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fetched = []
+    for name in list_results(path, study):
+        _, content = _ask(path, Fetch(study=study, name=name), File)
+        replace_file(folder / name, content, PUBLIC_MODE)
+        fetched.append(folder / name)
+    for name, sha256 in open_seal((folder / SEAL).read_bytes()).contents.files.items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
+            raise IdentityInvalid(
+                f"{folder / name} is not what the coordinator sealed", next_step="Fetch the results again."
+            )
+    return tuple(fetched)
+
+
+def _ask(path: Path, question: Question, wanted: type[_Reply], body: bytes = b"") -> tuple[_Reply, bytes]:
+    with _connected(path) as connection:
+        connection.sendall(pack_sized(question, body))
+        reply, content = _read(connection)
+    if not isinstance(reply, wanted):
+        raise _unexpected(reply)
+    return reply, content
+
+
+def _unexpected(reply: Reply) -> FedHealthError:
+    if isinstance(reply, Declined):
+        kind = _ERRORS.get(reply.error, FederationFailed)
+        return kind(reply.what, got=reply.got, wanted=reply.wanted, next_step=reply.next_step)
+    return LinkUnavailable("the coordinator answered something else", got=reply.kind)
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_ANSWER_SECONDS)
+        try:
+            connection.connect(str(path))
+            yield connection
+        except OSError as error:
+            raise LinkUnavailable(
+                f"the coordinator does not answer at {path}",
+                got=error.strerror or type(error).__name__,
+                next_step="Is `fedhealth coordinator serve` running, may you use its socket, and is its ssh tunnel up?",
+            ) from error
+
+
+def _read(connection: socket.socket) -> tuple[Reply, bytes]:
+    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
+    return unpack_reply(_exactly(connection, check_reply_length(length)))
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = connection.recv(count - len(parts))
+        if not part:
+            raise ConnectionError("it hung up")
+        parts += part
+    return bytes(parts)
