@@ -114,6 +114,8 @@ def side_lines(side: "SideUse") -> Iterator[str]:
 def _study_lines(study: "StudyUse") -> Iterator[str]:
     yield f"  {study.name or 'a study whose protocol is not here'} ({study.study[:12]})"
     yield f"    asked by  key {study.researcher[:12]}"
+    if study.first_by is not None:
+        yield f"    first     approved by {shown(study.first_by)}, and then"
     yield f"    approved  {time_text(study.at)} by {shown(study.by)}{'; withdrawn since' if study.withdrawn else ''}"
     for step in study.steps:
         planned = "" if step.planned is None else f" of at most {step.planned}"

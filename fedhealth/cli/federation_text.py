@@ -33,7 +33,8 @@ def total_lines(totals: "Iterable[StudyTotal]", sites: int) -> Iterator[str]:
         for site in total.sites:
             planned = "" if site.planned is None else f" of at most {site.planned}"
             yield f"  {site.site}{': withdrawn since' if site.withdrawn else ''}"
-            yield f"    approved {time_text(site.at)} by {shown(site.by)}"
+            first = f"{shown(site.first_by)}, then " if site.first_by else ""
+            yield from wrapped(f"approved {time_text(site.at)} by {first}{shown(site.by)}", "    ", 2)
             yield f"    {_releases(site.charged)} charged{planned}; {site.share_of_cap:.1%} of the cap"
         planned = "" if total.planned is None else f" of at most {total.planned}"
         yield f"  all: {_releases(total.charged)} charged{planned}"
@@ -74,6 +75,8 @@ def _activity_lines(activity: "Activity") -> Iterator[str]:
         yield from wrapped(f"ground    {text.legal_basis}", "    ", 10)
     name = f" ({shown(activity.researcher_name)})" if activity.researcher_name else ""
     yield f"    asked by  key {activity.researcher[:12]}{name}"
+    if activity.first:
+        yield f"    first     approved {time_text(activity.first[1])} by {shown(activity.first[0])}, and then"
     yield f"    approved  {time_text(activity.at)} by {shown(activity.by)}"
     if activity.withdrawn:
         yield f"    withdrawn {time_text(activity.withdrawn[1])} by {shown(activity.withdrawn[0])}"

@@ -41,7 +41,8 @@ class StudyUse:
         study: its digest.
         name: its name; None where the protocol is not here.
         researcher: public key that signed it.
-        by: the local user who approved it.
+        first_by: the first of two local users who approved it; None where one was enough.
+        by: the local user who approved it, and so opened it.
         at: when, in Unix milliseconds.
         withdrawn: whether the approval was withdrawn since; what was not spent is free again.
         steps: its releases on this side.
@@ -56,6 +57,7 @@ class StudyUse:
     study: Digest
     name: str | None
     researcher: Digest
+    first_by: str | None
     by: str
     at: int
     withdrawn: bool
@@ -133,6 +135,7 @@ def _study_use(history: History, approval: Approved, cohort: Cohort, budget: Bud
         study=approval.study,
         name=signed.study.name if signed else None,
         researcher=approval.researcher,
+        first_by=first.by if (first := history.first_approvals.get(approval.study)) else None,
         by=approval.by,
         at=approval.at,
         withdrawn=withdrawn,

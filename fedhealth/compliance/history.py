@@ -5,18 +5,22 @@ must be the file that its researcher signed. The local journal stays where it is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from fedhealth.errors import ConfigInvalid, IdentityInvalid
 from fedhealth.privacy.checkpoint import Checkpoint
-from fedhealth.privacy.entries import Account, Created
+from fedhealth.privacy.decisions import FirstApproval, Rejected
+from fedhealth.privacy.entries import ENTRY, Account, Approved, Created
 from fedhealth.privacy.head_checks import check_seen
 from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest
 from fedhealth.privacy.verified_ledger import LedgerContents
 from fedhealth.privacy.verify import read_ledger
 from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES, SignedStudy, open_signed_study
+
+_DECISIONS = (b'"kind":"first-approval"', b'"kind":"rejected"', b'"kind":"approved"')
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,10 @@ class History:
     Attributes:
         ledger: what the ledger holds.
         studies: signed studies by digest; one that was approved may be missing here.
-        researchers: names under which the site pinned researchers' keys, by key; empty where only its ledger is.
     """
 
     ledger: LedgerContents
     studies: Mapping[Digest, SignedStudy]
-    researchers: Mapping[Digest, str] = field(default_factory=dict)
 
     @property
     def account(self) -> Account:
@@ -54,6 +56,22 @@ class History:
         for entry in self.ledger.entries:
             tree.append(leaf_hash(entry))
         return check_seen(note, self.account, tree)
+
+    @cached_property
+    def first_approvals(self) -> Mapping[Digest, FirstApproval]:
+        """The first of the two people who approved a study, for each study that two people opened."""
+        first: dict[Digest, FirstApproval] = {}
+        opened: dict[Digest, FirstApproval] = {}
+        for body in self.ledger.entries:
+            if any(kind in body for kind in _DECISIONS):
+                entry = ENTRY.validate_json(body)
+                if isinstance(entry, FirstApproval):
+                    first[entry.study] = entry
+                elif isinstance(entry, Rejected):
+                    first.pop(entry.study, None)
+                elif isinstance(entry, Approved) and entry.study in first:
+                    opened[entry.study] = first[entry.study]
+        return opened
 
     def with_studies(self, signed: Mapping[Digest, bytes]) -> "History":
         """Return the same with the texts of approved studies that were missing, where they are among the given.
@@ -93,8 +111,7 @@ def read_gate(path: Path, seen: str | None = None) -> History:
                     next_step="Keep it as evidence and ask the researcher for the original. The ledger is intact: "
                     f"fedhealth audit verify {path}",
                 ) from error
-    names = {file.read_text().strip(): file.stem for file in sorted((folder / "researchers").glob("*.pub"))}
-    return History(ledger, studies, names)
+    return History(ledger, studies)
 
 
 def read_studies(folder: Path) -> dict[Digest, bytes]:

@@ -13,7 +13,8 @@ from fedhealth.compliance.acts import ActLine, acts_of
 from fedhealth.compliance.budget import SideUse, StudyUse, budget_use
 from fedhealth.compliance.federation import Federation, SiteLedger
 from fedhealth.compliance.totals import StudyTotal, study_totals
-from fedhealth.privacy.entries import ENTRY, Approved, Entry, Withdrawn
+from fedhealth.privacy.acts import ResearcherTrusted
+from fedhealth.privacy.entries import ENTRY, Approved, Created, Entry, Withdrawn
 from fedhealth.privacy.release import Digest
 from fedhealth.privacy.verified_ledger import VerifiedLedger
 from fedhealth.study.protocol import Study
@@ -39,11 +40,12 @@ class Activity:
         study: its digest.
         text: the protocol as its researcher signed it; None where it is not at hand.
         researcher: public key that signed it.
-        researcher_name: the name under which the site pinned that key; None where only the ledger is at hand.
+        researcher_name: the name under which the site had pinned that key; None where its ledger says none.
         data_set: which data set it uses.
         declared_patients: the site's public round figure.
         delta: at which the study's own epsilon is stated.
-        by: the local user who approved.
+        first: the first of two local users who approved, and when; None where one was enough.
+        by: the local user who approved, and so opened it.
         at: when, in Unix milliseconds.
         withdrawn: who withdrew it and when; None if nobody did.
         sides: training patients, then held-out ones.
@@ -56,6 +58,7 @@ class Activity:
     data_set: str
     declared_patients: int
     delta: float
+    first: tuple[str, int] | None
     by: str
     at: int
     withdrawn: tuple[str, int] | None
@@ -160,15 +163,17 @@ def _site_register(ledger: SiteLedger) -> SiteRegister:
 
 def _activity(approval: Approved, ledger: SiteLedger, budgets: tuple[SideUse, ...], entries: list[Entry]) -> Activity:
     signed = ledger.history.studies.get(approval.study)
+    first = ledger.history.first_approvals.get(approval.study)
     withdrawn = next((each for each in entries if isinstance(each, Withdrawn) and each.study == approval.study), None)
     return Activity(
         study=approval.study,
         text=signed.study if signed else None,
         researcher=approval.researcher,
-        researcher_name=ledger.history.researchers.get(approval.researcher),
+        researcher_name=_pinned(entries).get(approval.researcher),
         data_set=approval.data_set,
         declared_patients=approval.declared_patients,
         delta=approval.delta,
+        first=(first.by, first.at) if first else None,
         by=approval.by,
         at=approval.at,
         withdrawn=(withdrawn.by, withdrawn.at) if withdrawn else None,
@@ -179,3 +184,14 @@ def _activity(approval: Approved, ledger: SiteLedger, budgets: tuple[SideUse, ..
             if use.study == approval.study
         ),
     )
+
+
+def _pinned(entries: list[Entry]) -> dict[Digest, str]:
+    """Return the names under which researchers' keys were pinned at any time, by key."""
+    names: dict[Digest, str] = {}
+    for entry in entries:
+        if isinstance(entry, Created):
+            names |= {key: name for name, key in entry.researchers.items()}
+        elif isinstance(entry, ResearcherTrusted):
+            names[entry.key] = entry.name
+    return names

@@ -93,7 +93,7 @@ def check_run(folder: Path, ledgers: Federation, witness_key: str | None = None)
             if read.evidence is None or read.signed is None or read.model is None:
                 raise NotAtHand("evidence, study or model cannot be read")
             seal = read.seal.coordinator if read.seal else None
-            return check_ledger(by_site[site.site].history, site, read.signed, read.model.weights, seal)
+            return check_ledger(by_site[site.site].history, read.evidence, site, read.signed, read.model.weights, seal)
 
         checks.append(made(f"ledger of {site.site}", of_ledger))
     checks += [check_failed(f"ledger {each.name}", each.error) for each in ledgers.failed]
@@ -147,6 +147,11 @@ def _check_evidence(folder: Path, read: _Read) -> str:
         raise RunAltered("it is not in the form in which it is written")
     if [site.site for site in evidence.sites] != sorted({site.site for site in evidence.sites}):
         raise RunAltered("its sites are not each there once, in order")
+    names = {site.site for site in evidence.sites}
+    if not set(evidence.unsafe_test_sites) <= names or (
+        evidence.simulation and names - set(evidence.unsafe_test_sites)
+    ):
+        raise RunAltered("it contradicts itself on which sites are test sites")
     read.evidence = evidence
     return f"of {len(evidence.sites)} sites, by {evidence.software}"
 

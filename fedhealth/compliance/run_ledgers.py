@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.compliance.history import History
-from fedhealth.coordinator.evidence import SiteEvidence
+from fedhealth.coordinator.evidence import Evidence, SiteEvidence
 from fedhealth.errors import ApprovalMissing, IdentityInvalid, RunAltered
 from fedhealth.learning.plan import encode_counts, encode_weights
 from fedhealth.privacy.entries import ENTRY, Approved, Entry, Reserved, Stored
@@ -22,6 +22,7 @@ from fedhealth.study.signature import SignedStudy
 
 def check_ledger(
     history: History,
+    evidence: Evidence,
     site: SiteEvidence,
     signed: SignedStudy,
     weights: NDArray[np.float64],
@@ -33,7 +34,8 @@ def check_ledger(
 
     Args:
         history: the ledger.
-        site: what the evidence says of the site.
+        evidence: of the run.
+        site: what it says of the site.
         signed: the study that was run.
         weights: the published model's.
         coordinator: the key that sealed the run; None if there is no seal.
@@ -49,15 +51,18 @@ def check_ledger(
         raise IdentityInvalid("the evidence names another ledger key than the one in force at that head")
     if coordinator is not None and coordinator != history.created.witness_key:
         raise IdentityInvalid("the run is sealed by another key than the coordinator's that this site pinned")
+    said = (site.site in evidence.unsafe_test_sites, evidence.simulation)
+    if said != (history.created.unsafe_test_site, history.created.simulation):
+        raise RunAltered("ledger and evidence do not agree on whether this is a test site or a simulation")
     entries = [ENTRY.validate_json(body) for body in history.ledger.entries]
     _check_approval(entries, site, signed)
     digest, most = signed.study.digest, 0
     for step, purpose in (("train", "training"), ("evaluate", "evaluation")):
-        said = sum(line.releases for line in site.spent if line.purpose == purpose)
+        at_most = sum(line.releases for line in site.spent if line.purpose == purpose)
         found = sum(each.step == step for each in _charges(entries[: head.size], digest))
-        if found > said:
-            raise RunAltered(f"the ledger has charged {found} releases of {purpose}; the evidence says {said}")
-        most += said
+        if found > at_most:
+            raise RunAltered(f"the ledger has charged {found} releases of {purpose}; the evidence says {at_most}")
+        most += at_most
     charged = list(_charges(entries, digest))  # the last of them may have left after the site last showed its head
     if missing := set(site.rounds) - {each.round for each in charged if each.step == "train"}:
         raise RunAltered(f"the evidence has {len(missing)} rounds that the ledger has not charged")

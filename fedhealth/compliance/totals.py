@@ -19,7 +19,8 @@ class StudyAtSite:
     Attributes:
         site: the site's id.
         data_set: which of its data sets.
-        by: the local user who approved it.
+        first_by: the first of two local users who approved it; None where one was enough.
+        by: the local user who approved it, and so opened it.
         at: when, in Unix milliseconds.
         withdrawn: whether the approval was withdrawn since.
         charged: releases that were charged, of all steps.
@@ -31,6 +32,7 @@ class StudyAtSite:
 
     site: str
     data_set: str
+    first_by: str | None
     by: str
     at: int
     withdrawn: bool
@@ -106,6 +108,7 @@ def _at_site(site: str, uses: list[tuple[SideUse, StudyUse]]) -> StudyAtSite:
     return StudyAtSite(
         site=site,
         data_set=side.data_set,
+        first_by=use.first_by,
         by=use.by,
         at=use.at,
         withdrawn=use.withdrawn,

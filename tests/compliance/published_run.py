@@ -46,14 +46,13 @@ def released(site):
 def make_ledger(folder, site, *, rounds=range(1, ROUNDS + 1), weights=WEIGHTS, coordinator=WITNESS, approved=True):
     """Make the ledger of a site that took part in these rounds of `RUN` and evaluated these weights, if any."""
     (folder / "studies").mkdir(parents=True)
-    (folder / "researchers").mkdir()
-    (folder / "researchers" / "dr-lin.pub").write_text(public_key_hex(RESEARCHER.public_key()) + "\n")
     public = create_signing_key(folder / "ledger.key")
     created = Created(
         site=site,
         ledger_key=public_key_hex(public),
         witness_key=public_key_hex(coordinator.public_key()),
         budgets={"ward": BUDGET},
+        researchers={"dr-lin": public_key_hex(RESEARCHER.public_key())},
         unsafe_test_site=False,
         at=1_699_999_999_000,
     )

@@ -6,13 +6,14 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from audited_site import FIRST, RESEARCHER, SECOND, SECRET_NOTE, SECRET_PAYLOAD, make_gate
+from audited_site import FIRST, RESEARCHER, SECOND, SECRET_NOTE, SECRET_PAYLOAD, approval, make_gate
 from published_run import RUN, make_ledger
 
 from fedhealth.compliance.federation import read_federation
 from fedhealth.compliance.register import make_register
 from fedhealth.compliance.register_page import render_register
-from fedhealth.privacy.acts import KeyRotated, Paused
+from fedhealth.privacy.acts import KeyRotated, Paused, ResearcherDistrusted
+from fedhealth.privacy.decisions import FirstApproval, Rejected
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.rotation import sign_rotation
 from fedhealth.signing import load_signing_key, public_key_hex
@@ -184,6 +185,31 @@ def test_a_test_site_is_called_one(tmp_path):
     text = Page(render_register(make_register(read_federation([gate]), MADE))).text
     assert "Test sites are on this page." in text
     assert "nothing that they released is private: north." in text
+
+
+def test_two_people_who_approved_are_both_named_and_a_key_that_was_let_go_too(tmp_path):
+    gate = make_ledger(tmp_path / "gate", "north", approved=False)
+    ledger = Ledger.open(gate / "ledger.sqlite", "north", load_signing_key(gate / "ledger.key"))
+    researcher = public_key_hex(RESEARCHER.public_key())
+    for entry in (
+        FirstApproval(study=FIRST.digest, researcher=researcher, by="ada", at=1),
+        Rejected(study=FIRST.digest, reason="cost", by="grace", at=2),
+        approval(FIRST, "alan"),  # a decision of its own, after the rejection
+        FirstApproval(study=RUN.digest, researcher=researcher, by="ada", at=1_600_000_000_000),
+        approval(RUN, "grace"),
+        ResearcherDistrusted(name="dr-lin", by="ada", at=5),
+    ):
+        ledger.append(entry)
+    ledger.close()
+    register = make_register(read_federation([gate]), MADE)
+    assert [(each.first, each.by) for each in register.sites[0].activities] == [
+        (None, "alan"),
+        (("ada", 1_600_000_000_000), "grace"),
+    ]
+    text = Page(render_register(register)).text
+    assert "first by ada, 2020-09-13 12:26 UTC; then by grace, 2023-11-14 22:13 UTC" in text
+    assert "ada, then grace, 2023-11-14 22:13 UTC" in text
+    assert "dr-lin, as the site pinned the key" in text
 
 
 def test_acts_and_a_change_of_key_are_listed(tmp_path):

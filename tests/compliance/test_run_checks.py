@@ -146,7 +146,7 @@ def test_each_field_of_the_evidence_is_bound_though_the_coordinator_itself_seals
         seal_run(run, WITNESS)
         found = check_run(run, ledgers)
         assert "report" in failed(found) | unchecked(found), path
-        if not failed(found) - {"report"} and not found.unsafe_test_sites:
+        if not failed(found) - {"report"}:
             unfound.add(path)
     assert unfound == ITS_WORD_ALONE
 
@@ -306,6 +306,14 @@ CHANGES = {
         {"ledger of north"},
         7,
     ),
+    "called a simulation": (
+        again(simulation=True, unsafe_test_sites=SITES),
+        {"ledger of north", "ledger of south"},
+        7,
+    ),
+    "called a simulation of real sites": (again(simulation=True), {"evidence"}, 7),
+    "a site called a test site": (again(unsafe_test_sites=("north",)), {"ledger of north"}, 7),
+    "a test site that is not in it": (again(unsafe_test_sites=("west",)), {"evidence"}, 7),
     "an end before the beginning": (again(finished="2020-01-01T00:00:00+00:00"), {"rounds"}, 7),
     "an end that is no time": (again(finished="soon"), {"rounds"}, 7),
     "a site's head in another's place": (sealed(head_of_another), {"head of north", "ledger of north"}, 8),
