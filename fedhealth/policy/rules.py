@@ -1,20 +1,23 @@
 """`policy.toml`: what a hospital allows, as typed rules. An empty list allows nothing.
 
-The policy is looked at when a study is approved and again when the gate starts; a study it does not allow is refused
-with the code `policy`, which says nothing about patients.
+The policy is looked at when a study is approved and again when the gate starts, the year at approval, the hour for each
+release. What it does not allow is refused with the code `policy`, which says nothing about patients.
 """
 
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from fedhealth.config import parse_toml, read_config
 from fedhealth.errors import PolicyForbids
 from fedhealth.policy.site_file import Name
-from fedhealth.privacy.entries import WitnessPolicy, WitnessWait
+from fedhealth.privacy.currency import Budget, Cost
+from fedhealth.privacy.entries import Account, Approved, WitnessPolicy, WitnessWait
 from fedhealth.privacy.mu_squared import mu_of
 from fedhealth.privacy.release import Digest
 from fedhealth.study.signature import SignedStudy
@@ -57,6 +60,12 @@ class Policy(BaseModel):
 
     Attributes:
         tasks: kinds of study that may be asked.
+        hours: hours of the day, 0 to 23 in `time_zone`, in which releases may be computed; all of them if not said.
+        time_zone: of the hospital, as in "Europe/Paris"; decides hours and years.
+        min_declared_patients: a study must ask of every site that it declares so many patients.
+        max_epsilon_a_year: the most that all studies approved in one calendar year may cost a patient together, as
+            an epsilon at the budget's delta; no other limit than the cap if not said. Of a study that was withdrawn
+            what it spent counts.
         researchers: names of the pinned researchers' keys that may ask; see `site init --trust`.
         min_patients_a_side: a study for which fewer patients than this stand on either side of the split cannot
             be approved. Looked at once, at approval, because it depends on patients.
@@ -73,6 +82,10 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     tasks: tuple[Literal["diagnosis"], ...]
+    hours: tuple[Annotated[int, Field(ge=0, le=23)], ...] = tuple(range(24))
+    time_zone: str = "UTC"
+    min_declared_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
+    max_epsilon_a_year: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)] | None = None
     researchers: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], ...]
     min_patients_a_side: Annotated[int, Field(ge=1, le=10**6)]
     max_epsilon_a_study: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
@@ -80,6 +93,26 @@ class Policy(BaseModel):
     witness: WitnessPolicy = "required"
     witness_wait_seconds: WitnessWait = 30
     budget: dict[Name, DataSetBudget]
+
+    @field_validator("time_zone")
+    @classmethod
+    def _time_zone_exists(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"time_zone is '{name}', wanted a name such as 'Europe/Paris'") from error
+        return name
+
+    def allows_now(self, at: int) -> bool:
+        """Say whether releases may be computed at a time, in Unix milliseconds; it tells nothing about patients."""
+        return self._local(at).hour in self.hours
+
+    def year_of(self, at: int) -> int:
+        """Return the hospital's calendar year of a time in Unix milliseconds."""
+        return self._local(at).year
+
+    def _local(self, at: int) -> datetime:
+        return datetime.fromtimestamp(at / 1000, ZoneInfo(self.time_zone))
 
 
 def load_policy(folder: Path) -> tuple[Policy, Digest]:
@@ -119,6 +152,12 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str])
             f"a key pinned here as one of {list(policy.researchers)}",
         ),
         (
+            study.min_declared_patients >= policy.min_declared_patients,
+            "min_declared_patients",
+            f"a study that asks {study.min_declared_patients} declared patients of each site",
+            f"at least {policy.min_declared_patients}",
+        ),
+        (
             study.data_set in policy.budget,
             "budget",
             f"data set '{study.data_set}'",
@@ -142,4 +181,45 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str])
                 got=got,
                 wanted=wanted,
                 next_step="Change the study, or policy.toml if the hospital wants this.",
+            )
+
+
+def check_year(policy: Policy, account: Account, approval: Approved, budget: Budget) -> None:
+    """Check that what was approved this year leaves room for one more approval.
+
+    Args:
+        policy: the site's rules.
+        account: what its ledger adds up to.
+        approval: what would be approved.
+        budget: of its data set, as the ledger has it.
+
+    Raises:
+        PolicyForbids: the studies of this calendar year would cost a patient more together than the policy allows.
+    """
+    most = policy.max_epsilon_a_year
+    if most is None:
+        return
+    year = policy.year_of(approval.at)
+    this_year = [
+        other
+        for other in account.approved.values()
+        if other.data_set == approval.data_set and policy.year_of(other.at) == year
+    ]
+    for cohort, envelope in approval.envelope.items():
+        held = (
+            account.spent(other.study, cohort) if other.study in account.withdrawn else other.envelope.get(cohort)
+            for other in this_year
+        )
+        total: Cost = envelope
+        for cost in held:
+            total = total if cost is None else total + cost
+        epsilon = budget.epsilon_of(total)
+        if epsilon > most:
+            raise PolicyForbids(
+                f"the policy of this site does not allow study {approval.study[:12]} this year "
+                "(rule 'max_epsilon_a_year')",
+                got=f"epsilon {epsilon:.3f} for the {cohort} patients, with what was approved in {year}",
+                wanted=f"at most epsilon {most}, at the budget's delta",
+                next_step="Approve it next year, withdraw another study, or change policy.toml if the hospital wants "
+                "this.",
             )

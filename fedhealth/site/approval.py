@@ -15,7 +15,7 @@ from pathlib import Path
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import ApprovalMissing
 from fedhealth.learning.plan import plan_study
-from fedhealth.policy.rules import check_policy, load_policy
+from fedhealth.policy.rules import check_policy, check_year, load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.decisions import FirstApproval, Rejected
 from fedhealth.privacy.ledger import Ledger
@@ -111,6 +111,7 @@ def write_approval(folder: Path, state: SiteState, ledger: Ledger, instruction: 
             f"study '{signed.study.name}' has other steps than were measured",
             next_step="Use the program of the version that the gate runs.",
         )
+    check_year(policy, ledger.account, approval, ledger.created.budgets[approval.data_set])
     record_policy(ledger, policy_sha256, by, at)
     if policy.approvals_needed == 2 and digest not in decisions.first:
         ledger.append(FirstApproval(study=digest, researcher=signed.researcher, by=by, at=at))

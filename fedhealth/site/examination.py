@@ -13,7 +13,7 @@ import numpy as np
 
 from fedhealth.errors import ApprovalMissing, DataUnusable
 from fedhealth.learning.plan import envelope_of, plan_study
-from fedhealth.policy.rules import Policy, check_policy, load_policy
+from fedhealth.policy.rules import Policy, check_policy, check_year, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.privacy.decisions import Rejected
 from fedhealth.privacy.entries import Account, Approved, Created, ReplyAfter
@@ -126,6 +126,7 @@ class SiteInView:
         check_policy(self.policy, signed, self.account.acts.researchers)
         check_undecided(self.account, study, by)
         approval = approval_of(signed, self.site, self.created, self.split_key, {}, by, at)
+        check_year(self.policy, self.account, approval, self.created.budgets[study.data_set])
         self.account.check_approval(approval)
         column = self.site.data_set.patient_column
         names: tuple[Cohort, ...] = ("training", "held-out")

@@ -212,15 +212,8 @@ class Gate:
     def _answer(self, request: Answer, data: Buffer, digest: Digest, arrived: float) -> Outgoing:
         self._check_not_paused()
         approval = self._approval(request.study)
-        if request.study in self._prepared.forbidden:
-            raise _Refusal(RefusalCode.POLICY)
-        if request.study in self._stopped:
-            raise _Refusal(RefusalCode.BUSY)
-        signed = self._prepared.signed.get(request.study)
-        if signed is None or request.study not in self._prepared.records:
-            # Approved, and not prepared: the administrator has been told why.
-            raise _Refusal(RefusalCode.BUSY)
-        step = plan_study(signed.study)[request.step]
+        self._check_ready(request.study)
+        step = plan_study(self._prepared.signed[request.study].study)[request.step]
         if request.round > step.rounds or not holds_weights(data, step.input_length):
             raise _Refusal(RefusalCode.BAD_REQUEST)
         identity = ReleaseIdentity(
@@ -303,7 +296,8 @@ class Gate:
         pending = self._pending.get(request.study) if request.study else None
         late = pending is not None and arrived > pending.deadline
         account = self._ledger.account
-        ended = account.acts.paused or request.study in account.withdrawn  # by an administrator, in mid-round
+        # By an administrator, in mid-round, or by the hour.
+        ended = account.acts.paused or request.study in account.withdrawn or self._not_ready(request.study) is not None
         # An attempt counts only where one is made: it must not be missing when the site goes on.
         goes_on = pending is not None and not late and not ended and (newest or self._start.confirmed)
         begun = self._ledger.witness(request.receipt, pending.identity.digest if pending and goes_on else None)
@@ -313,6 +307,7 @@ class Gate:
             return Outgoing(self._heads.head(AskHead(since=receipt.size)), arrived)
         self._check_not_paused()
         approval = self._approval(request.study)
+        self._check_ready(request.study)
         if pending is None:
             raise _Refusal(RefusalCode.BAD_REQUEST)
         if late:  # the signature holds, and whoever asks again finds it
@@ -363,6 +358,20 @@ class Gate:
     def _check_not_paused(self) -> None:
         if self._ledger.account.acts.paused:
             raise _Refusal(RefusalCode.BUSY)
+
+    def _check_ready(self, study: Digest) -> None:
+        code = self._not_ready(study)
+        if code is not None:
+            raise _Refusal(code)
+
+    def _not_ready(self, study: Digest | None) -> RefusalCode | None:
+        """Return why nothing is computed now for an approved study; None if nothing stands in the way."""
+        prepared = self._prepared
+        if study in prepared.forbidden or not self._inputs.policy.allows_now(self._clock.unix_ms()):
+            return RefusalCode.POLICY
+        if study in self._stopped or study not in prepared.signed or study not in prepared.records:
+            return RefusalCode.BUSY  # the administrator has been told why
+        return None
 
     def _approval(self, study: Digest) -> Approved:
         account = self._ledger.account

@@ -24,7 +24,7 @@ class StoppedStudies:
         self._ledger, self._clock = ledger, clock
         self._stopped = set(stopped_in(ledger.journal()))
 
-    def __contains__(self, study: Digest) -> bool:
+    def __contains__(self, study: Digest | None) -> bool:
         return study in self._stopped
 
     def resume(self, study: Digest) -> None:

@@ -1,10 +1,14 @@
+from datetime import UTC, datetime
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from fedhealth.errors import ConfigInvalid, PolicyForbids
-from fedhealth.policy.rules import Policy, check_policy, load_policy
+from fedhealth.policy.rules import Policy, check_policy, check_year, load_policy
 from fedhealth.policy.site_file import load_site_file
+from fedhealth.privacy.entries import Account, Approved, Created, Withdrawn
+from fedhealth.privacy.mu_squared import MuSquaredBudget, gaussian_cost
 from fedhealth.signing import public_key_hex
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study, sign_study
@@ -47,9 +51,12 @@ def privacy(**changes):
     return {"privacy": STUDY["privacy"] | changes}
 
 
+SITES_OF_100 = {"min_declared_patients": 100}
+
 ALLOWED = {
     "as agreed": {},
     "exactly the most": {"study": privacy(training_epsilon=2.0, evaluation_epsilon=2.0)},
+    "it asks for sites just as large": {"policy": {"min_declared_patients": 100}, "study": SITES_OF_100},
     "another researcher of the list": {"policy": {"researchers": ["ada", "eve"]}, "key": EVE},
     "a name of the list that is not pinned": {"policy": {"researchers": ["nobody", "ada"]}},
 }
@@ -68,6 +75,11 @@ REFUSED = {
     "another key is pinned under the name": ({"pinned": {"ada": PINNED["eve"]}}, "researchers"),
     "training asks too much": ({"study": privacy(training_epsilon=2.0001)}, "max_epsilon_a_study"),
     "evaluation asks too much": ({"study": privacy(evaluation_epsilon=3.0)}, "max_epsilon_a_study"),
+    "it admits smaller sites": (
+        {"policy": {"min_declared_patients": 101}, "study": SITES_OF_100},
+        "min_declared_patients",
+    ),
+    "it says nothing of sites": ({"policy": {"min_declared_patients": 2}}, "min_declared_patients"),
     "no data set has a budget": ({"policy": {"budget": {}}}, "budget"),
     "another data set is asked for": ({"study": {"data_set": "eye"}}, "budget"),
 }
@@ -98,6 +110,108 @@ def test_refuses_a_study_and_names_the_rule(case):
 def test_a_policy_that_says_nothing_certain_does_not_exist(change):
     with pytest.raises(ValidationError):
         Policy.model_validate(POLICY | change)
+
+
+# 2026-03-28 23:30 UTC is 00:30 in Paris; a day later, after the change of the clocks, 22:30 UTC is.
+BEFORE, AFTER = (
+    int(datetime(2026, 3, day, hour, 30, tzinfo=UTC).timestamp() * 1000) for day, hour in ((28, 23), (29, 22))
+)
+HOURS = {
+    "all hours, as nothing is said": ({}, BEFORE, True),
+    "the hour of UTC": ({"hours": [23]}, BEFORE, True),
+    "an hour before": ({"hours": [22]}, BEFORE, False),
+    "an hour after": ({"hours": [0]}, BEFORE, False),
+    "one of several": ({"hours": [1, 23, 0]}, BEFORE, True),
+    "an empty list": ({"hours": []}, BEFORE, False),
+    "the hour of the hospital": ({"hours": [0], "time_zone": "Europe/Paris"}, BEFORE, True),
+    "the hour of UTC elsewhere": ({"hours": [23], "time_zone": "Europe/Paris"}, BEFORE, False),
+    "the hour of the hospital in summer": ({"hours": [0], "time_zone": "Europe/Paris"}, AFTER, True),
+}
+
+
+@pytest.mark.parametrize(("rules", "at", "open_"), HOURS.values(), ids=HOURS)
+def test_releases_are_computed_in_the_hours_that_are_named(rules, at, open_):
+    assert Policy.model_validate(POLICY | rules).allows_now(at) is open_
+
+
+STRANGE = [
+    {"hours": [24]},
+    {"hours": [-1]},
+    {"hours": [1.5]},
+    {"time_zone": "Europe/Atlantis"},
+    {"time_zone": "../etc"},
+]
+
+
+@pytest.mark.parametrize(
+    "rules", [*STRANGE, {"approvals_needed": 3}, {"approvals_needed": 0}, {"max_epsilon_a_year": 0}]
+)
+def test_rules_that_mean_nothing_are_refused(rules):
+    with pytest.raises(ValidationError):
+        Policy.model_validate(POLICY | rules)
+
+
+# What may be approved in a year. Each approval costs each side one full-batch release of noise multiplier 4; n of them
+# have mu = sqrt(n) / 4. Dong, Roth and Su 2022, Corollary 2.13, solved for delta 1e-5 with scipy's normal distribution:
+# epsilon 0.926 for one, 1.356 for two, 1.698 for three.
+ICU = MuSquaredBudget(epsilon=3.0, delta=1e-5)
+COST = gaussian_cost(4.0, 0.0)
+
+
+def approved(number, year, data_set="icu"):
+    return Approved(
+        study=f"{number:064x}",
+        researcher="c" * 64,
+        sides="d" * 64,
+        data_set=data_set,
+        declared_patients=100,
+        reply_after_ms={"train": 10},
+        envelope={"training": COST, "held-out": COST},
+        delta=1e-5,
+        by="ada",
+        at=int(datetime(year, 7, 1, tzinfo=UTC).timestamp() * 1000),
+    )
+
+
+def account_of(*entries):
+    account = Account()
+    budgets = {"icu": ICU, "eye": ICU}
+    key = public_key_hex(ADA.public_key())
+    account.apply(Created(site="north", ledger_key=key, witness_key=key, budgets=budgets, unsafe_test_site=False, at=1))
+    for entry in entries:
+        account.apply(entry)
+    return account
+
+
+WITHDRAWN = Withdrawn(study=f"{1:064x}", by="ada", at=1)
+YEARS = {
+    "nothing said": (None, [approved(1, 2026), approved(2, 2026)], True),
+    "a first that fits": (1.0, [], True),
+    "a first that does not": (0.9, [], False),
+    "a second that fits": (1.4, [approved(1, 2026)], True),
+    "a second that does not": (1.3, [approved(1, 2026)], False),
+    "a second of another year": (1.3, [approved(1, 2025)], True),
+    "a second of other data": (1.3, [approved(1, 2026, "eye")], True),
+    "a second after one that was withdrawn unspent": (1.3, [approved(1, 2026), WITHDRAWN], True),
+    "a third that fits": (1.7, [approved(1, 2026), approved(2, 2026)], True),
+    "a third that does not": (1.6, [approved(1, 2026), approved(2, 2026)], False),
+}
+
+
+@pytest.mark.parametrize(("most", "before", "allowed"), YEARS.values(), ids=YEARS)
+def test_what_is_approved_in_a_year_costs_no_more_together_than_the_policy_says(most, before, allowed):
+    policy = Policy.model_validate(POLICY | {"max_epsilon_a_year": most})
+    if allowed:
+        check_year(policy, account_of(*before), approved(9, 2026), ICU)
+    else:
+        with pytest.raises(PolicyForbids, match="rule 'max_epsilon_a_year'"):
+            check_year(policy, account_of(*before), approved(9, 2026), ICU)
+
+
+def test_the_year_is_the_hospitals():
+    new_year = int(datetime(2026, 12, 31, 23, 30, tzinfo=UTC).timestamp() * 1000)
+    assert Policy.model_validate(POLICY).year_of(new_year) == 2026
+    assert Policy.model_validate(POLICY | {"time_zone": "Europe/Paris"}).year_of(new_year) == 2027
 
 
 @pytest.mark.parametrize("key", POLICY)

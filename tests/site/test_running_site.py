@@ -52,13 +52,14 @@ from fedhealth.privacy.journal import ConsentNote, DataNote
 from fedhealth.privacy.verify import read_ledger, verify_ledger
 from fedhealth.records.members import MemberHistory
 from fedhealth.records.split import is_held_out
+from fedhealth.signing import public_key_hex
 from fedhealth.site import approval
 from fedhealth.site.administration import AdministratorPort, tell_gate
 from fedhealth.site.approval import approve_study, examine_study
 from fedhealth.site.consent import studies_of
 from fedhealth.site.gate_inputs import Clock
 from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
-from fedhealth.site.instructions import Approve, Pause
+from fedhealth.site.instructions import Approve, Distrust, Pause, Trust
 from fedhealth.site.running_site import RunningSite, quiet_seconds
 from fedhealth.site.state import local_user
 from fedhealth.study.signature import sign_study
@@ -310,6 +311,106 @@ def test_a_mark_that_the_gate_would_not_recognise_is_declined(ward, make_protoco
             site.administer(known.model_copy(update=changes), "ann")
     assert ledger.journal_size == lines
     ledger.close()
+
+
+# Keys, people and hours beside a running gate
+
+
+def test_a_researcher_who_is_let_go_is_refused_in_the_middle_of_a_round_and_served_again(ward, make_protocol, steps):
+    here, study = ward(epsilon=20.0), make_protocol()
+    here.approve(study, steps["noise_only"])
+    gate, ledger = here.open_gate(steps["noise_only"])
+    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
+    waiting = charged(here, gate, ledger, study)
+    site.administer(Distrust(site="ward-a", name="alice"), "ann")
+    for frame in (waiting, question_of(Asked(study)), pack(PutStudy(), sign_study(study, here.researcher))):
+        assert unpack_reply(gate.handle(frame).frame)[0].code == RefusalCode.POLICY
+    site.administer(Trust(site="ward-a", name="alice", key=public_key_hex(here.researcher.public_key())), "ann")
+    assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
+    assert ledger.account.releases(study.digest, "train") == 1
+    ledger.close()
+
+
+class Asked:
+    """What `question_of` reads of a site."""
+
+    def __init__(self, study):
+        self.study = study
+
+
+def charged(here, gate, ledger, study):
+    """Have a release charged and return the frame that it waits for."""
+
+    def answer(header):
+        return pack(Witnessed(study=study.digest, receipt=here.receipt_of(ledger, header.challenge)))
+
+    started = unpack_reply(gate.handle(question_of(Asked(study))).frame)[0]
+    waiting = unpack_reply(gate.handle(answer(started)).frame)[0]
+    assert ledger.account.releases(study.digest, "train") == 1
+    return answer(waiting)
+
+
+def test_a_study_whose_records_cannot_be_read_any_more_is_busy_in_mid_round_and_uses_up_no_attempt(
+    ward, make_protocol, make_csv, steps
+):
+    here, study = ward(epsilon=20.0), make_protocol()
+    here.approve(study, steps["noise_only"])
+    gate, ledger = here.open_gate(steps["noise_only"])
+    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
+    second = small(make_protocol, "second")
+    compute = {"train": steps["noise_only"], "evaluate": steps["noise_only"]}
+    proposal = examine_study(here.folder, here.state, sign_study(second, here.researcher), compute)
+    waiting = charged(here, gate, ledger, study)
+    here.csv.write_text(make_csv().replace("id,age,dose,ill", "id,age,dosis,ill"))  # read anew by the approval
+    site.administer(instruction_of(proposal), "ann")
+    for frame in (waiting, question_of(Asked(study))):
+        assert unpack_reply(gate.handle(frame).frame)[0].code == RefusalCode.BUSY
+    here.csv.write_text(make_csv())
+    site.administer(forget_instruction(here.state, "p99"), "ann")  # by itself it reads no file
+    assert here.ask(gate, ledger, study)[0].code == RefusalCode.BUSY
+    ledger.close()
+    gate, ledger = here.open_gate(steps["noise_only"])
+    assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
+    assert ledger.account.releases(study.digest, "train") == 1
+    ledger.close()
+
+
+def test_two_people_approve_beside_a_running_gate_which_serves_after_the_second(ward, make_protocol, steps):
+    here, study = ward(epsilon=20.0), make_protocol()
+    compute = {"train": steps["noise_only"], "evaluate": steps["noise_only"]}
+    file = here.folder / "policy.toml"
+    file.write_text("approvals_needed = 2\n" + file.read_text())
+    proposal = examine_study(here.folder, here.state, sign_study(study, here.researcher), compute)
+    gate, ledger = here.open_gate(steps["noise_only"])
+    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
+    site.administer(instruction_of(proposal), "ann")
+    assert here.ask(gate, ledger, study)[0].code == RefusalCode.NOT_APPROVED
+    with pytest.raises(ApprovalMissing, match="first of two people"):
+        site.administer(instruction_of(proposal), "ann")
+    site.administer(instruction_of(proposal), "bob")
+    assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
+    assert ledger.account.approved[study.digest].by == "bob"
+    ledger.close()
+
+
+def test_outside_the_hours_of_the_policy_nothing_is_charged_or_computed(hospital, steps):
+    computed = []
+
+    def compute(*arguments):
+        computed.append(1)
+        return steps["noise_only"](*arguments)
+
+    # The clock of this hospital stands at 2023-11-14 22:13:20 UTC.
+    here = hospital(compute=compute)
+    here.send(here.question())
+    here.rules = {"hours": [21, 23]}
+    here.reopen(compute)
+    assert here.send(here.question())[0].code == RefusalCode.POLICY
+    assert (here.charges(), computed) == (1, [])
+    here.rules = {"hours": [23], "time_zone": "Europe/Paris"}
+    here.reopen(compute)
+    assert isinstance(here.ask()[0], ReleaseReply)
+    assert (here.charges(), computed) == (1, [1])
 
 
 # Quiet
