@@ -17,7 +17,7 @@ PROTOCOL = {
     ],
     "endpoint": {"kind": "binary", "column": "ill", "positive_above": 0, "positive": "is ill"},
     "model": {"kind": "logistic-regression"},
-    "training": {"rounds": 3, "learning_rate": 1.0, "l2_clip_norm": 1.0},
+    "training": {"rounds": 3, "spare_rounds": 0, "learning_rate": 1.0, "l2_clip_norm": 1.0},
     "evaluation": {"held_out_fraction": 0.25},
     "privacy": {"unit": "patient", "delta": 1e-4, "training_epsilon": 2.0, "evaluation_epsilon": 2.0},
 }
