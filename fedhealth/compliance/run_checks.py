@@ -54,6 +54,8 @@ class _Read:
     evidence: Evidence | None = None
     signed: SignedStudy | None = None
     model: ModelFile | None = None
+    bounded: bool = False
+    """The numbers of releases are such as can be, so that working out what they cost takes no time."""
 
 
 def is_run(path: Path) -> bool:
@@ -169,11 +171,16 @@ def _check_study(folder: Path, read: _Read) -> str:
 
 def _check_rounds(read: _Read) -> str:
     evidence, signed = _wanted(read.evidence, "the evidence"), _wanted(read.signed, "the study")
-    return check_rounds(evidence, plan_study(signed.study)["train"].rounds)
+    plan = plan_study(signed.study)
+    found = check_rounds(evidence, plan["train"].rounds, plan["evaluate"].rounds)
+    read.bounded = True
+    return found
 
 
 def _check_figures(read: _Read, privacy: bool) -> str:
     evidence, signed = _wanted(read.evidence, "the evidence"), _wanted(read.signed, "the study")
+    if not read.bounded:
+        raise NotAtHand("its rounds and releases cannot be")
     try:
         for site in evidence.sites:
             if site.noisy_counts:

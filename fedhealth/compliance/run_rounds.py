@@ -7,12 +7,13 @@ from fedhealth.coordinator.participation import Span
 from fedhealth.errors import RunAltered
 
 
-def check_rounds(evidence: Evidence, admitted: int) -> str:
+def check_rounds(evidence: Evidence, admitted: int, evaluations: int) -> str:
     """Return what was found good of a run's rounds.
 
     Args:
         evidence: of the run.
         admitted: training rounds that a site's gate admits, spare ones included.
+        evaluations: evaluations that it admits.
 
     Raises:
         RunAltered: rounds, absences or times contradict each other or the plan.
@@ -32,6 +33,8 @@ def check_rounds(evidence: Evidence, admitted: int) -> str:
         raise RunAltered("a site is said to have been absent that is not in the study")
     for site in evidence.sites:
         _check_site(site, spans, admitted)
+        if not 0 <= sum(line.releases for line in site.spent if line.purpose == "evaluation") <= evaluations:
+            raise RunAltered(f"site '{site.site}' is said to have charged evaluations that its gate does not admit")
     for name in set(named) - {site.site for site in evidence.sites}:
         if any(name not in span.absent for span in spans):
             raise RunAltered(f"site '{name}' is said to have taken part, and nothing else is said of it")
@@ -48,6 +51,8 @@ def _check_site(site: SiteEvidence, spans: tuple[Span, ...], admitted: int) -> N
     given = set(site.rounds)
     if list(site.rounds) != sorted(given) or (given and not 1 <= min(given) <= max(given) <= admitted):
         raise RunAltered(f"site '{site.site}' is said to have given a release in rounds that cannot be")
+    if not 0 <= site.unconfirmed <= admitted - len(given):
+        raise RunAltered(f"site '{site.site}' is said to have lost more answers than its gate could give")
     for span in spans:
         counted = set(range(span.first, span.last + 1))
         if (counted & given) if site.site in span.absent else (counted - given):

@@ -306,6 +306,9 @@ CHANGES = {
         {"ledger of north"},
         7,
     ),
+    "more answers lost than were asked": (again(with_site(unconfirmed=1)), {"rounds"}, 7),
+    "fewer charges than were given": (again(with_site(unconfirmed=-1)), {"rounds"}, 7),
+    "an evaluation more": (again(with_site(evaluations=2)), {"rounds"}, 7),
     "called a simulation": (
         again(simulation=True, unsafe_test_sites=SITES),
         {"ledger of north", "ledger of south"},
