@@ -23,7 +23,7 @@ def forget(folder: Folder, state: State, patient: Patient = None) -> None:
     """Keep a patient who withdraws the consent out of everything computed from now on. The gate may be running.
 
     Training and evaluation, every study on the data set, records now and later, also in the middle of a study. A
-    running gate is quiet for a moment, which tells nobody whose consent it was. What left before cannot be called back
+    running gate is quiet for a moment, which does not tell whose consent it was. What left before cannot be called back
     (`fedhealth site studies-of` lists it). Nothing else of this crosses the border.
 
     Example: fedhealth site forget sites/hungary --state state/hungary

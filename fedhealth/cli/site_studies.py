@@ -8,7 +8,7 @@ import typer
 
 from fedhealth.cli.audit_text import json_text
 from fedhealth.cli.site_arguments import STUDY_HELP, AsJson, Folder, State, made_state
-from fedhealth.cli.site_text import budget_lines, study_lines
+from fedhealth.cli.site_text import budget_lines, proposal_lines, study_lines
 from fedhealth.errors import ApprovalMissing, ConfigInvalid
 
 if TYPE_CHECKING:
@@ -69,20 +69,11 @@ def approve(
     make_deterministic()
     site_state = SiteState(made_state(state))
     proposal = examine_study(folder, site_state, _signed_study(site_state, study), STEPS)
-    asked, seen = proposal.signed.study, proposal.seen
+    asked = proposal.signed.study
     if proposal.rejected is not None and not although_rejected:
         raise rejected_before(asked, proposal.rejected)
-    typer.echo(f"{asked.title} ({asked.name}, {asked.digest[:12]})")
-    typer.echo(f"  purpose:     {asked.purpose}")
-    typer.echo(f"  asked by:    key {proposal.approval.researcher[:12]}")
-    typer.echo(f"  what leaves: {asked.training.rounds} noised gradients, one noised table of counts")
-    for side, patients in seen.patients.items():
-        typer.echo(f"  {side}: {patients} patients, {seen.positives[side]} with the condition;")
-        typer.echo(f"    may cost each at most {seen.share[side]:.1%} of the whole budget (this binds);")
-        planned = f"epsilon {seen.epsilon[side]:.3f} at delta {asked.privacy.delta:g}"
-        typer.echo(f"    {planned} as planned in advance (informative)")
-    for warning in seen.warnings:
-        typer.echo(f"  WARNING: {warning}")
+    for line in proposal_lines(proposal):
+        typer.echo(line)
     if not yes and not typer.confirm("Approve?"):
         typer.echo("not approved; nothing was written")
         raise typer.Exit(ApprovalMissing.exit_code)
@@ -105,8 +96,8 @@ def reject(
 ) -> None:
     """Say that a study shall not run here; the ledger keeps who did, and why. The gate may be running.
 
-    The other side learns nothing: it sees a study that is not approved. A reason is one word of a list, because the
-    ledger is shown to others and a sentence could tell of patients.
+    The other side sees a study that is not approved, and a ledger that grew by an entry that it cannot read. A reason
+    is one word of a list, because the ledger is shown to others and a sentence could tell of patients.
 
     Example: fedhealth site reject sites/hungary 3f9ac04e --state state/hungary --reason cost
     """

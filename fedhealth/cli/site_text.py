@@ -1,4 +1,4 @@
-"""What `fedhealth site studies` and `budget` say to people: lines of at most 80 columns.
+"""What `fedhealth site studies`, `approve` and `budget` say to people: lines of at most 80 columns.
 
 A study that is offered comes from a stranger, so its words are shown without what a terminal would obey.
 """
@@ -11,6 +11,7 @@ from fedhealth.compliance.times import time_text
 
 if TYPE_CHECKING:
     from fedhealth.privacy.verified_ledger import Spending
+    from fedhealth.site.examination import Proposal
     from fedhealth.site.studies import StudyView
 
 _LABEL = 13
@@ -47,6 +48,28 @@ def study_lines(view: "StudyView") -> Iterator[str]:
         yield from _said("to decide", f"fedhealth site approve, or reject, with {view.study[:12]}")
     if view.obstacle:
         yield from _said("NOT AS IS", view.obstacle)
+
+
+def proposal_lines(proposal: "Proposal") -> Iterator[str]:
+    """Say what an administrator should see before a study is approved."""
+    from fedhealth.learning.plan import plan_study
+
+    study, seen = proposal.signed.study, proposal.seen
+    yield _plain(f"{study.title} ({study.name})")
+    yield f"  {'digest':<{_LABEL - 2}}{study.digest}"
+    yield from _said("asked by", proposal.asked_by)
+    yield from _said("purpose", study.purpose)
+    yield from _said("on ground", study.legal_basis)
+    for step in plan_study(study).values():
+        what = f"{step.name}: at most {step.rounds} times {step.mechanism.dimension:,} whole numbers with noise in them"
+        yield from _said("leaves", f"{what}, {8 * step.mechanism.dimension:,} bytes each, of {step.cohort} patients")
+    for side, patients in seen.patients.items():
+        yield from _said("here", f"{patients} {side} patients, {seen.positives[side]} with the condition")
+        planned = f"epsilon {seen.epsilon[side]:.3f} at delta {study.privacy.delta:g} as planned (informs)"
+        yield from _said("costs", f"each of them at most {seen.share[side]:.1%} of the budget (binds); {planned}")
+        yield from _said("", f"{seen.share_left[side]:.1%} would be left then")
+    for warning in seen.warnings:
+        yield from _said("WARNING", warning)
 
 
 def budget_lines(sides: "Iterable[Spending]", approved: "Iterable[StudyView]") -> Iterator[str]:

@@ -19,6 +19,7 @@ from fedhealth.privacy.decisions import Rejected
 from fedhealth.privacy.entries import Account, Approved, Created, ReplyAfter
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort, Digest
+from fedhealth.privacy.verified_ledger import spending_of
 from fedhealth.records.columns import NEARLY_UNIQUE
 from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.query_trial import check_rows_alone
@@ -41,6 +42,7 @@ class Feasibility:
         patients: per side.
         positives: of those, how many have the condition.
         share: the part of the data set's whole budget that the study may cost a patient of each side; this binds.
+        share_left: what is left of that budget then.
         epsilon: what that is as an epsilon, at the study's delta: it holds for the study as committed in advance.
         warnings: what looks wrong and only a person can tell.
     """
@@ -48,6 +50,7 @@ class Feasibility:
     patients: Mapping[Cohort, int]
     positives: Mapping[Cohort, int]
     share: Mapping[Cohort, float]
+    share_left: Mapping[Cohort, float]
     epsilon: Mapping[Cohort, float]
     warnings: tuple[str, ...]
 
@@ -58,6 +61,7 @@ class Proposal:
 
     Attributes:
         signed: the study.
+        asked_by: the name under which the key that signed it is pinned here.
         seen: of this hospital's patients.
         approval: what would be written into the ledger, once all who must approve have.
         rejected: a rejection that an approval would undo.
@@ -65,6 +69,7 @@ class Proposal:
     """
 
     signed: SignedStudy
+    asked_by: str
     seen: Feasibility
     approval: Approved
     rejected: Rejected | None
@@ -141,10 +146,12 @@ class SiteInView:
                     next_step="Reject the study, or lower the rule. The coordinator learns nothing of this.",
                 )
         budget = self.created.budgets[study.data_set]
+        aside = {each.cohort: each.share_set_aside for each in spending_of(self.account)}
         seen = Feasibility(
             patients={name: side.patient_count for name, side in sides.items()},
             positives={name: np.unique(side.patients[side.labels > 0]).size for name, side in sides.items()},
             share={name: budget.share(cost) for name, cost in approval.envelope.items()},
+            share_left={name: 1.0 - aside[name] - budget.share(cost) for name, cost in approval.envelope.items()},
             epsilon={
                 step.cohort: informative_epsilon(step.plan(), study.privacy.delta).epsilon
                 for step in plan_study(study).values()
@@ -152,7 +159,8 @@ class SiteInView:
             warnings=(*_doubts(self.table, column), *map(str, find_giveaways(self.table, study))),
         )
         is_first = self.policy.approvals_needed == 2 and study.digest not in decisions.first
-        return Proposal(signed, seen, approval, decisions.rejected.get(study.digest), is_first)
+        asked_by = next(name for name, key in self.account.acts.researchers.items() if key == signed.researcher)
+        return Proposal(signed, asked_by, seen, approval, decisions.rejected.get(study.digest), is_first)
 
 
 def look_at_site(folder: Path, state: SiteState) -> SiteInView:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fedhealth.errors import IdentityInvalid, LedgerBehind, LedgerDamaged, LedgerForked
 from fedhealth.policy.site_file import load_site_file
+from fedhealth.privacy.acts import ResearcherDistrusted, ResearcherTrusted
 from fedhealth.privacy.anchor import (
     Anchor,
     AnchorMissing,
@@ -26,6 +27,7 @@ from fedhealth.privacy.anchor import (
 )
 from fedhealth.privacy.checkpoint import open_receipt
 from fedhealth.privacy.copies import EntrySeal
+from fedhealth.privacy.decisions import FirstApproval, Rejected
 from fedhealth.privacy.entries import ENTRY, Account, Approved, Entry, GivenUp, Recovered, Reserved, Stored, Withdrawn
 from fedhealth.privacy.hold_mark import Mark
 from fedhealth.privacy.ledger import Ledger
@@ -157,8 +159,10 @@ def _in_words(entry: Entry) -> str:
         return f"charged: study {entry.study[:12]}, {entry.step} {entry.round}, on {_date(entry.at)}"
     if isinstance(entry, Stored):
         return f"computed: release {entry.release[:12]}; its payload is lost"
-    if isinstance(entry, Approved | Withdrawn):
+    if isinstance(entry, Approved | Withdrawn | FirstApproval | Rejected):
         return f"{entry.kind}: study {entry.study[:12]}, by {entry.by} on {_date(entry.at)}"
+    if isinstance(entry, ResearcherTrusted | ResearcherDistrusted):
+        return f"{entry.kind}: {entry.name}, by {entry.by} on {_date(entry.at)}"
     return entry.kind
 
 

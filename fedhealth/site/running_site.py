@@ -4,7 +4,8 @@ Approving a study, changing a consent and pinning a researcher's key make the ga
 approved, or allowed by now, needs its records, and a patient who is forgotten must be in none of them. That takes a
 time that depends on the table. So after each such act, whatever came of it, the gate reads and says nothing until a
 time that follows from public figures alone has passed since it began (`quiet_seconds`), or, after an overrun, until its
-next multiple. The other side sees a gate that is slow once; neither which act it was, nor whose consent.
+next multiple. The other side sees a gate that is slow once. Whether its ledger has grown since tells an approval or a
+key from a change of consent or an act that was declined, never whose consent, or whether that patient is in the data.
 
 Leaves to others: how a gate keeps quiet (`gate_process`), who is heard (`administration`).
 """

@@ -396,3 +396,24 @@ def test_an_offer_is_found_as_it_was_signed(ward, make_protocol):
     offer(here, signed)
     digest = next(iter(views(here).values())).study
     assert canonical_bytes(offered_study(here.state, digest[:9])) == signed
+
+
+def test_before_a_study_is_approved_the_same_is_said_and_nobody_is_asked_in_vain(
+    ward, make_protocol, command, monkeypatch
+):
+    here, study = ward(epsilon=20.0), small(make_protocol, "offered", purpose="long " * 60)
+    offer(here, sign_study(study, here.researcher))
+    (view,) = views(here).values()
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    ended, said, _ = command("approve", here.folder, study.digest[:8], *where(here))
+    assert ended == ApprovalMissing.exit_code and "not approved; nothing was written" in said
+    assert max(map(len, said.splitlines())) <= 80
+    for words in (
+        "asked by   alice",
+        study.digest,
+        "train: at most 3 times 3 whole numbers",
+        f"{view.costs[0].share_left:.1%} would be left then",
+        f"{view.here.patients['training']} training patients",
+    ):
+        assert words in said, said
+    assert here.traces == (2, [])
