@@ -24,6 +24,8 @@ from gate_by_socket import HEAD, Running, receive_frame
 from test_administration import charges, code_of, command, forget_instruction, question_of
 
 from fedhealth.canonical import canonical_bytes
+from fedhealth.compliance.acts import acts_of
+from fedhealth.compliance.history import read_gate
 from fedhealth.errors import (
     ApprovalMissing,
     BudgetExhausted,
@@ -54,6 +56,7 @@ from fedhealth.records.members import MemberHistory
 from fedhealth.records.split import is_held_out
 from fedhealth.signing import public_key_hex
 from fedhealth.site import approval
+from fedhealth.site.acts import distrust_researcher, reject_study, trust_researcher
 from fedhealth.site.administration import AdministratorPort, tell_gate
 from fedhealth.site.approval import approve_study, examine_study
 from fedhealth.site.consent import studies_of
@@ -314,6 +317,32 @@ def test_a_mark_that_the_gate_would_not_recognise_is_declined(ward, make_protoco
 
 
 # Keys, people and hours beside a running gate
+
+
+@processes
+def test_a_running_gate_rejects_pins_a_key_and_serves_its_study(running, make_protocol):
+    bob = Ed25519PrivateKey.generate()
+    study, unwanted = small(make_protocol, "bobs", 0.2), small(make_protocol, "unwanted", 0.2)
+    signed = sign_study(study, bob)
+    policy = running.folder / "policy.toml"
+    before = policy.read_text()
+    policy.write_text(before.replace('["alice"]', '["alice", "bob"]'))
+    with pytest.raises(PolicyForbids, match="researchers"):
+        approve(running, signed)
+    assert trust_researcher(running.folder, running.state, "bob", public_key_hex(bob.public_key()))
+    assert reject_study(running.folder, running.state, unwanted.digest, "purpose")
+    with pytest.raises(ApprovalMissing, match="rejected here by"):
+        approve(running, sign_study(unwanted, bob))
+    # Enough of the budget is left, whatever else was approved here: an epsilon of 0.2 is a small part of 5.
+    assert approve(running, signed)
+    assert isinstance(running.say(pack(PutStudy(), signed))[0], Accepted)
+    assert code_of(running.say(pack(PutStudy(), sign_study(unwanted, bob)))) == RefusalCode.NOT_APPROVED
+    assert distrust_researcher(running.folder, running.state, "bob")
+    assert code_of(running.say(pack(PutStudy(), signed))) == RefusalCode.POLICY
+    policy.write_text(before)
+    acts = [line.what for line in acts_of(read_gate(running.state.gate))]
+    for words in ("pinned key", "rejected study", "approved study 'bobs'", "let the key of researcher 'bob' go"):
+        assert any(words in each for each in acts), acts
 
 
 def test_a_researcher_who_is_let_go_is_refused_in_the_middle_of_a_round_and_served_again(ward, make_protocol, steps):
