@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -96,7 +97,7 @@ def open_gate(
         compute: its step functions.
         noise_secret: that of the site's seed, where several sites share one.
     """
-    key, signed = Ed25519PrivateKey.generate(), sign_study(study, researcher)
+    key, signed = Ed25519PrivateKey.generate(), _signed(study, researcher)
     budget = open_budget(_EPSILON_CAP, study.privacy.delta, study.training.sampling_rate, study.training.rounds)
     created = Created(
         site=site.file.id,
@@ -151,6 +152,12 @@ def open_gate(
     return gate, ledger
 
 
+@lru_cache(maxsize=4)
+def _signed(study: Study, researcher: Ed25519PrivateKey) -> bytes:
+    """Sign a study once for all its sites."""
+    return sign_study(study, researcher)
+
+
 class SiteGroup:
     """Some simulated sites, and the coordinator's side of each; call it from one thread at a time.
 
@@ -163,7 +170,7 @@ class SiteGroup:
     def __init__(self, study: Study, sites: Sequence[SimulatedSite], researcher: Ed25519PrivateKey) -> None:
         witness_key, clock = Ed25519PrivateKey.generate(), real_clock()
         secrets = {seed: UnsafeFixedNoiseSecret(seed) for seed in {site.noise_seed for site in sites}}
-        self._study = study
+        self._digest = study.digest
         self._gates: dict[str, Gate] = {}
         self._ledgers: dict[str, Ledger] = {}
         for site in sites:
@@ -197,7 +204,7 @@ class SiteGroup:
 
     async def _release(self, site: str, step: StepName, number: int, data: bytes) -> bytes | NotReleased:
         identity = ReleaseIdentity(
-            site=site, study=self._study.digest, step=step, round=number, input_digest=input_digest(data)
+            site=site, study=self._digest, step=step, round=number, input_digest=input_digest(data)
         )
         try:
             return bytes(await self._asker.ask(identity, data))

@@ -122,8 +122,11 @@ def _start() -> subprocess.Popen[bytes]:
 def _parts(sites: Sequence[SimulatedSite], workers: int) -> list[list[SimulatedSite]]:
     """Divide sites so that each process has about as many rows, and at least one site."""
     parts: list[list[SimulatedSite]] = [[] for _ in range(workers)]
+    rows = [0] * workers
     for site in sorted(sites, key=lambda each: len(each.table.rows), reverse=True):
-        min(parts, key=lambda part: (sum(len(each.table.rows) for each in part), len(part))).append(site)
+        least = min(range(workers), key=lambda number: (rows[number], len(parts[number])))
+        parts[least].append(site)
+        rows[least] += len(site.table.rows)
     return parts
 
 

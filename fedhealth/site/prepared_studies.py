@@ -11,7 +11,7 @@ prepared has no records here, and the gate is busy to it. What is computed on th
 import hashlib
 import hmac
 import secrets
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 
 import numpy as np
@@ -122,7 +122,7 @@ class PreparedStudies:
         """
         inputs, data_set = self._inputs, self._inputs.site.data_set
         read = (data_set.name, self._table.columns, self._table.rows, data_set.patient_column, inputs.split_key)
-        content = (*read, *(version(package) for package in _COMPUTING))
+        content = (*read, *_versions())
         mark = hmac.new(inputs.naming_secret, repr(content).encode(), hashlib.sha256).hexdigest()
         versions = [note for note in self._ledger.journal() if note.kind == "data"]
         if not versions or versions[-1].content != mark:
@@ -131,3 +131,9 @@ class PreparedStudies:
             versions.append(DataNote(version=number, content=mark, members=digest, at=self._clock.unix_ms()))
             self._ledger.note(versions[-1])
         return f"{versions[-1].version} {mark}"
+
+
+@lru_cache(maxsize=1)
+def _versions() -> tuple[str, ...]:
+    """Return the versions of what computes; they cannot change while it is loaded."""
+    return tuple(version(package) for package in _COMPUTING)
