@@ -27,6 +27,7 @@ unit: $(VENV)/.dev
 benchmarks: $(VENV)/.dev
 	$(BIN)/python benchmarks/heart.py
 	$(BIN)/python benchmarks/rounds.py
+	$(BIN)/python benchmarks/simulate.py
 	$(BIN)/python benchmarks/link.py
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/accounting.py

@@ -57,9 +57,8 @@ def main() -> None:
         print(f"four hospitals, 30 rounds: {seconds:.1f} s after import {target(seconds, HEART_SECONDS, 's')}")
         many = write_table(folder / "many.csv", drawn(rows, options.sites))
         seconds, gib = measured(many, with_rounds(study, ROUNDS), folder / "many")
-        print(
-            f"{options.sites} hospitals of {PATIENTS}, {ROUNDS} rounds: {seconds:.1f} s {target(seconds, MANY_SECONDS, 's')}"
-        )
+        work = f"hospitals of {PATIENTS}, {ROUNDS} rounds"
+        print(f"{options.sites} {work}: {seconds:.1f} s {target(seconds, MANY_SECONDS, 's')}")
         print(f"  all processes together: {gib:.2f} GiB {target(gib, MANY_GIB, 'GiB')}")
         if importlib.util.find_spec("ray") is None:
             print("Flower's simulation engine: not installed (pip install 'flwr[simulation]==1.41.0')")
@@ -67,9 +66,7 @@ def main() -> None:
         some = write_table(folder / "some.csv", drawn(rows, options.compare))
         ours, _ = measured(some, with_rounds(study, ROUNDS), folder / "some")
         theirs = in_flower(some, with_rounds(study, ROUNDS), folder)
-        print(
-            f"{options.compare} hospitals of {PATIENTS}, {ROUNDS} rounds: here {ours:.1f} s, Flower's engine {theirs:.1f} s"
-        )
+        print(f"{options.compare} {work}: here {ours:.1f} s, Flower's engine {theirs:.1f} s")
         print(f"  ratio {theirs / ours:.1f} (above 1: this is faster)")
 
 

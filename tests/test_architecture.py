@@ -12,7 +12,7 @@ PACKAGE = ROOT / "fedhealth"
 
 # Lines from the top down; imports go down only, and packages on one line never import each other.
 LINES = [
-    {"cli"},
+    {"cli", "researcher"},
     {"demo", "simulation", "compliance"},
     {"site", "coordinator"},
     {"learning"},
