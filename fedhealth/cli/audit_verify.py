@@ -71,7 +71,7 @@ def verify(
         raise ConfigInvalid(
             f"{path} is no run's folder",
             got="--ledgers",
-            wanted="a folder with evidence.json, model.safetensors, report.html and study.signed",
+            wanted="a folder with evidence.json, model.safetensors, model-card.md, report.html and study.signed",
             next_step="Check the path, or leave out --ledgers.",
         )
     elif is_simulated_ledger(path):

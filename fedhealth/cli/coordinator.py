@@ -184,8 +184,8 @@ def run(
 ) -> None:
     """Run one study to its end and write its results, sealed by the coordinator's key; events as JSON lines.
 
-    They are evidence.json, report.html, model.safetensors and study.signed; seal.json is over all four. Run again
-    with the same home and folder, it goes on where it was: nothing is charged twice.
+    They are evidence.json, report.html, model.safetensors, model-card.md and study.signed; seal.json is over all
+    five. Run again with the same home and folder, it goes on where it was: nothing is charged twice.
 
     Example: fedhealth coordinator run study.signed --home state/coordinator --out results
     """

@@ -17,15 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import fedhealth
 from fedhealth.compliance.agreement import differences
 from fedhealth.compliance.checked_run import Check, CheckedRun, NotAtHand, check_failed, made
 from fedhealth.compliance.federation import Federation
 from fedhealth.compliance.run_ledgers import check_ledger
 from fedhealth.compliance.run_rounds import check_rounds
 from fedhealth.coordinator.evidence import Evidence, SiteEvidence, evidence_bytes, evidence_of, result_of
+from fedhealth.coordinator.model_card import render_model_card
 from fedhealth.coordinator.run_folder import (
     EVIDENCE,
     MODEL,
+    MODEL_CARD,
     PUBLISHED,
     REPORT,
     SEAL,
@@ -35,7 +38,7 @@ from fedhealth.coordinator.run_folder import (
     sha256_of,
 )
 from fedhealth.errors import IdentityInvalid, RunAltered
-from fedhealth.learning.model_file import ModelFile, read_model
+from fedhealth.learning.model_file import ModelFile, notes_of, read_model
 from fedhealth.learning.plan import encode_counts, plan_study
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.signing import load_public_key
@@ -81,6 +84,7 @@ def check_run(folder: Path, ledgers: Federation, witness_key: str | None = None)
         ("privacy cost", partial(_check_figures, read, True)),
         ("figures", partial(_check_figures, read, False)),
         ("model", partial(_check_model, folder, read)),
+        ("model card", partial(_check_model_card, folder, read)),
         ("report", partial(_check_report, folder, read)),
     ]
     checks = [made(name, step) for name, step in steps]
@@ -205,11 +209,22 @@ def _check_model(folder: Path, read: _Read) -> str:
     data, evidence = _data(folder, MODEL), _wanted(read.evidence, "the evidence")
     if hashlib.sha256(data).hexdigest() != evidence.model_sha256:
         raise RunAltered("it is not the model of the evidence")
-    model = read_model(data, _wanted(read.signed, "the study").study)
-    if model.notes != {"study": evidence.study["digest"], "rounds": evidence.rounds_completed}:
+    study = _wanted(read.signed, "the study").study
+    model = read_model(data, study)
+    if model.notes != notes_of(study, evidence.rounds_completed):
         raise RunAltered("it says of itself that it is of another study or other rounds")
     read.model = model
     return f"{len(model.weights)} finite weights"
+
+
+def _check_model_card(folder: Path, read: _Read) -> str:
+    data = _data(folder, MODEL_CARD)
+    evidence, signed = _wanted(read.evidence, "the evidence"), _wanted(read.signed, "the study")
+    if f"fedhealth {fedhealth.__version__}" != evidence.software:
+        raise NotAtHand(f"it was written by {evidence.software}: its figures are not compared")
+    if render_model_card(evidence, signed.study).encode() != data:
+        raise RunAltered("it does not say what the evidence says")
+    return "written again from the evidence: the same to the byte"
 
 
 def _check_report(folder: Path, read: _Read) -> str:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from fedhealth.coordinator.figures import CalibrationBin, Figure, NetBenefit, RocPoint, ScoreFigures
+from fedhealth.coordinator.wording import figure_words, percent
 
 INK, FAINT, BLUE, AMBER, SAND = "#1b2733", "#c3ccd6", "#0b5394", "#8a3b00", "#fff4e5"
 _VARIABLES = {INK: "--ink", FAINT: "--line", BLUE: "--blue", AMBER: "--amber", SAND: "--sand"}
@@ -23,20 +24,6 @@ _VARIABLES = {INK: "--ink", FAINT: "--line", BLUE: "--blue", AMBER: "--amber", S
 
 _WIDTH, _ROW, _FOOT, _FONT = 330, 40, 28, 10.5  # points; narrow enough to be read on a phone
 _SQUARE, _LEFT, _BELOW = 300, 48, 42
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """Return a share as people read it."""
-    return f"{100 * share:.{digits}f}\u00a0%".replace("-", "\u2212")
-
-
-def figure_words(figure: Figure) -> str:
-    """Return a share with its interval, in percent, or why it is withheld."""
-    if figure.estimate is None or figure.low is None or figure.high is None:
-        return figure.withheld or "too few patients to say"
-    digits = 0 if figure.high - figure.low > 0.02 else 1
-    low, high = f"{100 * figure.low:.{digits}f}", f"{100 * figure.high:.{digits}f}"
-    return f"{percent(figure.estimate, digits)} ({low} to {high})"
 
 
 def forest_plot(rows: Sequence[tuple[str, Figure]], name: str, title: str) -> Markup:

@@ -19,8 +19,9 @@ from fedhealth.coordinator.evidence import (
     evidence_bytes,
     evidence_of,
 )
+from fedhealth.coordinator.model_card import render_model_card
 from fedhealth.coordinator.participation import SLOW, CompletedRound, numbers_with, spans_of
-from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, REPORT, SIGNED_STUDY, seal_run
+from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, MODEL_CARD, REPORT, SIGNED_STUDY, seal_run
 from fedhealth.coordinator.store.runs import KnownRun
 from fedhealth.coordinator.store.studies import KnownStudy
 from fedhealth.coordinator.witness import PinnedSite
@@ -67,8 +68,6 @@ class Publisher:
             approved: what each site signed.
             heads: of each site that took part, the newest signed head that it has shown.
         """
-        from fedhealth.coordinator.report import render_report  # its drawings take a second to load
-
         folder, signed = Path(run.folder), open_signed_study(known.signed)
         counts = run.counts or {}
         lost = any(each.number > each.round for each in rounds)
@@ -102,11 +101,26 @@ class Publisher:
             model_sha256=hashlib.sha256((folder / MODEL).read_bytes()).hexdigest(),
             unsafe_test_sites=tuple(site for site in sorted(sites) if approved[site].unsafe_test_site),
         )
-        evidence = evidence_of(signed, result)
-        replace_file(folder / SIGNED_STUDY, known.signed)
-        replace_file(folder / EVIDENCE, evidence_bytes(evidence))
-        replace_file(folder / REPORT, render_report(evidence, signed.study, {}).encode())
-        seal_run(folder, self.key)
+        write_results(folder, known.signed, evidence_of(signed, result), self.key)
+
+
+def write_results(folder: Path, signed_study: bytes, evidence: Evidence, key: Ed25519PrivateKey) -> None:
+    """Write all that is published of a run beside its model, and the seal over it.
+
+    Args:
+        folder: holds the model.
+        signed_study: canonical bytes of the signed study.
+        evidence: of the run.
+        key: of the seal.
+    """
+    from fedhealth.coordinator.report import render_report  # its drawings take a second to load
+
+    study = open_signed_study(signed_study).study
+    replace_file(folder / SIGNED_STUDY, signed_study)
+    replace_file(folder / EVIDENCE, evidence_bytes(evidence))
+    replace_file(folder / REPORT, render_report(evidence, study, {}).encode())
+    replace_file(folder / MODEL_CARD, render_model_card(evidence, study).encode())
+    seal_run(folder, key)
 
 
 def published_evidence(folder: Path) -> Evidence:

@@ -12,8 +12,7 @@ this module never imports.
 """
 
 import hashlib
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Annotated, Literal
 
@@ -23,20 +22,23 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
 import fedhealth
-from fedhealth.coordinator.charts import (
-    calibration_plot,
-    decision_plot,
-    figure_words,
-    forest_plot,
-    paired_plot,
-    percent,
-    roc_plot,
-)
+from fedhealth.coordinator.charts import calibration_plot, decision_plot, forest_plot, paired_plot, roc_plot
 from fedhealth.coordinator.evidence import Evidence, evidence_bytes
-from fedhealth.coordinator.figures import Figure
+from fedhealth.coordinator.wording import (
+    absences,
+    condition_words,
+    epsilon_words,
+    figure_words,
+    guesses_right,
+    number_words,
+    per_hundred_patients,
+    percent,
+    runs_of,
+    together,
+)
 from fedhealth.errors import FedHealthError
 from fedhealth.privacy.release import Digest, SiteId
-from fedhealth.study.protocol import Condition, NumberCondition, NumberFeature, Study
+from fedhealth.study.protocol import NumberFeature, Study
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0)]
@@ -124,19 +126,19 @@ def render_report(
             wanted=f"study {study.digest}, model {evidence.model_sha256}",
             next_step="Make it again: python -m fedhealth.demo.reference --help",
         )
-    absent = _absences(evidence)
+    absent = absences(evidence)
     names = {*absent, *(site.site for site in evidence.sites)}
     names |= {site.site for site in (reference.sites if reference else ())}
     titles = {name: site_titles.get(name, name) for name in names}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "figure": figure_words,
-        "number": _number_words,
-        "per_patients": _per_hundred_patients,
+        "number": number_words,
+        "per_patients": per_hundred_patients,
         "percent": percent,
-        "epsilon": _epsilon,
-        "runs": _runs_of,
-        "per_hundred": _guesses_right,
+        "epsilon": epsilon_words,
+        "runs": runs_of,
+        "per_hundred": guesses_right,
     }
     template = files("fedhealth.coordinator").joinpath("report.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
@@ -149,26 +151,20 @@ def render_report(
             f"{feature.column} ({feature.unit})" if isinstance(feature, NumberFeature) else feature.column
             for feature in study.features
         ],
-        conditions=[_condition_words(condition) for condition in study.include],
+        conditions=[condition_words(condition) for condition in study.include],
         absent=absent,
-        together=_together(evidence),
+        together=together(evidence),
         charts=_charts_of(evidence, titles),
         reference=reference,
         reference_chart=_reference_chart(reference, titles) if reference else None,
     )
 
 
-def _together(evidence: Evidence) -> str:
-    if evidence.participation.evaluation_absent:
-        return "The hospitals that judged it, together"
-    return "All hospitals together"
-
-
 def _charts_of(evidence: Evidence, titles: Mapping[str, str]) -> dict[str, Markup | None]:
-    pooled, together = evidence.pooled, _together(evidence)
+    pooled = evidence.pooled
     own = [(titles[site.site], site.figures.accuracy) for site in evidence.sites if site.figures is not None]
     held_out = "on held-out patients, with 95\u00a0% intervals"
-    accuracy = forest_plot([*own, (together, pooled.accuracy)], "accuracy", f"Accuracy {held_out}")
+    accuracy = forest_plot([*own, (together(evidence), pooled.accuracy)], "accuracy", f"Accuracy {held_out}")
     charts: dict[str, Markup | None] = {"accuracy": accuracy}
     if pooled.subgroups:
         groups = [(f"{group.column}: {group.category}", group.accuracy) for group in pooled.subgroups]
@@ -194,60 +190,3 @@ def _reference_chart(reference: Reference, titles: Mapping[str, str]) -> Markup:
 def writer() -> str:
     """Return what writes a page here; the same writer makes the same page, to the byte, of the same evidence."""
     return f"fedhealth {fedhealth.__version__}, matplotlib {matplotlib.__version__}"
-
-
-def _number_words(figure: Figure) -> str:
-    """Return a figure that is no share with its interval, or why it is withheld."""
-    if figure.estimate is None or figure.low is None or figure.high is None:
-        return figure_words(figure)
-    return f"{figure.estimate:.2f} ({figure.low:.2f} to {figure.high:.2f})".replace("-", "\u2212")
-
-
-def _per_hundred_patients(figure: Figure) -> str:
-    if figure.estimate is None or figure.low is None or figure.high is None:
-        return figure_words(figure)
-    return f"{100 * figure.estimate:.0f} ({100 * figure.low:.0f} to {100 * figure.high:.0f})".replace("-", "\u2212")
-
-
-def _condition_words(condition: Condition) -> str:
-    if isinstance(condition, NumberCondition):
-        return f"{condition.column} from {condition.range[0]:g} to {condition.range[1]:g}"
-    return f"{condition.column}: {' or '.join(condition.any_of)}"
-
-
-def _absences(evidence: Evidence) -> dict[str, list[str]]:
-    """Return for each site of the study what it was missing from, and the public code why."""
-    found: dict[str, list[str]] = {site: [] for site in evidence.participation.sites}
-    for span in evidence.participation.rounds:
-        rounds = f"round {span.first}" if span.first == span.last else f"rounds {span.first} to {span.last}"
-        for site, code in sorted(span.absent.items()):
-            found.setdefault(site, []).append(f"{rounds}: {code}")
-    for site, code in sorted(evidence.participation.evaluation_absent.items()):
-        found.setdefault(site, []).append(f"evaluation: {code}")
-    return found
-
-
-def _epsilon(epsilon: float) -> str:
-    """Return two decimals, rounded up: a cost is never understated."""
-    return f"{math.ceil(epsilon * 100 - 1e-9) / 100:.2f}" if math.isfinite(epsilon) else "no bound"
-
-
-def _guesses_right(epsilon: float, delta: float) -> int:
-    """Return how often in 100 a guess at an even chance can be right, rounded up.
-
-    Source: an (epsilon, delta) mechanism allows a test no total variation above
-    (e^epsilon - 1 + 2 delta) / (e^epsilon + 1); Kairouz, Oh and Viswanath, ICML 2015, Theorem 2.1.
-    """
-    odds = math.exp(-epsilon)
-    return math.ceil(100 * min(1.0, (1 + delta * odds) / (1 + odds)))
-
-
-def _runs_of(rounds: Iterable[int]) -> str:
-    """Return round numbers in words: "1 to 7, 9"."""
-    runs: list[list[int]] = []
-    for number in sorted(set(rounds)):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs) or "none"

@@ -23,7 +23,8 @@ from fedhealth.secret_file import replace_file
 from fedhealth.signing import load_public_key, public_key_hex, sign, verify
 
 EVIDENCE, MODEL, REPORT, SIGNED_STUDY = "evidence.json", "model.safetensors", "report.html", "study.signed"
-PUBLISHED = (EVIDENCE, MODEL, REPORT, SIGNED_STUDY)
+MODEL_CARD = "model-card.md"
+PUBLISHED = (EVIDENCE, MODEL, MODEL_CARD, REPORT, SIGNED_STUDY)
 """Every file of a run that the seal is over."""
 
 SEAL = "seal.json"

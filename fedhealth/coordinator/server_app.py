@@ -18,11 +18,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedhealth.canonical import canonical_bytes
 from fedhealth.coordinator.app_frames import (
     AskSite,
     Begin,
@@ -51,6 +49,7 @@ from fedhealth.flower.rounds import (
 )
 from fedhealth.flower.strategy_state import StrategyState
 from fedhealth.learning.evaluation import counts_of
+from fedhealth.learning.model_file import model_bytes
 from fedhealth.learning.plan import decode_release, encode_weights, model_update, plan_study
 from fedhealth.privacy.release import Digest, ReleaseIdentity, StepName, input_digest
 from fedhealth.secret_file import replace_file
@@ -130,16 +129,6 @@ def connect(path: Path) -> socket.socket:
     return connection
 
 
-def store_model(path: Path, weights: "np.typing.NDArray[np.float64]", study: str, completed: int) -> None:
-    """Write the weights so that after a crash the file is the old one or the new one, whole.
-
-    Equal models give equal bytes: safetensors writes several metadata keys in any order, so there is one.
-    """
-    notes = canonical_bytes({"study": study, "rounds": completed}).decode()
-    data = safetensors.numpy.save({"weights": weights}, metadata={"fedhealth": notes})
-    replace_file(path, data)
-
-
 def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket) -> ServerApp:
     """Return the ServerApp that trains and evaluates a study, from the checkpoint in its folder on if there is one."""
     app = ServerApp()
@@ -191,7 +180,7 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
         except SiteMissing as missing:
             exchange(control, Halted(round=(len(done) + 1) % (course.rounds + 1), absent=missing.absent))
             return
-        store_model(folder / MODEL, weights, study.digest, len(done))
+        replace_file(folder / MODEL, model_bytes(weights, study, len(done)))
         exchange(
             control,
             Finished(

@@ -1,18 +1,31 @@
-"""The model of a study as a file: safetensors with one tensor, and whose it is. Torch-free."""
+"""The model of a study as a file: safetensors with one tensor, whose it is, and what goes into it. Torch-free.
+
+The tensor "weights" has one weight for each input, in order, and the bias last; the log odds of the outcome are their
+sum over the inputs. One metadata key, "fedhealth", holds JSON that names every input and says how it is scaled, so that
+the file can be used without anything else. Equal models give equal bytes (safetensors writes several keys in any order,
+so there is one).
+"""
 
 import json
+import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load
+from safetensors.numpy import load, save
 
+from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import DataUnusable
 from fedhealth.learning.plan import plan_study
-from fedhealth.study.protocol import Study
+from fedhealth.records.cells import is_unreadable
+from fedhealth.records.table import inputs_of
+from fedhealth.study.protocol import CategoryFeature, Feature, NumberFeature, Study
+from fedhealth.study.signature import open_signed_study
 
 _LENGTH = struct.Struct("<Q")
 
@@ -23,11 +36,117 @@ class ModelFile:
 
     Attributes:
         weights: shape (inputs + 1,), finite.
-        notes: what the file says of itself: digest of the study, completed rounds.
+        notes: what the file says of itself: those of `notes_of`, if it is whole.
     """
 
     weights: NDArray[np.float64]
     notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReleasedModel:
+    """A model with the study that says what goes into it.
+
+    Attributes:
+        study: the protocol.
+        weights: shape (inputs + 1,), the bias last.
+    """
+
+    study: Study
+    weights: NDArray[np.float64]
+
+    def chance_of(self, record: Mapping[str, object]) -> float:
+        """Return the chance of the outcome that the model gives one record, in [0, 1].
+
+        Args:
+            record: a value for each feature's column, spelled as in the data set; None or "" where it was not measured.
+
+        Raises:
+            DataUnusable: a column is missing, or holds text where a number is wanted.
+        """
+        inputs: list[float] = []
+        for feature in self.study.features:
+            if feature.column not in record:
+                raise DataUnusable(
+                    f"the record has no '{feature.column}'",
+                    wanted="a value, or a blank where it was not measured",
+                    next_step="Name every column that the model card lists.",
+                )
+            value = record[feature.column]
+            cell = "" if value is None else str(value).strip()
+            if isinstance(feature, NumberFeature) and is_unreadable(cell):
+                raise DataUnusable(
+                    f"'{feature.column}' of the record cannot be used",
+                    got="text or a number that is not finite",
+                    wanted=f"a number of {feature.unit}, or a blank where it was not measured",
+                    next_step="Correct it.",
+                )
+            inputs += inputs_of(feature, cell)
+        score = math.fsum(weight * each for weight, each in zip(self.weights.tolist(), [*inputs, 1.0], strict=True))
+        return 1 / (1 + math.exp(-score)) if score > -700 else 0.0
+
+
+def load_model(folder: Path) -> ReleasedModel:
+    """Read the model that a run published, with its signed study.
+
+    Args:
+        folder: with `model.safetensors` and `study.signed`; `fedhealth audit verify` says whether they can be trusted.
+
+    Raises:
+        DataUnusable: a file is missing, or the model is not of this study.
+        IdentityInvalid: the study's signature is wrong.
+    """
+    try:
+        study = open_signed_study((folder / "study.signed").read_bytes()).study
+        model = read_model((folder / "model.safetensors").read_bytes(), study)
+    except OSError as error:
+        raise DataUnusable(
+            f"{error.filename} cannot be read",
+            got=error.strerror or "an error",
+            wanted="the folder of a run's results",
+            next_step="Check the path.",
+        ) from error
+    return ReleasedModel(study, model.weights)
+
+
+def model_bytes(weights: NDArray[np.float64], study: Study, rounds: int) -> bytes:
+    """Return a model as a file.
+
+    Args:
+        weights: shape (inputs + 1,), the bias last.
+        study: the protocol.
+        rounds: of training that count.
+    """
+    return save({"weights": weights}, metadata={"fedhealth": canonical_bytes(notes_of(study, rounds)).decode()})
+
+
+def notes_of(study: Study, rounds: int) -> dict[str, Any]:
+    """Return what the file of a study's model says of itself, as JSON.
+
+    "inputs" has one entry for each weight but the last. A number x with "range" [low, high] goes in as
+    2 (min(max(x, low), high) - low) / (high - low) - 1, with "impute" in the place of a missing one; a "category" as 1
+    where the column holds that word, else 0; "missing" as 1 where the column's value is missing, else 0.
+    """
+    return {
+        "study": study.digest,
+        "rounds": rounds,
+        "kind": study.model.kind,
+        "outcome": study.endpoint.positive,
+        "inputs": [each for feature in study.features for each in _inputs_of(feature)],
+    }
+
+
+def _inputs_of(feature: Feature) -> list[dict[str, Any]]:
+    column, inputs = feature.column, list[dict[str, Any]]()
+    if isinstance(feature, CategoryFeature):
+        inputs += [{"name": f"{column} = {word}", "column": column, "category": word} for word in feature.categories]
+    else:
+        scaling = {"unit": feature.unit, "range": list(feature.range), "impute": feature.impute}
+        missing = {"missing_values": list(feature.missing_values)}
+        inputs += [{"name": column, "column": column, **scaling, **missing}]
+    if feature.missing_indicator:
+        inputs.append({"name": f"{column} is missing", "column": column, "missing": True})
+    return inputs
 
 
 def read_model(data: bytes, study: Study) -> ModelFile:

@@ -192,7 +192,7 @@ def prepare_records(
         label = label_of(study.endpoint, row[place[study.endpoint.column]])
         met = [meets(each, row[place[each.column]]) for each in study.include]
         patient = row[place[patient_column]]
-        inputs = [value for feature in study.features for value in _inputs(feature, row[place[feature.column]])]
+        inputs = [value for feature in study.features for value in inputs_of(feature, row[place[feature.column]])]
         if label is None or not patient or not all(met):
             continue
         records[patient] += 1
@@ -262,7 +262,8 @@ def number_columns(study: Study) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.column for each in parts if isinstance(each, numbers)))
 
 
-def _inputs(feature: Feature, cell: str) -> list[float]:
+def inputs_of(feature: Feature, cell: str) -> list[float]:
+    """Return the model inputs that a cell of a feature's column becomes; NaN where it is unreadable."""
     if isinstance(feature, CategoryFeature):
         inputs = [float(cell == category) for category in feature.categories]
         absent = not any(inputs)

@@ -27,15 +27,15 @@ from fedhealth.coordinator.evidence import (
     Participation,
     RunResult,
     SiteResult,
-    evidence_bytes,
     evidence_of,
 )
 from fedhealth.coordinator.participation import Span
+from fedhealth.coordinator.publishing import write_results
 from fedhealth.coordinator.report import Reference, render_report
-from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, REPORT, SIGNED_STUDY, seal_run
-from fedhealth.coordinator.server_app import store_model
+from fedhealth.coordinator.run_folder import MODEL, REPORT
 from fedhealth.errors import ConfigInvalid, FederationFailed
 from fedhealth.flower.rounds import SiteMissing
+from fedhealth.learning.model_file import model_bytes
 from fedhealth.privacy.simulated_ledger import SIMULATED_LEDGER
 from fedhealth.records.source import read_source
 from fedhealth.simulation.gates import SimulatedSite, SiteGroup
@@ -170,7 +170,7 @@ def simulate(
         results.mkdir(parents=True)
         on_progress("writing the ledger", study.training.rounds)
         gates.write_ledgers(folder / SIMULATED_LEDGER)
-    store_model(results / MODEL, weights, study.digest, study.training.rounds)
+    (results / MODEL).write_bytes(model_bytes(weights, study, study.training.rounds))
     model = (results / MODEL).read_bytes()
     rounds = tuple(range(1, study.training.rounds + 1))
     ids = tuple(site.file.id for site in hospitals.sites)
@@ -204,10 +204,8 @@ def simulate(
         reference = reference_of(study, hospitals.sites, weights, model)
         (folder / REFERENCE).write_text(reference.model_dump_json(indent=2) + "\n", encoding="utf-8")
     on_progress("writing the report", study.training.rounds)
-    (results / SIGNED_STUDY).write_bytes(signed)
-    (results / EVIDENCE).write_bytes(evidence_bytes(evidence))
-    (results / REPORT).write_text(render_report(evidence, study, {}), encoding="utf-8")
-    seal_run(results, Ed25519PrivateKey.generate())  # nobody's: the seal only tells that no byte was changed since
+    # By nobody's key: the seal only tells that no byte was changed since.
+    write_results(results, signed, evidence, Ed25519PrivateKey.generate())
     (folder / REPORT).write_text(render_report(evidence, study, hospitals.titles, reference), encoding="utf-8")
     return Simulation(study, evidence, weights, reference, hospitals.warnings, folder)
 

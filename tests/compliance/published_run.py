@@ -3,11 +3,9 @@
 import hashlib
 
 import numpy as np
-import safetensors.numpy
 from audited_site import BUDGET, RESEARCHER, WITNESS, approval, study
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhealth.canonical import canonical_bytes
 from fedhealth.compliance.federation import read_federation
 from fedhealth.coordinator.evidence import (
     LedgerHead,
@@ -15,12 +13,12 @@ from fedhealth.coordinator.evidence import (
     RunResult,
     SiteResult,
     Span,
-    evidence_bytes,
     evidence_of,
 )
-from fedhealth.coordinator.report import render_report
-from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, REPORT, SIGNED_STUDY, seal_run
+from fedhealth.coordinator.publishing import write_results
+from fedhealth.coordinator.run_folder import MODEL
 from fedhealth.learning.evaluation import counts_of
+from fedhealth.learning.model_file import model_bytes
 from fedhealth.learning.plan import decode_release, encode_release, encode_weights, plan_study
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.entries import Created, Reserved
@@ -117,10 +115,8 @@ def make_run(folder, gates):
 def publish(folder, sites, weights=WEIGHTS, key=WITNESS, **changes):
     """Write a run's files, sealed, whatever they say; `changes` are to the run's result."""
     signed = sign_study(RUN, RESEARCHER)
-    (folder / SIGNED_STUDY).write_bytes(signed)
     rounds = changes.get("rounds_completed", ROUNDS)
-    notes = canonical_bytes({"study": RUN.digest, "rounds": rounds}).decode()
-    model = safetensors.numpy.save({"weights": weights}, metadata={"fedhealth": notes})
+    model = model_bytes(weights, RUN, rounds)
     (folder / MODEL).write_bytes(model)
     result = RunResult(
         **{
@@ -136,9 +132,7 @@ def publish(folder, sites, weights=WEIGHTS, key=WITNESS, **changes):
         }
     )
     evidence = evidence_of(open_signed_study(signed), result)
-    (folder / EVIDENCE).write_bytes(evidence_bytes(evidence))
-    (folder / REPORT).write_text(render_report(evidence, RUN, {}), encoding="utf-8")
-    seal_run(folder, key)
+    write_results(folder, signed, evidence, key)
 
 
 def other_key():

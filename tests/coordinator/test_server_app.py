@@ -21,9 +21,10 @@ from fedhealth.coordinator.app_frames import (
 from fedhealth.coordinator.participation import CompletedRound, rounds_of
 from fedhealth.coordinator.round_checkpoint import CHECKPOINT_FILE, load_checkpoint, store_checkpoint
 from fedhealth.coordinator.run_folder import MODEL
-from fedhealth.coordinator.server_app import StudyCodec, build_app, store_model
+from fedhealth.coordinator.server_app import StudyCodec, build_app
 from fedhealth.errors import FederationFailed
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
+from fedhealth.learning.model_file import notes_of
 from fedhealth.learning.plan import encode_release, plan_study
 from fedhealth.link.frames import MAX_FRAME_BYTES, pack
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
@@ -111,7 +112,7 @@ def test_a_round_is_said_to_be_done_only_when_it_is_on_disk(tmp_path):
             assert rounds_of(kept.notes.rounds) == [CompletedRound(n, n) for n in range(1, question.round + 1)]
             np.testing.assert_allclose(kept.weights, np.array([-UNIT, UNIT]) * question.round, rtol=1e-12)
         if isinstance(question, Finished):
-            assert load(tmp_path / MODEL)[1] == {"study": STUDY.digest, "rounds": 3}
+            assert load(tmp_path / MODEL)[1] == notes_of(STUDY, 3)
 
     run_app(tmp_path, answer, seen)
     assert [question.kind for question in said] == ["round-done"] * 3 + ["finished"]
@@ -173,20 +174,6 @@ def test_equal_runs_give_equal_models(tmp_path):
         run_app(tmp_path / name, answer, lambda _: None)
         models.append((tmp_path / name / MODEL).read_bytes())
     assert len(set(models)) == 1
-
-
-def test_a_stored_model_is_the_old_or_the_new_one_whole(tmp_path, monkeypatch):
-    path = tmp_path / "model"
-    store_model(path, np.array([1.0, 2.0]), "ab" * 32, 1)
-
-    def cut(_):
-        raise OSError(5, "broken disk")
-
-    monkeypatch.setattr("os.fsync", cut)
-    with pytest.raises(OSError, match="broken disk"):
-        store_model(path, np.array([3.0, 4.0]), "ab" * 32, 2)
-    weights, notes = load(path)
-    assert (weights.tolist(), notes["rounds"]) == ([1.0, 2.0], 1)
 
 
 @pytest.mark.parametrize(

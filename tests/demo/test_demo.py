@@ -94,7 +94,9 @@ def test_it_ends_well_and_leaves_no_process(run):
 
 def test_it_leaves_the_published_folder_and_beside_it_what_only_public_data_allow(run):
     published = {path.name for path in (run.folder / "results").iterdir()}
-    assert published == {"evidence.json", "report.html", "model.safetensors", "study.signed", "seal.json"}
+    assert published == {
+        *["evidence.json", "report.html", "model.safetensors", "model-card.md", "study.signed", "seal.json"]
+    }
     assert (run.folder / "report.html").stat().st_size > 0
     assert json.loads((run.folder / "reference.json").read_text(encoding="utf-8"))
 

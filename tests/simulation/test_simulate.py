@@ -56,7 +56,7 @@ def test_it_leaves_what_a_run_would_and_beside_it_what_only_a_simulation_may(fou
         "results", "report.html", "reference.json", "simulation.ledger"
     }  # fmt: skip
     assert {path.name for path in (found.folder / "results").iterdir()} == {
-        "evidence.json", "model.safetensors", "report.html", "study.signed", "seal.json"
+        "evidence.json", "model.safetensors", "model-card.md", "report.html", "study.signed", "seal.json"
     }  # fmt: skip
 
 
