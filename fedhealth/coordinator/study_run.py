@@ -306,11 +306,17 @@ class StudyRun:
 
     def _round_done(self, done: RoundDone) -> None:
         """The round is in the checkpoint: let the sites know with the next receipts, and write the rows beside them."""
-        hub, now = self._hub, self._hub.unix_ms()
+        hub = self._hub
         shown = dataclasses.replace(hub.asker.take_shown(), releases=hub.asker.received())
         hub.asker.checkpointed()
-        completed = CompletedRound(done.round, done.number, done.absent)
-        self._rounds.append(completed)
+        self._rounds.append(CompletedRound(done.round, done.number, done.absent))
+        self._keeping = asyncio.create_task(self._keep(done, shown, hub.unix_ms()))
+
+    async def _keep(self, done: RoundDone, shown: Shown, now: int) -> None:
+        """Write the rows of a round, and tell of it."""
+        self._hub.on_event(await asyncio.to_thread(self._write_round, done, shown, now))
+
+    def _write_round(self, done: RoundDone, shown: Shown, now: int) -> Mapping[str, Any]:
         so_far = plan_study(self.study)["train"].plan(done.number)
         event = {
             "event": "round",
@@ -321,17 +327,16 @@ class StudyRun:
             "absent": done.absent,
             "epsilon": informative_epsilon(so_far, self.study.privacy.delta).epsilon,
         }
-        keep, digest = hub.runs.keep_rounds, self._known.digest
-        self._keeping = asyncio.create_task(
-            asyncio.to_thread(keep, digest, self.sites, [completed], done.checkpoint_sha256, shown, event, now)
+        completed = CompletedRound(done.round, done.number, done.absent)
+        self._hub.runs.keep_rounds(
+            self._known.digest, self.sites, [completed], done.checkpoint_sha256, shown, event, now
         )
-        hub.on_event(event)
+        return event
 
     async def _kept(self) -> None:
-        """Wait until the rows of the last round are written."""
+        """Wait until the rows of the last round are written, whoever gives up waiting for it."""
         if self._keeping is not None:
-            keeping, self._keeping = self._keeping, None
-            await keeping
+            await asyncio.shield(self._keeping)
 
     async def _release(self, question: AskSite, data: Buffer) -> Buffer:
         site, loop = question.site, asyncio.get_running_loop()

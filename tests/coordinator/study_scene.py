@@ -187,7 +187,7 @@ class Hub:
     def __init__(self, scene, points):
         self.scene, self.points, self.events = scene, points, []
         self.allow_unsafe_test_sites = True
-        self.engine = open_database(scene.folder, None, public_key_hex(scene.key.public_key()))
+        self.engine = open_database(scene.folder, scene.database, public_key_hex(scene.key.public_key()))
         self.studies, self.runs = Studies(self.engine), Runs(self.engine)
         pinned = {name: PinnedSite(ledger_key=each.ledger.created.ledger_key) for name, each in scene.sites.items()}
         witness = Witness(scene.folder / "witnessed", pinned, scene.key)
@@ -222,7 +222,7 @@ class Scene:
 
     def __init__(self, folder, study, names=("ward-a", "ward-b"), seed=7, key=None):
         self.folder, self.study = folder, study
-        self.key = key or Ed25519PrivateKey.from_private_bytes(b"w" * 32)
+        self.key, self.database = key or Ed25519PrivateKey.from_private_bytes(b"w" * 32), None
         (folder / "witnessed").mkdir(parents=True, exist_ok=True)
         self.results = folder / "results"
         self.sites = {name: Hospital(folder, name, study, self.key, seed + place) for place, name in enumerate(names)}

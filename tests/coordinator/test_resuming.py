@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from postgres_server import running_postgres
 from study_scene import Points, Scene, study_of
 
 from fedhealth.coordinator.round_checkpoint import CHECKPOINT_FILE
@@ -70,6 +71,23 @@ def test_killed_at_any_point_the_study_ends_with_the_same_bits_and_charges_nothi
             sent = {site.ledger.row(release).state for release in site.ledger.account.reserved}
             assert sent == {"sent"}, f"a site keeps a payload for ever: {moment}"
         scene.close()
+
+
+def test_with_postgresql_too_a_killed_study_ends_with_the_same_bits(calm, memory):
+    names, model, wanted = calm
+    writes = [place for place, (_, name) in enumerate(names, 1) if name in ("before keep_rounds", "after keep_counts")]
+    scene = Scene(memory / "postgresql", STUDY)
+    with running_postgres() as scene.database:
+        for place in writes:  # the same study, killed again and again
+            scene.run(Points(place))
+        evidence = scene.run()
+        assert scene.hub.studies.find(STUDY.digest).state is StudyState.DONE
+        assert scene.hub.engine.dialect.name == "postgresql"
+        scene.hub.engine.dispose()
+    assert (scene.results / MODEL).read_bytes() == model
+    assert what_follows(evidence) == what_follows(wanted)
+    assert all(site.charges(STUDY) == [2, 1] for site in scene.sites.values())
+    scene.close()
 
 
 def test_a_finished_study_that_is_run_again_changes_nothing(memory):

@@ -179,8 +179,10 @@ def _keep_shown(session: Session, study: str, shown: Shown) -> None:
     if shown.acknowledged:
         given = update(ReceiptRow).where(ReceiptRow.release.in_(shown.acknowledged))
         session.execute(given.values(given=True).execution_options(synchronize_session=False))
-    for site, note in shown.heads.items():
-        session.merge(HeadRow(study=study, site=site, note=note))
+    if shown.heads:
+        session.execute(delete(HeadRow).where(HeadRow.study == study, HeadRow.site.in_(list(shown.heads))))
+        heads = [{"study": study, "site": site, "note": note} for site, note in shown.heads.items()]
+        session.execute(insert(HeadRow), heads)
 
 
 def _known(row: RunRow) -> KnownRun:
