@@ -36,8 +36,8 @@ from fedhealth.site.state import SiteState
 
 _LOG = logging.getLogger(__name__)
 _QUIET_SECONDS = 1.0
-_QUIET_SECONDS_A_PATIENT = 50e-6
-"""For reading a patient's records, and again for preparing them for each study."""
+_QUIET_SECONDS_A_PATIENT = 100e-6
+"""For reading a patient's records, and again for preparing them for each study; a few records take half of it."""
 
 
 _Changing = Approve | ChangeConsent | Trust | Distrust
