@@ -1,4 +1,4 @@
-"""The small study that most tests of a gate run: two numbers, three rounds."""
+"""The small study that most tests of a gate run: two numbers, three rounds, none to spare."""
 
 from fedhealth.study.protocol import Study
 

@@ -224,6 +224,8 @@ def _verdict(study: Study, site: SiteLimits) -> SiteVerdict:
         refusals.append(f"asks for data set '{study.data_set}'; the site has '{site.data_set}'")
     if study.task not in site.tasks:
         refusals.append(f"task '{study.task}' is not among {list(site.tasks)}")
+    if study.purpose_class not in site.purposes:
+        refusals.append(f"purpose '{study.purpose_class}' is not among {list(site.purposes)}")
     if site.declared_patients < study.min_declared_patients:
         refusals.append(f"wants {study.min_declared_patients} declared patients; the site has {site.declared_patients}")
     return SiteVerdict(site.site, share, tuple(refusals))

@@ -27,6 +27,7 @@ class SiteLimits(BaseModel):
         data_set: name of its data set.
         declared_patients: its public round figure.
         tasks: kinds of study that its policy allows.
+        purposes: classes of purpose that its policy allows.
         max_epsilon_a_study: the most one study may ask, training and evaluation each, at the budget's delta.
         budget: the cap of the data set for the life of the data, as it was when the site was made.
     """
@@ -37,6 +38,7 @@ class SiteLimits(BaseModel):
     data_set: Name
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
     tasks: tuple[str, ...]
+    purposes: tuple[str, ...]
     max_epsilon_a_study: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
     budget: DataSetBudget
 
@@ -58,6 +60,7 @@ def limits_of(site: SiteFile, policy: Policy) -> SiteLimits:
         data_set=site.data_set.name,
         declared_patients=site.data_set.declared_patients,
         tasks=policy.tasks,
+        purposes=policy.purposes,
         max_epsilon_a_study=policy.max_epsilon_a_study,
         budget=policy.budget[site.data_set.name],
     )

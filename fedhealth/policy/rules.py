@@ -20,6 +20,7 @@ from fedhealth.privacy.currency import Budget, Cost
 from fedhealth.privacy.entries import Account, Approved, WitnessPolicy, WitnessWait
 from fedhealth.privacy.mu_squared import mu_of
 from fedhealth.privacy.release import Digest
+from fedhealth.study.protocol import PurposeClass
 from fedhealth.study.signature import SignedStudy
 
 
@@ -60,6 +61,7 @@ class Policy(BaseModel):
 
     Attributes:
         tasks: kinds of study that may be asked.
+        purposes: classes of purpose for which it may be asked.
         hours: hours of the day, 0 to 23 in `time_zone`, in which releases may be computed; all of them if not said.
         time_zone: of the hospital, as in "Europe/Paris"; decides hours and years.
         min_declared_patients: a study must ask of every site that it declares so many patients.
@@ -82,6 +84,7 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     tasks: tuple[Literal["diagnosis"], ...]
+    purposes: tuple[PurposeClass, ...]
     hours: tuple[Annotated[int, Field(ge=0, le=23)], ...] = tuple(range(24))
     time_zone: str = "UTC"
     min_declared_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
@@ -145,6 +148,12 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str])
     most = max(study.privacy.training_epsilon, study.privacy.evaluation_epsilon)
     rules: tuple[tuple[bool, str, str, str], ...] = (
         (study.task in policy.tasks, "tasks", f"task '{study.task}'", f"one of {list(policy.tasks)}"),
+        (
+            study.purpose_class in policy.purposes,
+            "purposes",
+            f"a study for '{study.purpose_class}'",
+            f"one of {list(policy.purposes)}",
+        ),
         (
             signed.researcher in allowed,
             "researchers",

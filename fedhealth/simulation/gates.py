@@ -130,6 +130,7 @@ def open_gate(
         policy=Policy.model_validate(
             {
                 "tasks": [study.task],
+                "purposes": [study.purpose_class],
                 "researchers": [RESEARCHER],
                 "min_patients_a_side": 1,
                 "max_epsilon_a_study": 20,

@@ -124,7 +124,8 @@ class Hospital:
             'patient_column = "id"\ndeclared_patients = 30\n'
         )
         (self.folder / "policy.toml").write_text(
-            'tasks = ["diagnosis"]\nresearchers = ["alice"]\nmin_patients_a_side = 2\n'
+            'tasks = ["diagnosis"]\npurposes = ["scientific-research"]\n'
+            'researchers = ["alice"]\nmin_patients_a_side = 2\n'
             "max_epsilon_a_study = 2.5\n[budget.ward]\nepsilon = 5.0\ndelta = 1e-4\n"
         )
         researcher, witness = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()

@@ -47,7 +47,8 @@ def make_sites(folder):
             f'patient_column = "id"\ndeclared_patients = {PATIENTS}\n'
         )
         (here / "policy.toml").write_text(
-            'tasks = ["diagnosis"]\nresearchers = ["demo"]\nmin_patients_a_side = 2\n'
+            'tasks = ["diagnosis"]\npurposes = ["scientific-research"]\n'
+            'researchers = ["demo"]\nmin_patients_a_side = 2\n'
             "max_epsilon_a_study = 2.5\n[budget.ward]\nepsilon = 5.0\ndelta = 1e-4\n"
         )
     features = "".join(

@@ -26,6 +26,7 @@ def limits(site="a", **parts):
         "data_set": STUDY.data_set,
         "declared_patients": 300,
         "tasks": ["diagnosis"],
+        "purposes": ["scientific-research"],
         "max_epsilon_a_study": 2.5,
         "budget": {"epsilon": 3.0, "delta": 1e-4},
     }
@@ -73,6 +74,7 @@ def test_noise_shrinks_as_hospitals_grow_and_with_every_hospital_more():
 
 REFUSALS = {
     "another data set": ({"data_set": "other", "budget": {"epsilon": 3.0, "delta": 1e-4}}, "asks for data set"),
+    "no such purpose": ({"purposes": ["public-health"]}, "purpose 'scientific-research' is not among"),
     "no such task": ({"tasks": []}, "is not among"),
     "more than a study may ask": ({"max_epsilon_a_study": 1.0}, "asks epsilon 2.00"),
     "more than the whole budget": ({"budget": {"epsilon": 1.0, "delta": 1e-4}}, "of the whole budget"),

@@ -19,6 +19,7 @@ EVE = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
 PINNED = {"ada": public_key_hex(ADA.public_key()), "eve": public_key_hex(EVE.public_key())}
 POLICY = {
     "tasks": ["diagnosis"],
+    "purposes": ["scientific-research"],
     "researchers": ["ada"],
     "min_patients_a_side": 5,
     "max_epsilon_a_study": 2.0,
@@ -69,6 +70,8 @@ def test_allows_a_study(case):
 
 REFUSED = {
     "no task is allowed": ({"policy": {"tasks": []}}, "tasks"),
+    "no purpose is allowed": ({"policy": {"purposes": []}}, "purposes"),
+    "another purpose": ({"policy": {"purposes": ["public-health"]}}, "purposes"),
     "no researcher is allowed": ({"policy": {"researchers": []}}, "researchers"),
     "the researcher is pinned and not in the list": ({"key": EVE}, "researchers"),
     "the researcher is in the list and not pinned": ({"pinned": {}}, "researchers"),

@@ -130,6 +130,7 @@ class Hospital:
         )
         policy = {
             "tasks": ["diagnosis"],
+            "purposes": ["scientific-research"],
             "researchers": ["test"],
             "min_patients_a_side": 1,
             "max_epsilon_a_study": self.max_epsilon,

@@ -26,7 +26,8 @@ class Ward:
             'patient_column = "id"\ndeclared_patients = 30\n'
         )
         (self.folder / "policy.toml").write_text(
-            f'tasks = ["diagnosis"]\nresearchers = {researchers}\nmin_patients_a_side = {least}\n'
+            'tasks = ["diagnosis"]\npurposes = ["scientific-research"]\n'
+            f"researchers = {researchers}\nmin_patients_a_side = {least}\n"
             f"max_epsilon_a_study = 2.5\n[budget.ward]\nepsilon = {epsilon}\ndelta = 1e-4\n{work}"
         )
         init_site(
