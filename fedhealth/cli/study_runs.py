@@ -95,7 +95,9 @@ def results(
 
     Example: fedhealth study results 3f9a1c --out results --coordinator /srv/heart/research.sock
     """
+    from fedhealth.coordinator.publishing import published_evidence
     from fedhealth.coordinator.research_client import fetch_results, list_results
+    from fedhealth.coordinator.wording import partial_words
 
     if out is None:
         files = list_results(coordinator, study)
@@ -105,6 +107,8 @@ def results(
         return
     fetched = fetch_results(coordinator, study, out)
     typer.echo(json.dumps([str(path) for path in fetched]) if as_json else "\n".join(map(str, fetched)))
+    if partial := partial_words(published_evidence(out)):
+        typer.echo(partial, err=True)
     if not as_json:
         typer.echo(f"sealed by the coordinator; check it offline: fedhealth audit verify {out}", err=True)
 

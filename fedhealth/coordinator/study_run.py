@@ -387,8 +387,9 @@ class StudyRun:
                 hub.studies.move(digest, StudyState.RUNNING, hub.unix_ms())
             hub.studies.move(digest, StudyState.DONE, hub.unix_ms())
         (self._folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-        hub.on_event({"event": "done"})
-        return published_evidence(self._folder)
+        evidence = published_evidence(self._folder)
+        hub.on_event({"event": "done", "partial": evidence.partial})
+        return evidence
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         self._hub.studies.tell(self._known.digest, event, self._hub.unix_ms())

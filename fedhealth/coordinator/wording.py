@@ -84,6 +84,12 @@ def runs_of(rounds: Iterable[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs) or "none"
 
 
+def partial_words(evidence: Evidence) -> str:
+    """Return the line that labels a result to which not every site gave everything; "" if all did."""
+    missing = [f"{site} ({'; '.join(rounds)})" for site, rounds in absences(evidence).items() if rounds]
+    return f"PARTIAL RESULT, without {', '.join(missing)}" if evidence.partial else ""
+
+
 def together(evidence: Evidence) -> str:
     """Return whom the pooled figures are of."""
     if evidence.participation.evaluation_absent:

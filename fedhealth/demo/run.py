@@ -19,6 +19,7 @@ from rich.table import Table
 from fedhealth.coordinator.evidence import Evidence
 from fedhealth.coordinator.figures import Figure
 from fedhealth.coordinator.report import Reference, render_report
+from fedhealth.coordinator.wording import partial_words
 from fedhealth.demo.federation import Federation, point_node, set_up
 from fedhealth.errors import ApprovalMissing, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
 from fedhealth.privacy.verified_ledger import VerifiedLedger
@@ -229,8 +230,7 @@ def _summary(evidence: Evidence, ledgers: tuple[VerifiedLedger, ...]) -> Table:
         table.add_row(site.site, accuracy, rounds, epsilon, f"{used:.0%}")
     table.add_section()
     table.add_row("all together", _say(evidence.pooled.accuracy), "", "", "")
-    if evidence.partial:
-        table.caption = "PARTIAL: not every hospital was in every round and in the evaluation"
+    table.caption = partial_words(evidence) or None
     return table
 
 

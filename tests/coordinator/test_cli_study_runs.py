@@ -74,10 +74,23 @@ def test_a_study_is_submitted_followed_and_fetched(served, typed, tmp_path):
     code, out, said = typed("results", STUDY.digest[:8], "--out", tmp_path / "results")
     assert (code, {Path(line).name for line in out.splitlines()}) == (0, {*PUBLISHED, SEAL})
     assert "fedhealth audit verify" in said
+    assert "PARTIAL" not in said
     code, out, _ = typed("watch", STUDY.digest[:8], "--json")
     events = [json.loads(line) for line in out.splitlines()]
     assert events[0]["body"]["event"] == "submitted"
     assert events[-1] == {"kind": "over", "state": "done"}
+
+
+def test_a_partial_result_is_labelled_when_it_is_fetched(served, typed, tmp_path):
+    signed = tmp_path / "study.signed"
+    study = study_of(sites={"quorum": 1, "wait_seconds": 1})
+    signed.write_bytes(sign_study(study, RESEARCHER))
+    served.approve(signed.read_bytes(), "ward-a")
+    typed("submit", signed)
+    served.wait_for(study, "done")
+    code, _, said = typed("results", study.digest[:8], "--out", tmp_path / "results")
+    assert code == 0
+    assert said.startswith("PARTIAL RESULT, without ward-b (rounds 1 to 2: ")
 
 
 def test_a_study_is_stopped_with_its_key_and_with_no_other(served, typed, tmp_path):

@@ -13,6 +13,7 @@ from fedhealth.coordinator.evidence import (
     result_of,
 )
 from fedhealth.coordinator.report import Reference, Score, SiteReference, render_report
+from fedhealth.coordinator.wording import partial_words
 from fedhealth.errors import FedHealthError
 from fedhealth.learning.evaluation import CONFUSION_CELLS, score_cells, subgroup_cell
 from fedhealth.study.protocol import Study
@@ -335,6 +336,11 @@ def test_a_hospital_that_did_not_judge_the_model_is_not_counted_among_all(full_s
     assert "All hospitals together" not in page
     assert "The hospitals that judged it, together" in page
     assert "evaluation: away" in page
+
+
+def test_the_line_of_a_partial_result_names_everybody_who_was_absent(full_study, evidence):
+    assert partial_words(evidence) == "PARTIAL RESULT, without switzerland (round 8: busy)"
+    assert partial_words(full_evidence(full_study)) == ""
 
 
 def test_a_complete_result_is_not_called_partial(full_study):
