@@ -57,7 +57,7 @@ class Daemon:
         self.coordinator = Coordinator(home, database, allow_unsafe_test_sites, self._on_event)
         desk = ResearchDesk(self.coordinator, self._end_run, self._wake)
         self._port = ResearchPort(home.root, group, desk.answer, desk.follow, self._asked)
-        self._changed = asyncio.Event()
+        self._changed, self._to_ask = asyncio.Event(), asyncio.Event()
         self._running: tuple[str, asyncio.Task[object]] | None = None
         self._not_before: dict[str, float] = {}
 
@@ -155,13 +155,16 @@ class Daemon:
 
     async def _ask_for_approvals(self) -> None:
         while True:
+            self._to_ask.clear()
             self.coordinator.look_for_sites()
             for known in self.coordinator.studies.all((StudyState.OFFERED,)):
                 approved = self.coordinator.studies.approvals(known.digest)
                 wanted = self.coordinator.link.connected() & set(self.coordinator.sites) - approved.keys()
                 if any(await asyncio.gather(*(self._has_approved(known, site) for site in sorted(wanted)))):
-                    self._wake()
-            await asyncio.sleep(_ASK_SECONDS)
+                    self._changed.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_SECONDS):
+                    await self._to_ask.wait()
 
     async def _has_approved(self, known: KnownStudy, site: str) -> bool:
         try:
@@ -179,7 +182,9 @@ class Daemon:
             await asyncio.sleep(_RETENTION_SECONDS)
 
     def _wake(self) -> None:
+        """A study or a site is new, or a site has approved: look again at once."""
         self._changed.set()
+        self._to_ask.set()
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         running = {"study": self._running[0]} if self._running is not None and event["event"] != "site" else {}

@@ -207,6 +207,8 @@ def _move(session: Session, digest: str, to: StudyState, reason: str, at: int) -
             got=f"a study that is {row.state}",
             next_step="Nothing was changed." if row.state != StudyState.DONE else "It is over: its results are here.",
         )
+    if row.state == to and row.reason == reason:
+        return
     row.state, row.reason = to.value, reason[:2000]
     body = {"event": to.value} | ({"reason": row.reason} if reason else {})
     session.add(event_row(digest, body, at))
