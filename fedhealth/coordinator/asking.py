@@ -190,7 +190,7 @@ class Asker:
     async def _countersigned(self, site: str, shown: NeedWitness, body: Buffer) -> SignedReceipt:
         try:
             self._check_signed(site, "head-reply", head_statement(shown, body), shown.signature)
-            return self._sign(site, shown, read_page(bytes(body)))
+            return await self._sign(site, shown, read_page(bytes(body)))
         except (LedgerDamaged, IdentityInvalid):
             # The gate proved it from its own last receipt, which is not ours if a reply was lost; ask from ours.
             return (await self._signed_head(site))[1]
@@ -215,7 +215,7 @@ class Asker:
                 raise NoRelease(LEDGER_DAMAGED, str(error)) from error
             copies += [copy for copy in page if copy[0] >= seen + len(copies)]
             if seen + len(copies) >= head.size:
-                return reply, self._sign(site, reply, copies)
+                return reply, await self._sign(site, reply, copies)
             if not page:
                 break
         raise NoRelease(AWAY, "the site does not show copies of its entries")
@@ -230,10 +230,15 @@ class Asker:
                 return
             has = reply.entries
 
-    def _sign(self, site: str, shown: NeedWitness | Head, copies: Sequence[Copy]) -> SignedReceipt:
+    async def _sign(self, site: str, shown: NeedWitness | Head, copies: Sequence[Copy]) -> SignedReceipt:
+        """Countersign; where that waits for the disk, in a thread, so that no site waits for another's flush."""
         waiting = self._acknowledge.setdefault(site, [])
+        shown_head = site, shown.note, shown.proof, shown.challenge, copies, waiting[:64]
         try:
-            signed = self._witness.countersign(site, shown.note, shown.proof, shown.challenge, copies, waiting[:64])
+            if self._witness.waits_for_disk:
+                signed = await asyncio.to_thread(self._witness.countersign, *shown_head)
+            else:
+                signed = self._witness.countersign(*shown_head)
         except WitnessUnavailable as error:
             _LOG.error("nothing is countersigned: %(error)s", {"error": error})
             raise NoRelease(UNWITNESSED, str(error)) from error

@@ -7,6 +7,7 @@ given back. A coordinator that was itself restored from an older copy finds the 
 goes on from there.
 """
 
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class PinnedSite(BaseModel):
 
 
 class Witness:
-    """Countersigns heads; owns one file per site in its folder.
+    """Countersigns heads; owns one file per site in its folder. Safe to call from several threads.
 
     Args:
         folder: where the countersigned heads and the sites' copies are kept; must exist. None for simulated sites,
@@ -45,6 +46,7 @@ class Witness:
     def __init__(self, folder: Path | None, sites: Mapping[str, PinnedSite], key: Ed25519PrivateKey) -> None:
         self._folder, self._sites, self._key = folder, sites, key
         self._logs: dict[str, HeadLog | PassingHeads] = {}
+        self._turns: dict[str, threading.RLock] = {}
         for site in sites:
             self._log(site)
 
@@ -114,15 +116,17 @@ class Witness:
             LedgerDamaged: copies are missing.
             WitnessUnavailable: it could not be written down.
         """
-        head, log = self.check(site, note, proof), self._log(site)
-        wanted = range(log.size, head.size)
-        new = [copy for copy in copies if copy[0] in wanted]
-        if [position for position, _ in new] != list(wanted):
-            raise LedgerDamaged(
-                f"copies of the new entries of site '{site}' are missing", wanted=f"entries {log.size} to {head.size}"
-            )
-        if head != log.head:
-            log.keep(head, new)
+        with self._turn(site):
+            head, log = self.check(site, note, proof), self._log(site)
+            wanted = range(log.size, head.size)
+            new = [copy for copy in copies if copy[0] in wanted]
+            if [position for position, _ in new] != list(wanted):
+                raise LedgerDamaged(
+                    f"copies of the new entries of site '{site}' are missing",
+                    wanted=f"entries {log.size} to {head.size}",
+                )
+            if head != log.head:
+                log.keep(head, new)
         receipt = Receipt(
             site=site, size=head.size, root=head.root, challenge=challenge, checkpointed=tuple(checkpointed)
         )
@@ -144,7 +148,18 @@ class Witness:
         """Return a page of the site's sealed copies from a position on; empty at the end."""
         return page_of(self._log(site).copies(first))
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether countersigning does."""
+        return self._folder is not None
+
+    def _turn(self, site: str) -> threading.RLock:
+        """Return the lock of a site's file: an ask that was given up may leave a thread that still writes to it."""
+        return self._turns.setdefault(site, threading.RLock())
+
     def _log(self, site: str) -> HeadLog | PassingHeads:
         if site not in self._logs and site in self._sites:
-            self._logs[site] = HeadLog(self._folder / f"{site}.heads") if self._folder else PassingHeads()
+            with self._turn(site):
+                if site not in self._logs:
+                    self._logs[site] = HeadLog(self._folder / f"{site}.heads") if self._folder else PassingHeads()
         return self._logs[site]

@@ -8,6 +8,7 @@ What it costs is in `fedhealth.learning.plan`; whether a site allows it, in `fed
 """
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -394,7 +395,13 @@ class Study(_Part):
     @property
     def digest(self) -> str:
         """The study's name to every machine: digest of its canonical bytes."""
-        return digest_of("study", canonical_bytes(self))
+        return _digest(self)
+
+
+@lru_cache(maxsize=64)
+def _digest(study: Study) -> str:
+    """Return a study's digest; equal studies have equal bytes, and each release asks for it."""
+    return digest_of("study", canonical_bytes(study))
 
 
 def load_study(path: Path) -> Study:

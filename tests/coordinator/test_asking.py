@@ -1,6 +1,8 @@
 """Asking a gate: heals what was lost, believes nothing else, acknowledges only what is checkpointed."""
 
 import asyncio
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -341,3 +343,31 @@ def test_a_node_cannot_change_what_a_gate_says_of_itself(wire, lie):
         asyncio.run(wire.asker.put_study(FILE.id, sign_study(STUDY, wire.researcher)))
     wire.change = None
     assert asyncio.run(wire.asker.put_study(FILE.id, sign_study(STUDY, wire.researcher))).unsafe_test_site
+
+
+def test_nobody_waits_while_a_head_is_written_down_and_an_ask_given_up_meanwhile_loses_nothing(wire, monkeypatch):
+    flush, writing, go_on = os.fsync, threading.Event(), threading.Event()
+
+    def slow_flush(descriptor):
+        writing.set()
+        go_on.wait(5)
+        flush(descriptor)
+
+    async def given_up_and_asked_again():
+        monkeypatch.setattr(os, "fsync", slow_flush)
+        given_up = asyncio.create_task(wire.asker.ask(identity_of(), data_of()))
+        while not writing.is_set():
+            await asyncio.sleep(0.001)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        again = asyncio.create_task(wire.asker.ask(identity_of(), data_of()))
+        await asyncio.sleep(0.01)
+        go_on.set()
+        return given_up.cancelled(), await again
+
+    cancelled, payload = asyncio.run(given_up_and_asked_again())
+    assert cancelled
+    assert len(payload) == 8 * WIDTH
+    assert wire.charges == 1
+    wire.start_coordinator()  # reads the file again, whole
+    assert wire.ask(2, 1.0)
