@@ -202,6 +202,33 @@ NOT_INSTRUCTIONS = {
     "a pause of one study": canonical_bytes({"site": "ward-a", "study": "ab" * 32, "verb": "pause"}),
     "a withdrawal of none": b'{"site":"ward-a","study":null,"verb":"withdraw"}',
     "a withdrawal of too few digits": canonical_bytes({"site": "ward-a", "study": "ab" * 3, "verb": "withdraw"}),
+    "a rejection with a sentence": canonical_bytes(
+        {"site": "ward-a", "study": "ab" * 32, "verb": "reject", "reason": "only three such patients"}
+    ),
+    "a rejection of a study by its first digits": canonical_bytes(
+        {"site": "ward-a", "study": "ab" * 8, "verb": "reject", "reason": None}
+    ),
+    "a patient by name": canonical_bytes(
+        {"site": "ward-a", "verb": "forget", "data_set": "ward", "scheme": "ab" * 32, "mark": "p0"}
+    ),
+    "a patient of other data": canonical_bytes(
+        {"site": "ward-a", "verb": "forget", "data_set": "icu", "scheme": "ab" * 32, "mark": "ab" * 32}
+    ),
+    "an approval of no study": canonical_bytes(
+        {
+            "site": "ward-a",
+            "verb": "approve",
+            "although_rejected": False,
+            "signed_study": "bm8gc3R1ZHk=",
+            "reply_after_ms": {"train": 20, "evaluate": 20},
+        }
+    ),
+    "an approval of what is no base64": canonical_bytes(
+        {"site": "ward-a", "verb": "approve", "although_rejected": False, "signed_study": "%", "reply_after_ms": {}}
+    ),
+    "a key that is none": canonical_bytes({"site": "ward-a", "verb": "trust", "name": "eve", "key": "ab" * 31}),
+    "a researcher without a name": canonical_bytes({"site": "ward-a", "verb": "trust", "name": "", "key": "ab" * 32}),
+    "nobody's key let go": canonical_bytes({"site": "ward-a", "verb": "distrust", "name": "nobody"}),
     "another site": b'{"site":"ward-b","verb":"pause"}',
 }
 
