@@ -11,6 +11,7 @@ from fedhealth.privacy.entries import Stored
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.ledger_logs import LedgerLogs
 from fedhealth.privacy.verify import verify_ledger
+from fedhealth.site import prepared_studies
 
 
 class PowerCut(BaseException):
@@ -219,5 +220,7 @@ def test_a_release_that_another_version_computes_has_noise_of_its_own(hospital, 
         monkeypatch.setattr(
             "fedhealth.site.prepared_studies.version", lambda package, v=torch_version: v if package == "torch" else "1"
         )
+        prepared_studies._versions.cache_clear()  # a process has loaded one of each for good
         payloads.append(hospital(name).ask()[1])
+    prepared_studies._versions.cache_clear()
     assert payloads[0] == payloads[1] != payloads[2]
