@@ -44,6 +44,10 @@ _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0)]
 
 
+_MOST_IN_A_CHART = 60
+"""Hospitals of which a chart still has a row each; with more it shows all of them together."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -153,6 +157,7 @@ def render_report(
         ],
         conditions=[condition_words(condition) for condition in study.include],
         absent=absent,
+        rounds_of={site.site: site.rounds for site in evidence.sites},
         together=together(evidence),
         charts=_charts_of(evidence, titles),
         reference=reference,
@@ -163,6 +168,7 @@ def render_report(
 def _charts_of(evidence: Evidence, titles: Mapping[str, str]) -> dict[str, Markup | None]:
     pooled = evidence.pooled
     own = [(titles[site.site], site.figures.accuracy) for site in evidence.sites if site.figures is not None]
+    own = own if len(own) <= _MOST_IN_A_CHART else []  # the table has them
     held_out = "on held-out patients, with 95\u00a0% intervals"
     accuracy = forest_plot([*own, (together(evidence), pooled.accuracy)], "accuracy", f"Accuracy {held_out}")
     charts: dict[str, Markup | None] = {"accuracy": accuracy}
@@ -181,6 +187,7 @@ def _reference_chart(reference: Reference, titles: Mapping[str, str]) -> Markup:
     rows = [
         (titles[site.site], "□", "alone", site.local_alone.accuracy, site.federated.accuracy)
         for site in reference.sites
+        if len(reference.sites) <= _MOST_IN_A_CHART
     ]
     pooled, federated = reference.pooled_without_privacy.accuracy, reference.federated.accuracy
     rows.append(("All hospitals together", "△", "pooled without privacy", pooled, federated))

@@ -14,12 +14,12 @@ import math
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedhealth.errors import DataUnusable
 from fedhealth.policy.site_file import DataSet, SiteFile
-from fedhealth.records.table import Table, prepare_records
+from fedhealth.records.table import Records, Table, prepare_records
 from fedhealth.simulation.gates import SimulatedSite
 from fedhealth.study.protocol import Study
 
@@ -29,6 +29,10 @@ ROW_COLUMN = "row"
 _MOST_NAMED = 5
 _FIRST_LINE = {"line": 2}
 """Number of a table's first row in a file of its own; 1 where rows are counted."""
+
+
+_Row = tuple[int, tuple[str, ...]]
+"""A row's number and its cells."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,13 @@ class Hospitals:
 
     Attributes:
         sites: at least two, in the order of their ids.
+        sides: the records of each that train and that are held out, by id; what only a simulation may look at.
         warnings: what a person should know of the table, in words.
     """
 
     sites: tuple[SimulatedSite, ...]
-    warnings: tuple[str, ...]
+    sides: Mapping[str, tuple[Records, Records]]
+    warnings: tuple[str, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
@@ -81,51 +87,50 @@ def split_table(table: Table, study: Study, split: Split) -> Hospitals:
     column, patient_column = split.site_column, split.patient_column or _free_name(table)
     place = _place(table, column, "--site-column")
     patient_place = None if split.patient_column is None else _place(table, split.patient_column, "--patient-column")
-    named = defaultdict(list)
+    named: dict[str, list[_Row]] = defaultdict(list)
     patients: dict[str, set[str]] = defaultdict(set)
     blank = []
     for number, row in table.rows:
         if not row[place]:
             blank.append(number)
             continue
-        named[row[place]].append(row)
+        named[row[place]].append((number, row))
         patients[row[place]].add(str(number) if patient_place is None else row[patient_place])
     _check_sites(table, column, named, blank)
     wanted = {each.column for each in (*study.features, *study.include)} | {study.endpoint.column}
     kept = [at for at, name in enumerate(table.columns) if at != place or name in wanted]
     columns = tuple(table.columns[at] for at in kept) + (() if split.patient_column else (patient_column,))
-    whole = Table(table.path, columns, tuple(
-        (number, tuple(row[at] for at in kept) + (() if split.patient_column else (str(number),)))
-        for number, row in table.rows
-    ), row_word=table.row_word)  # fmt: skip
-    prepare_records(whole, study, patient_column, bytes(32), strict=True)  # whatever is wrong is said by its own row
     ids = _ids_of(named, table)
     small = {name: len(patients[name] - {""}) for name in named}
     declared = {name: split.declared_patients or _rounded(count) for name, count in small.items()}
     _check_sizes(study, column, small, declared)
     first = _FIRST_LINE.get(table.row_word, 1)
-    sites = []
+    sites, sides = [], {}
     for name in sorted(named, key=lambda each: ids[each]):
-        rows = tuple(
-            (number, tuple(row[at] for at in kept) + (() if split.patient_column else (str(number),)))
-            for number, row in enumerate(named[name], first)
-        )
+        cells = [tuple(row[at] for at in kept) for _, row in named[name]]
+        if split.patient_column is None:
+            cells = [(*row, str(number)) for number, row in enumerate(cells, first)]
+        own = tuple(enumerate(cells, first))
         data_set = DataSet(
             name=study.data_set,
             file=table.path,
             patient_column=patient_column,
             declared_patients=declared[name],
         )
-        sites.append(
-            SimulatedSite(
-                file=SiteFile(id=ids[name], title=name[:200], data_set=data_set),
-                table=Table(table.path, columns, rows, row_word=table.row_word),
-                split_key=_secret(split.seed, "split", ids[name]),
-                naming_secret=_secret(split.seed, "naming", ids[name]),
-                noise_seed=split.seed,
-            )
+        site = SimulatedSite(
+            file=SiteFile(id=ids[name], title=name[:200], data_set=data_set),
+            table=Table(table.path, columns, own, row_word=table.row_word),
+            split_key=_secret(split.seed, "split", ids[name]),
+            naming_secret=_secret(split.seed, "naming", ids[name]),
+            noise_seed=split.seed,
         )
-    return Hospitals(tuple(sites), (*_table_warnings(split, patients), *_site_warnings(study, ids.values())))
+        # With the numbers of the whole table, so that what is wrong with a row is said of its own.
+        numbered = tuple((number, row) for (number, _), (_, row) in zip(named[name], own, strict=True))
+        whole = Table(table.path, columns, numbered, row_word=table.row_word)
+        sides[ids[name]] = prepare_records(whole, study, patient_column, site.split_key, strict=True)
+        sites.append(site)
+    warnings = (*_table_warnings(split, patients), *_site_warnings(study, ids.values()))
+    return Hospitals(tuple(sites), sides, warnings)
 
 
 def _secret(seed: int, purpose: str, site: str) -> bytes:
@@ -152,7 +157,7 @@ def _place(table: Table, column: str, option: str) -> int:
     return table.columns.index(column)
 
 
-def _check_sites(table: Table, column: str, named: dict[str, list[tuple[str, ...]]], blank: Sequence[int]) -> None:
+def _check_sites(table: Table, column: str, named: Mapping[str, Sequence[_Row]], blank: Sequence[int]) -> None:
     if blank:
         shown = ", ".join(str(number) for number in blank[:_MOST_NAMED])
         raise DataUnusable(
@@ -180,7 +185,7 @@ def _check_sizes(study: Study, column: str, patients: dict[str, int], declared: 
         )
 
 
-def _ids_of(names: dict[str, list[tuple[str, ...]]], table: Table) -> dict[str, str]:
+def _ids_of(names: Iterable[str], table: Table) -> dict[str, str]:
     """Return a site id for each name: lower case, digits and hyphens."""
     ids: dict[str, str] = {}
     for number, name in enumerate(sorted(names), 1):

@@ -19,24 +19,25 @@ from fedhealth.learning.raw_figures import (
     outcomes_of,
     train_without_privacy,
 )
-from fedhealth.records.table import Records, prepare_records
-from fedhealth.simulation.gates import SimulatedSite
+from fedhealth.records.table import Records
+from fedhealth.simulation.hospitals import Hospitals
 from fedhealth.study.protocol import Study
 
 
-def reference_of(study: Study, sites: Sequence[SimulatedSite], weights: NDArray[np.float64], model: bytes) -> Reference:
+def reference_of(study: Study, hospitals: Hospitals, weights: NDArray[np.float64], model: bytes) -> Reference:
     """Return the raw figures of a simulation.
 
     Args:
         study: the protocol.
-        sites: in the order of their ids.
+        hospitals: those it ran over.
         weights: the private model, shape (features + 1,).
         model: the bytes of its file.
 
     Raises:
         DataUnusable: a hospital has no patient on one side of the split, so that there is nothing to compare.
     """
-    sides = {site.file.id: _sides_of(site, study) for site in sites}
+    _check_sides(hospitals)
+    sides = hospitals.sides
     training = [side[0] for side in sides.values()]
     everybody = joined([side[1] for side in sides.values()])
     parts = []
@@ -54,8 +55,7 @@ def reference_of(study: Study, sites: Sequence[SimulatedSite], weights: NDArray[
                 federated=_score_of(outcomes_of(weights, [kept])),
             )
         )
-    declared = sum(site.file.data_set.declared_patients for site in sites)
-    plain = train_without_privacy(study, training, declared)
+    plain = train_without_privacy(study, training, sum(hospitals.declared_patients.values()))
     return Reference(
         study=study.digest,
         model_sha256=hashlib.sha256(model).hexdigest(),
@@ -77,15 +77,13 @@ def joined(sides: Sequence[Records]) -> Records:
     )
 
 
-def _sides_of(site: SimulatedSite, study: Study) -> tuple[Records, Records]:
-    column = site.file.data_set.patient_column
-    sides = prepare_records(site.table, study, column, site.split_key, strict=True)
-    if not all(side.patient_count for side in sides):
-        raise DataUnusable(
-            f"hospital '{site.file.title}' has no patients on one side of the split",
-            next_step="Raise or lower held_out_fraction, leave the hospital out, or give --no-reference.",
-        )
-    return sides
+def _check_sides(hospitals: Hospitals) -> None:
+    for site, sides in hospitals.sides.items():
+        if not all(side.patient_count for side in sides):
+            raise DataUnusable(
+                f"hospital '{hospitals.titles[site]}' has no patients on one side of the split",
+                next_step="Raise or lower held_out_fraction, leave the hospital out, or give --no-reference.",
+            )
 
 
 def _score_of(outcomes: Outcomes) -> Score:

@@ -201,7 +201,7 @@ def simulate(
     reference = None
     if with_reference:
         on_progress("working out what only a simulation may know", study.training.rounds)
-        reference = reference_of(study, hospitals.sites, weights, model)
+        reference = reference_of(study, hospitals, weights, model)
         (folder / REFERENCE).write_text(reference.model_dump_json(indent=2) + "\n", encoding="utf-8")
     on_progress("writing the report", study.training.rounds)
     # By nobody's key: the seal only tells that no byte was changed since.

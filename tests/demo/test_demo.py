@@ -234,7 +234,7 @@ def test_a_simulation_on_one_table_has_the_numbers_of_the_real_run(run, tmp_path
         )
         for site, file in zip(made, files, strict=True)
     )
-    found = simulate(run.study, Hospitals(sites, ()), tmp_path / "out", with_reference=False, workers=workers)
+    found = simulate(run.study, Hospitals(sites, {}), tmp_path / "out", with_reference=False, workers=workers)
     written = load_file(run.folder / "results" / "model.safetensors")["weights"]
     assert written.shape == (run.study.dimension + 1,)
     assert np.array_equal(written, found.weights)
