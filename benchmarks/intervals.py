@@ -2,9 +2,10 @@
 
 Made-up hospitals: ill and well patients have scores whose log odds are normal, so that every metric of the binned
 score is known exactly, as a sum over probabilities. Each repetition draws patients, puts them into bins, adds the noise
-that a histogram with half of the evaluation's budget has, and asks for the intervals. Of each kind of metric are
-printed: how often the interval holds the truth among those that are stated (within `too_wide`), and how many of them
-are stated. Where fewer than one in a hundred is, the figure is left out: nothing is published there.
+that a histogram with half of the evaluation's budget has, combines it with a confusion table that has the other half,
+and asks for the intervals. Of each kind of metric are printed: how often the interval holds the truth among those that
+are stated (within `too_wide`), and how many of them are stated. Where fewer than one in a hundred is, the figure is
+left out: nothing is published there.
 
 Run: .venv/bin/python benchmarks/intervals.py
 """
@@ -94,8 +95,11 @@ def noisy_histograms(
     generator = np.random.default_rng(seed)
     ill, well = population.cells()
     counts = generator.multinomial(patients, np.concatenate([ill, well]), repetitions)
-    for row in counts + generator.normal(0, noise_sd, counts.shape) * (noise_sd > 0):
-        yield ScoreHistogram(tuple(row[:BINS].tolist()), tuple(row[BINS:].tolist()), noise_sd)
+    for row in counts:
+        exact = ScoreHistogram(tuple(row[:BINS].tolist()), tuple(row[BINS:].tolist()), noise_sd)
+        cells = (row + generator.normal(0, noise_sd, 2 * BINS)).tolist()
+        table = (np.array(exact.table()) + generator.normal(0, noise_sd, 4)).tolist()
+        yield ScoreHistogram(tuple(cells[:BINS]), tuple(cells[BINS:]), noise_sd).with_table(table, noise_sd)
 
 
 @dataclass
