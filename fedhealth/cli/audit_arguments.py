@@ -1,12 +1,12 @@
 """Arguments and endings that the commands of `fedhealth audit` share."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedhealth.cli.output import warn
 from fedhealth.errors import SIMULATION_EXIT_CODE, UNSAFE_TEST_SITE_EXIT_CODE, ConfigInvalid
 
 Source = Annotated[
@@ -36,22 +36,15 @@ WitnessKey = Annotated[
         help="The coordinator's witness key, from its operator: the ledger must name it, a run be sealed by it.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def say(lines: Iterable[str]) -> None:
-    """Print lines."""
-    for line in lines:
-        typer.echo(line)
 
 
 def end_of_test_site(unsafe: bool, simulation: bool = False) -> None:
     """End with an exit code of its own where the noise is known, and with another where there is no such site."""
     if simulation:
-        typer.echo("SIMULATION: there are no such sites, and their noise is known.", err=True)
+        warn("SIMULATION: there are no such sites, and their noise is known.")
         raise typer.Exit(SIMULATION_EXIT_CODE)
     if unsafe:
-        typer.echo("TEST SITE: its noise is known; nothing it released is private.", err=True)
+        warn("TEST SITE: its noise is known; nothing it released is private.")
         raise typer.Exit(UNSAFE_TEST_SITE_EXIT_CODE)
 
 

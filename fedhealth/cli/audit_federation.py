@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhealth.cli.audit_arguments import (
-    AsJson,
     Evidence,
     Expected,
     Sources,
@@ -17,10 +16,9 @@ from fedhealth.cli.audit_arguments import (
     end_of_test_site,
     published_head,
     published_heads,
-    say,
 )
-from fedhealth.cli.audit_text import json_text
 from fedhealth.cli.federation_text import failed_lines, register_lines, site_lines, total_lines
+from fedhealth.cli.output import answer, remark, say, say_lines
 
 if TYPE_CHECKING:
     from fedhealth.compliance.federation import Federation
@@ -31,7 +29,6 @@ def budget(
     evidence: Evidence = None,
     site: Expected = None,
     witness: WitnessKey = None,
-    as_json: AsJson = False,
 ) -> None:
     """Say what each data set's budget was spent on, after verifying the ledgers.
 
@@ -49,25 +46,23 @@ def budget(
     federation, one = _federation(path, evidence, site or (), witness)
     sides = {each.site: budget_use(each.history) for each in federation.sites}
     totals = study_totals(federation.sites)
-    if as_json:
-        plain = [
-            {
-                "site": each.site,
-                "head": each.history.ledger.verified.head.model_dump(),
-                "ledger_key": each.history.ledger.verified.ledger_key,
-                "budgets": [dataclasses.asdict(side) for side in sides[each.site]],
-            }
-            for each in federation.sites
-        ]
-        studies = [dataclasses.asdict(total) for total in totals]
-        typer.echo(json_text(plain[0] if one else {"sites": plain, "studies": studies, "failed": _failed(federation)}))
-    else:
-        for each in federation.sites:
-            say(site_lines(each, sides[each.site], one))
-        if not one:
-            say(total_lines(totals, len(federation.sites)))
-        typer.echo("Shares of a cap bind. A plan's epsilon is informative: it holds for that plan")
-        typer.echo("as committed in advance; epsilons of several studies do not add up.")
+    plain = [
+        {
+            "site": each.site,
+            "head": each.history.ledger.verified.head,
+            "ledger_key": each.history.ledger.verified.ledger_key,
+            "budgets": [dataclasses.asdict(side) for side in sides[each.site]],
+        }
+        for each in federation.sites
+    ]
+    studies = [dataclasses.asdict(total) for total in totals]
+    answer(plain[0] if one else {"sites": plain, "studies": studies, "failed": _failed(federation)})
+    for each in federation.sites:
+        say_lines(site_lines(each, sides[each.site], one))
+    if not one:
+        say_lines(total_lines(totals, len(federation.sites)))
+    say("Shares of a cap bind. A plan's epsilon is informative: it holds for that plan")
+    say("as committed in advance; epsilons of several studies do not add up.")
     _end(federation)
 
 
@@ -82,7 +77,6 @@ def report(
     evidence: Evidence = None,
     site: Expected = None,
     witness: WitnessKey = None,
-    as_json: AsJson = False,
 ) -> None:
     """Make the register of processing: who approved what, why, on which ground, and what it cost.
 
@@ -103,12 +97,10 @@ def report(
         from fedhealth.compliance.register_page import render_register
 
         create_file(out, render_register(register).encode())
-    if as_json:
-        typer.echo(json_text(dataclasses.asdict(register)))
-    else:
-        say(register_lines(register))
-        if out is not None:
-            typer.echo(f"wrote {out}")
+    answer(dataclasses.asdict(register))
+    say_lines(register_lines(register))
+    if out is not None:
+        say(f"wrote {out}")
     _end(federation)
 
 
@@ -141,16 +133,18 @@ def export(
 
     federation, one = _federation(path, None, site or (), None)
     if federation.failed:
-        typer.echo("nothing was written", err=True)
+        remark("nothing was written", wrote=None, failed=_failed(federation))
         _end(federation)
     bundles = {each.site: bundle_of(each, key, local_user(), time.time_ns() // 10**6) for each in federation.sites}
     write_bundles(bundles, output, folder=not one)
-    typer.echo(f"wrote {output}: {sum(map(len, bundles.values()))} bytes,")
+    size = sum(map(len, bundles.values()))
+    sites = [each.site for each in federation.sites]
+    say(f"wrote {output}: {size} bytes,", wrote=output, bytes=size, sites=sites)
     for each in federation.sites:
         entries, studies = len(each.history.ledger.entries), len(each.history.studies)
-        typer.echo(f"  {entries} entries and {studies} signed studies of site '{each.site}'")
+        say(f"  {entries} entries and {studies} signed studies of site '{each.site}'")
     verb = "verify" if one else "report"
-    typer.echo(f"  whoever gets it checks it with: fedhealth audit {verb} {output.name}")
+    say(f"  whoever gets it checks it with: fedhealth audit {verb} {output.name}")
     _end(federation)
 
 
@@ -193,7 +187,7 @@ def _failed(federation: "Federation") -> list[dict[str, object]]:
 
 def _end(federation: "Federation") -> None:
     for line in failed_lines(federation.failed):
-        typer.echo(line, err=True)
+        remark(line)
     if federation.failed:
         raise typer.Exit(federation.failed[0].error.exit_code)
     end_of_test_site(bool(federation.unsafe_test_sites))

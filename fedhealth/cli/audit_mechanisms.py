@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhealth.cli.audit_arguments import AsJson, say
-from fedhealth.cli.audit_text import empirical_lines, json_text
+from fedhealth.cli.audit_text import empirical_lines
+from fedhealth.cli.output import answer, say_lines, wants_json, warn
 from fedhealth.errors import AUDIT_FAILED_EXIT_CODE
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ def empirical(
     seconds: Annotated[
         float, typer.Option(min=0, max=86_400, help="About how long to look; more finds smaller mistakes.")
     ] = 3.0,
-    as_json: AsJson = False,
 ) -> None:
     """Run every mechanism that ships and compare what it does with what it claims.
 
@@ -43,15 +42,13 @@ def empirical(
     make_deterministic()
 
     def watched(mechanisms: "tuple[Subject, ...]") -> "Iterator[Subject]":
-        hidden = as_json or not sys.stderr.isatty()
+        hidden = wants_json() or not sys.stderr.isatty()
         with typer.progressbar(mechanisms, label="mechanisms", file=sys.stderr, hidden=hidden) as one_by_one:
             yield from one_by_one
 
     found = audit_mechanisms(secrets.randbits(48) if seed is None else seed, seconds, watched=watched)
-    if as_json:
-        typer.echo(json_text(dataclasses.asdict(found)))
-    else:
-        say(empirical_lines(found))
+    answer(dataclasses.asdict(found))
+    say_lines(empirical_lines(found))
     if not found.passed:
-        typer.echo("FAILED: a mechanism does not do what it claims.", err=True)
+        warn("FAILED: a mechanism does not do what it claims.")
         raise typer.Exit(AUDIT_FAILED_EXIT_CODE)

@@ -1,16 +1,12 @@
-"""What `fedhealth audit` says to people: lines of at most 80 columns, and JSON for scripts.
+"""What `fedhealth audit` says to people: lines of at most 80 columns.
 
 A ledger or bundle may come from a stranger, so text in it is shown without what a terminal would obey.
 """
 
-import json
-import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING
 
 from fedhealth.compliance.times import time_text
 
@@ -178,21 +174,6 @@ def empirical_lines(found: "EmpiricalAudit") -> Iterator[str]:
     yield "in at most one run of a hundred, all checks together."
 
 
-def json_text(plain: dict[str, Any]) -> str:
-    """Return JSON; an infinite or undefined number, which JSON does not have, is null."""
-    return json.dumps(_finite(plain), indent=2, allow_nan=False)
-
-
 def shown(text: str) -> str:
     """Return a name on one line, without what a terminal would obey."""
     return "".join(each if each.isprintable() else "?" for each in text[:40])
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

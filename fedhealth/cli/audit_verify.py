@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhealth.cli.audit_arguments import (
-    AsJson,
     Evidence,
     Source,
     WitnessKey,
     end_of_test_site,
     published_head,
-    say,
 )
-from fedhealth.cli.audit_text import certificate_lines, json_text, run_lines, shown, simulation_lines, verified_lines
+from fedhealth.cli.audit_text import certificate_lines, run_lines, shown, simulation_lines, verified_lines
+from fedhealth.cli.output import answer, say, say_lines
 from fedhealth.compliance.times import time_text
 from fedhealth.errors import ConfigInvalid
 
@@ -39,7 +38,6 @@ def verify(
         typer.Option(help="With a run: the sites' ledgers or exported bundles, or a folder of them; repeat it."),
     ] = None,
     witness: WitnessKey = None,
-    as_json: AsJson = False,
 ) -> None:
     """Verify a run, a ledger or an exported bundle offline; exit 0 only if no byte was changed.
 
@@ -66,7 +64,7 @@ def verify(
                 got="--evidence",
                 next_step="Leave it out, or verify a ledger against it.",
             )
-        _verify_run(path, ledgers or [], witness, as_json)
+        _verify_run(path, ledgers or [], witness)
     elif ledgers:
         raise ConfigInvalid(
             f"{path} is no run's folder",
@@ -75,12 +73,12 @@ def verify(
             next_step="Check the path, or leave out --ledgers.",
         )
     elif is_simulated_ledger(path):
-        _verify_simulation(path, as_json)
+        _verify_simulation(path)
     else:
-        _verify_ledger(path, evidence, witness, as_json)
+        _verify_ledger(path, evidence, witness)
 
 
-def _verify_ledger(path: Path, evidence: Path | None, witness: str | None, as_json: bool) -> None:
+def _verify_ledger(path: Path, evidence: Path | None, witness: str | None) -> None:
     from fedhealth.compliance.bundle import is_bundle
     from fedhealth.compliance.ledger_certificate import certificate_beside, check_witness_key
     from fedhealth.privacy.verify import verify_ledger
@@ -96,24 +94,20 @@ def _verify_ledger(path: Path, evidence: Path | None, witness: str | None, as_js
         check_witness_key(found, witness)
     certificate = certificate_beside(path, found)
     seen = None if evidence is None else int(published_head(evidence, found.head.site).split("\n")[1])
-    if as_json:
-        plain = dataclasses.asdict(found) | {"head": found.head.model_dump(), "extends_head_of": seen}
-        plain["certificate"] = certificate.model_dump() if certificate is not None else None
-        if bundle is not None and bundle.exported is not None:
-            studies = sorted(bundle.history.studies)
-            plain["bundle"] = {"by": bundle.exported.by, "at": bundle.exported.at, "studies": studies}
-        typer.echo(json_text(plain))
-    else:
-        say(verified_lines(found, evidence, seen))
-        say(certificate_lines(found, certificate, named=witness is not None))
-        if bundle is not None and bundle.exported is not None:
-            by, at = bundle.exported.by, bundle.exported.at
-            typer.echo(f"  exported    {time_text(at)} by {shown(by)}, signed by the ledger key;")
-            typer.echo(f"              {len(bundle.history.studies)} signed studies in it, no journal, no payload")
+    answer(dataclasses.asdict(found) | {"extends_head_of": seen, "certificate": certificate})
+    say_lines(verified_lines(found, evidence, seen))
+    say_lines(certificate_lines(found, certificate, named=witness is not None))
+    if bundle is not None and bundle.exported is not None:
+        by, at, studies = bundle.exported.by, bundle.exported.at, sorted(bundle.history.studies)
+        say(
+            f"  exported    {time_text(at)} by {shown(by)}, signed by the ledger key;",
+            bundle={"by": by, "at": at, "studies": studies},
+        )
+        say(f"              {len(studies)} signed studies in it, no journal, no payload")
     end_of_test_site(found.unsafe_test_site, found.simulation)
 
 
-def acts(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> None:
+def acts(path: Source, evidence: Evidence = None) -> None:
     """List what people did at a site, by whom and when, after verifying the ledger.
 
     Approvals and withdrawals, policies, pauses, changes of the ledger key. Times are the site's own.
@@ -126,39 +120,31 @@ def acts(path: Source, evidence: Evidence = None, as_json: AsJson = False) -> No
 
     ledger = _ledger(path, evidence)
     lines = acts_of(ledger.history)
-    if as_json:
-        typer.echo(json_text({"site": ledger.site, "acts": [dataclasses.asdict(line) for line in lines]}))
-    else:
-        for line in lines:
-            typer.echo(f"{line.entry:6}  {time_text(line.at)}  {shown(line.by or '-')}")
-            typer.echo(textwrap.fill(line.what, 80, initial_indent=" " * 8, subsequent_indent=" " * 10))
+    answer({"site": ledger.site, "acts": [dataclasses.asdict(line) for line in lines]})
+    for line in lines:
+        say(f"{line.entry:6}  {time_text(line.at)}  {shown(line.by or '-')}")
+        say(textwrap.fill(line.what, 80, initial_indent=" " * 8, subsequent_indent=" " * 10))
     end_of_test_site(ledger.history.created.unsafe_test_site, ledger.history.created.simulation)
 
 
-def _verify_run(folder: Path, ledgers: list[Path], witness: str | None, as_json: bool) -> None:
+def _verify_run(folder: Path, ledgers: list[Path], witness: str | None) -> None:
     from fedhealth.compliance.federation import bundles_in, read_federation
     from fedhealth.compliance.run_checks import check_run
 
     found = check_run(folder, read_federation([*bundles_in(folder), *ledgers]), witness)
-    if as_json:
-        plain = dataclasses.asdict(found) | {"run": str(folder), "passed": found.passed}
-        typer.echo(json_text(plain))
-    else:
-        say(run_lines(found, folder))
+    answer(dataclasses.asdict(found) | {"run": folder, "passed": found.passed})
+    say_lines(run_lines(found, folder))
     if not found.passed:
         raise typer.Exit(found.exit_code)
     end_of_test_site(bool(found.unsafe_test_sites), found.simulation)
 
 
-def _verify_simulation(path: Path, as_json: bool) -> None:
+def _verify_simulation(path: Path) -> None:
     from fedhealth.privacy.simulated_ledger import verify_simulated_ledger
 
     found = list(verify_simulated_ledger(path))
-    if as_json:
-        sites = [dataclasses.asdict(each) | {"head": each.head.model_dump()} for each in found]
-        typer.echo(json_text({"simulation": True, "sites": sites}))
-    else:
-        say(simulation_lines(found))
+    answer({"simulation": True, "sites": [dataclasses.asdict(each) for each in found]})
+    say_lines(simulation_lines(found))
     end_of_test_site(True, simulation=True)
 
 

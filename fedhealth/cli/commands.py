@@ -3,8 +3,10 @@
 import typer
 
 from fedhealth.cli import audit, coordinator, demo, root, site, study
+from fedhealth.cli.json_option import Program
 
 app = typer.Typer(
+    cls=Program,
     help="Hospitals train models together while patient data never leave a hospital.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

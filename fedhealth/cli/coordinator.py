@@ -1,15 +1,13 @@
 """`fedhealth coordinator`: the datacentre's side."""
 
-import json
-import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
+from fedhealth.cli.output import agreed, remark, say, say_event
 from fedhealth.errors import INTERRUPTED_EXIT_CODE, ConfigInvalid
 
 app = typer.Typer(
@@ -40,8 +38,8 @@ def init(
     for address in (link, enrolment):
         check_address(address)
     witness, request = init_coordinator(CoordinatorHome(home), federation, link, enrolment)
-    typer.echo(witness)
-    typer.echo(f"take {request} to the machine with the root: fedhealth root certify --help", err=True)
+    say(witness, witness_key=witness)
+    remark(f"take {request} to the machine with the root: fedhealth root certify --help", request=str(request))
 
 
 @app.command()
@@ -54,7 +52,8 @@ def request_authority(home: Home) -> None:
     from fedhealth.pki.authority import request_authority as make_request
 
     there = CoordinatorHome(home)
-    typer.echo(make_request(there.authority, there.federation()))
+    request = make_request(there.authority, there.federation())
+    say(str(request), request=str(request))
 
 
 @app.command()
@@ -72,8 +71,9 @@ def install(
     from fedhealth.secret_file import read_file
 
     authority = install_chain(CoordinatorHome(home), read_file(certificate), read_file(root), datetime.now(UTC))
-    typer.echo(fingerprint_of(authority.root))
-    typer.echo(f"certifies until {authority.certificate.not_valid_after_utc:%Y-%m-%d}", err=True)
+    fingerprint, ends = fingerprint_of(authority.root), f"{authority.certificate.not_valid_after_utc:%Y-%m-%d}"
+    say(fingerprint, fingerprint=fingerprint)
+    remark(f"certifies until {ends}", certifies_until=ends)
 
 
 @app.command()
@@ -89,8 +89,9 @@ def invite(
     from fedhealth.coordinator.enrolling import invite_site
     from fedhealth.coordinator.home import CoordinatorHome
 
-    typer.echo(invite_site(CoordinatorHome(home), site, datetime.now(UTC), timedelta(minutes=minutes)))
-    typer.echo(f"good for {minutes} minutes and one site, which runs: fedhealth site enrol --help", err=True)
+    invitation = invite_site(CoordinatorHome(home), site, datetime.now(UTC), timedelta(minutes=minutes))
+    say(invitation, site=site, invitation=invitation)
+    remark(f"good for {minutes} minutes and one site, which runs: fedhealth site enrol --help", minutes=minutes)
 
 
 @app.command()
@@ -104,7 +105,7 @@ def revoke(site: Annotated[str, typer.Argument(help="The site's id.")], home: Ho
     from fedhealth.coordinator.home import CoordinatorHome, revoke_site
 
     revoke_site(CoordinatorHome(home), site, datetime.now(UTC))
-    typer.echo(f"site '{site}' is out: a coordinator that runs ends its link now, and none lets it in again")
+    say(f"site '{site}' is out: a coordinator that runs ends its link now, and none lets it in again", revoked=site)
 
 
 @app.command()
@@ -115,13 +116,15 @@ def members(home: Home) -> None:
     """
     from fedhealth.coordinator.home import CoordinatorHome
 
-    for site, member in CoordinatorHome(home).members().all().items():
+    found = CoordinatorHome(home).members().all()
+    say(members=[member.model_dump(mode="json") for member in found.values()])
+    for site, member in found.items():
         ends = {held.role.value: held.ends for held in sorted(member.certificates, key=lambda held: held.ends)}
         said = [f"{role} certificate until {_time(end)}" for role, end in sorted(ends.items(), reverse=True)]
         if member.revoked is not None:
             said = [f"revoked {_time(member.revoked)}"]
-        typer.echo(f"{site}: {'; '.join(said)}")
-        typer.echo(f"  ledger key {member.ledger_key}")
+        say(f"{site}: {'; '.join(said)}")
+        say(f"  ledger key {member.ledger_key}")
 
 
 @app.command()
@@ -158,7 +161,7 @@ def serve(
             from fedhealth.coordinator.service import Ports
 
         async def work() -> None:
-            daemon = Daemon(CoordinatorHome(home.absolute()), database, allow_unsafe_test_sites, researchers, _print)
+            daemon = Daemon(CoordinatorHome(home.absolute()), database, allow_unsafe_test_sites, researchers, say_event)
             await daemon.serve(Ports(address, enrolment))
 
         run_until_stopped(work(), lifeline)
@@ -210,11 +213,11 @@ def run(
             there = CoordinatorHome(home)
             there.file()  # a home that is none is said to be missing, not empty
             there.pinned_sites()
-            coordinator = Coordinator(there, database, allow_unsafe_test_sites, _print)
+            coordinator = Coordinator(there, database, allow_unsafe_test_sites, say_event)
             try:
                 known = coordinator.submit(signed)
                 port = await coordinator.start(Ports(address, enrolment))
-                _print({"event": "listening", "port": port, "sites": coordinator.sites})
+                say_event({"event": "listening", "port": port, "sites": coordinator.sites})
                 await coordinator.run(known, out.absolute(), patience)
             finally:
                 await coordinator.close()
@@ -255,22 +258,17 @@ def follow_key(
         ) from error
     if not yes:
         key = read.rotations[-1].ledger_key if read.rotations else "no other key"
-        typer.echo(f"site '{read.site}' says that its ledger is signed by\n  {key}")
-        if not typer.confirm("Did its administrator read out the same key?"):
-            typer.echo("not followed; nothing was written")
+        say(f"site '{read.site}' says that its ledger is signed by\n  {key}")
+        if not agreed("Did its administrator read out the same key?"):
+            say("not followed; nothing was written")
             raise typer.Exit(ConfigInvalid.exit_code)
     before, now = follow(CoordinatorHome(home), read)
-    typer.echo(f"the ledger of site '{read.site}' is signed by {now}")
-    typer.echo("(it was before)" if now == before else f"(before: {before})")
+    say(f"the ledger of site '{read.site}' is signed by {now}", site=read.site, ledger_key=now, before=before)
+    say("(it was before)" if now == before else f"(before: {before})")
 
 
 def _time(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _print(event: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
 
 
 def check_address(address: str) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from fedhealth.cli.coordinator import check_address
 from fedhealth.cli.lifeline import leaving_at_once
+from fedhealth.cli.output import console, say
 
 
 def run(
@@ -30,11 +31,14 @@ def run(
     """
     check_address(address)
     with leaving_at_once():
-        from rich.console import Console
-
         from fedhealth.demo.run import run_demo
 
     # Both ends of an enrolment are in this process: what goes wrong is raised, and who cuts one is Ctrl-C.
     logging.getLogger("fedhealth.link.enrolment_port").setLevel(logging.ERROR)
     folder = out or Path("runs") / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    run_demo(folder, protocol, sites, Console(), address=address, unsafe_noise_seed=unsafe_test_sites)
+    made = run_demo(folder, protocol, sites, console(), address=address, unsafe_noise_seed=unsafe_test_sites)
+    say(
+        evidence=made.evidence.model_dump(mode="json"),
+        report=str(made.report),
+        ledgers=[ledger.head.model_dump(mode="json") for ledger in made.ledgers],
+    )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.output import remark, say
 from fedhealth.cli.site_arguments import Folder, State
 from fedhealth.errors import ConfigInvalid
 
@@ -37,7 +38,8 @@ def init(
             wanted="64 hexadecimal digits in lower case",
             next_step="Ask the coordinator's operator for the witness key.",
         )
-    typer.echo(init_site(folder, SiteState(state), witness, researcher_pins(trust), test_site_seed(unsafe_test_site)))
+    key = init_site(folder, SiteState(state), witness, researcher_pins(trust), test_site_seed(unsafe_test_site))
+    say(key, ledger_key=key)
 
 
 def enrol(
@@ -62,8 +64,10 @@ def enrol(
 
     parsed = parse_invitation(invitation)
     new = NewSite(researcher_pins(trust), test_site_seed(unsafe_test_site))
-    typer.echo(enrol_site(folder, SiteState(state), parsed, new, datetime.now(UTC), proxy))
-    typer.echo(f"site '{parsed.site}' joined federation '{parsed.federation}'", err=True)
+    key = enrol_site(folder, SiteState(state), parsed, new, datetime.now(UTC), proxy)
+    say(key, ledger_key=key)
+    federation = parsed.federation
+    remark(f"site '{parsed.site}' joined federation '{federation}'", site=parsed.site, federation=federation)
 
 
 def researcher_pins(trust: list[str] | None) -> dict[str, str]:

@@ -42,7 +42,9 @@ def _leave() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient person presses again
     import logging
 
-    sys.stderr.write("stopped\n")
+    from fedhealth.cli.output import say_stopped
+
+    say_stopped()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # nobody reads it any more
@@ -56,23 +58,28 @@ def _run() -> int:
     import click
 
     from fedhealth.cli.commands import app
+    from fedhealth.cli.output import begin, complain_of_usage, finish
     from fedhealth.local_log import FieldFormatter
 
+    begin(sys.argv[1:])
     handler = logging.StreamHandler()
     handler.setFormatter(FieldFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        return app(standalone_mode=False) or 0
+        code = app(prog_name="fedhealth", standalone_mode=False) or 0
     except click.UsageError as error:
-        error.show()
-        return error.exit_code
+        return complain_of_usage(error)
     except click.Abort:
         return INTERRUPTED_EXIT_CODE
+    if code != INTERRUPTED_EXIT_CODE:
+        finish()
+    return code
 
 
 def _say(error: FedHealthError) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return error.exit_code
+    from fedhealth.cli.output import complain
+
+    return complain(error)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.output import passphrase, say
+
 app = typer.Typer(
     help="For the keepers of the root: make it, and certify the coordinator with it. On a machine without network.",
     no_args_is_help=True,
@@ -30,9 +32,9 @@ def create(
     from fedhealth.pki.certificates import fingerprint_of
     from fedhealth.pki.root import create_root
 
-    passphrase = None if unencrypted else typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)
-    made = create_root(root, federation, passphrase.encode() if passphrase else None, datetime.now(UTC))
-    typer.echo(fingerprint_of(made.certificate))
+    made = create_root(root, federation, None if unencrypted else passphrase(twice=True), datetime.now(UTC))
+    fingerprint = fingerprint_of(made.certificate)
+    say(fingerprint, federation=federation, fingerprint=fingerprint)
 
 
 @app.command()
@@ -49,7 +51,11 @@ def certify(
     from fedhealth.pki.root import open_root
     from fedhealth.secret_file import PUBLIC_MODE, create_file, read_file
 
-    passphrase = None if unencrypted else typer.prompt("Passphrase", hide_input=True)
-    opened = open_root(root, passphrase.encode() if passphrase else None)
+    opened = open_root(root, None if unencrypted else passphrase(twice=False))
     create_file(out, opened.certify_issuer(read_file(request), datetime.now(UTC)), PUBLIC_MODE)
-    typer.echo(f"certified the issuing authority of federation '{opened.federation}': take {out} and root.pem back")
+    federation = opened.federation
+    say(
+        f"certified the issuing authority of federation '{federation}': take {out} and root.pem back",
+        federation=federation,
+        wrote=str(out),
+    )

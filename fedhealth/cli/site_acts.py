@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.output import agreed, say
 from fedhealth.cli.site_arguments import STUDY_HELP, Folder, State, made_state
 from fedhealth.errors import LedgerBehind
 
@@ -22,7 +23,8 @@ def pause(folder: Folder, state: State) -> None:
     from fedhealth.site.state import SiteState
 
     running = pause_site(folder, SiteState(made_state(state)))
-    typer.echo(f"paused; the gate answers busy to every study {'from now on' if running else 'when it is started'}")
+    when = "from now on" if running else "when it is started"
+    say(f"paused; the gate answers busy to every study {when}", paused=True, gate_running=running)
 
 
 def resume(
@@ -46,10 +48,12 @@ def resume(
     site_state = SiteState(made_state(state))
     if study is None:
         running = resume_site(folder, site_state)
-        typer.echo("the site goes on" if running else "the site goes on; start the gate again")
+        text = "the site goes on" if running else "the site goes on; start the gate again"
+        say(text, paused=False, gate_running=running)
         return
     running = resume_study(folder, site_state, study)
-    typer.echo("resumed; the gate goes on with it" if running else "resumed; start the gate again")
+    text = "resumed; the gate goes on with it" if running else "resumed; start the gate again"
+    say(text, resumed=study, gate_running=running)
 
 
 def rotate_key(folder: Folder, state: State) -> None:
@@ -64,7 +68,8 @@ def rotate_key(folder: Folder, state: State) -> None:
     from fedhealth.site.acts import rotate_key as rotate
     from fedhealth.site.state import SiteState
 
-    typer.echo(rotate(folder, SiteState(made_state(state))))
+    key = rotate(folder, SiteState(made_state(state)))
+    say(key, ledger_key=key)
 
 
 def key_statement(
@@ -86,7 +91,8 @@ def key_statement(
 
     said = statement(folder, SiteState(made_state(state)))
     create_file(output, canonical_bytes(said), PUBLIC_MODE)
-    typer.echo(f"wrote {output}; rotations of the ledger key so far: {len(said.rotations)}")
+    rotations = len(said.rotations)
+    say(f"wrote {output}; rotations of the ledger key so far: {rotations}", wrote=str(output), rotations=rotations)
 
 
 def recover_ledger(
@@ -108,13 +114,13 @@ def recover_ledger(
     site_state = SiteState(made_state(state))
     recovery = examine_recovery(folder, site_state)
     if recovery is None:
-        typer.echo("the ledger needs no recovery; nothing was written")
+        say("the ledger needs no recovery; nothing was written", recovered=False)
         return
     for line in describe_recovery(recovery):
         indent = " " * (len(line) - len(line.lstrip()))
-        typer.echo(textwrap.fill(line.strip(), 80, initial_indent=indent, subsequent_indent=indent + "  "))
-    if not yes and not typer.confirm("Write this?"):
-        typer.echo("not written; the gate stays held")
+        say(textwrap.fill(line.strip(), 80, initial_indent=indent, subsequent_indent=indent + "  "))
+    if not yes and not agreed("Write this?"):
+        say("not written; the gate stays held")
         raise typer.Exit(LedgerBehind.exit_code)
     recover(folder, site_state, recovery)
-    typer.echo("written; start the gate again")
+    say("written; start the gate again", recovered=True, entries_before=recovery.size, given_back=len(recovery.entries))

@@ -1,12 +1,12 @@
 """`fedhealth site data add | check | list`: the hospital's table, for its administrator alone."""
 
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedhealth.cli.output import agreed, answer, ask, console, say
 from fedhealth.cli.site_arguments import Folder
 from fedhealth.errors import ApprovalMissing, ConfigInvalid, DataUnusable
 from fedhealth.table_source import TABLE_FORMATS, TableFormat
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Connect the hospital's table, check it, list what is written of it.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _WIDTH = 80
 _MOST_ROWS_NAMED = 8
 
@@ -49,6 +48,8 @@ def add(
 
     Example: fedhealth site data add sites/ward sites/ward/visits.parquet --name icu
     """
+    import dataclasses
+
     from fedhealth.records.columns import describe_columns, patient_candidates
     from fedhealth.records.query_trial import check_rows_alone
     from fedhealth.site.data_set import (
@@ -78,17 +79,23 @@ def add(
     columns = describe_columns(table, patient)
     _show(table, columns, patient)
     if not yes and not _attested(patient, query):
-        typer.echo("not connected; nothing was written")
+        say("not connected; nothing was written")
         raise typer.Exit(ApprovalMissing.exit_code)
-    name = name or str(typer.prompt("Name that studies call it by"))
+    name = name or ask("Name that studies call it by", "--name")
     figure = declared_patients or int(
-        typer.prompt("Declared patients (a public round figure, not counted from the table)", type=int)
+        ask("Declared patients (a public round figure, not counted from the table)", "--declared-patients")
     )
     check_figure(figure)
     connect_data_set(folder, Connection(source, name, patient, figure, columns))
-    typer.echo(f"connected as data set '{name}'; written to {folder / 'site.toml'}")
-    typer.echo(f"next: [budget.{name}] in {folder / 'policy.toml'}, and")
-    typer.echo(f"      fedhealth site data check {folder}")
+    say(
+        f"connected as data set '{name}'; written to {folder / 'site.toml'}",
+        data_set=name,
+        patient_column=patient,
+        declared_patients=figure,
+        columns=[dataclasses.asdict(column) for column in columns],
+    )
+    say(f"next: [budget.{name}] in {folder / 'policy.toml'}, and")
+    say(f"      fedhealth site data check {folder}")
 
 
 @app.command()
@@ -97,7 +104,6 @@ def check(
     study: Annotated[
         Path | None, typer.Option(help="A study to check for as well: its protocol, or the signed study.")
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Read the whole table and list all that is wrong with it, or may be: where, never what a cell holds.
 
@@ -112,20 +118,17 @@ def check(
 
     table, problems = check_data_set(folder, _study_of(study))
     wrong = any(problem.level == "error" for problem in problems)
-    if as_json:
-        found = {"row_word": table.row_word, "problems": [dataclasses.asdict(problem) for problem in problems]}
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        for problem in problems:
-            _say(problem, table.row_word)
-        if not wrong:
-            typer.echo("the data set can be read as it should be" + (", and fits the study" if study else ""))
+    answer({"row_word": table.row_word, "problems": [dataclasses.asdict(problem) for problem in problems]})
+    for problem in problems:
+        _say(problem, table.row_word)
+    if not wrong:
+        say("the data set can be read as it should be" + (", and fits the study" if study else ""))
     if wrong:
         raise typer.Exit(DataUnusable.exit_code)
 
 
 @app.command(name="list")
-def list_(folder: Folder, as_json: AsJson = False) -> None:
+def list_(folder: Folder) -> None:
     """List what site.toml says of the data set: its columns, their types, and the figure that is declared.
 
     Example: fedhealth site data list sites/hungary
@@ -133,20 +136,17 @@ def list_(folder: Folder, as_json: AsJson = False) -> None:
     from fedhealth.policy.site_file import load_site_file
 
     data_set = load_site_file(folder).data_set
-    if as_json:
-        said = data_set.model_dump(mode="json") | {"format": data_set.source.format}
-        typer.echo(json.dumps(said, indent=2))
-        return
-    typer.echo(f"data set '{data_set.name}'")
-    typer.echo(f"  file:              {data_set.file} ({data_set.source.format})")
+    answer(data_set.model_dump(mode="json") | {"format": data_set.source.format})
+    say(f"data set '{data_set.name}'")
+    say(f"  file:              {data_set.file} ({data_set.source.format})")
     if data_set.query is not None:
-        typer.echo(f"  query:             {' '.join(data_set.query.split())}")
-    typer.echo(f"  patient column:    {data_set.patient_column}")
-    typer.echo(f"  declared patients: {data_set.declared_patients}")
+        say(f"  query:             {' '.join(data_set.query.split())}")
+    say(f"  patient column:    {data_set.patient_column}")
+    say(f"  declared patients: {data_set.declared_patients}")
     for column in data_set.columns:
-        typer.echo(f"  {column.type:<9} {_printable(column.name)}")
+        say(f"  {column.type:<9} {_printable(column.name)}")
     if not data_set.columns:
-        typer.echo("  no column types are written down; `fedhealth site data add` writes them")
+        say("  no column types are written down; `fedhealth site data add` writes them")
 
 
 def _known_format(given: str | None) -> TableFormat | None:
@@ -160,7 +160,7 @@ def _known_format(given: str | None) -> TableFormat | None:
 
 def _chosen_column(candidates: tuple[str, ...], yes: bool) -> str:
     if not yes:
-        return str(typer.prompt("Column that names the patient", default=candidates[0] if candidates else None))
+        return ask("Column that names the patient", "--patient-column", candidates[0] if candidates else None)
     if len(candidates) != 1:
         raise ConfigInvalid(
             "it cannot be told which column names the patient",
@@ -181,11 +181,10 @@ def _attested(patient: str, query: str | None) -> bool:
     statements = [f"Does '{_printable(patient)}' name patients, and not visits or samples?"]
     if query is not None:
         statements.append("Does each row rest on the records of its own patient alone (no average or rank of others)?")
-    return all(typer.confirm(statement) for statement in statements)
+    return all(agreed(statement) for statement in statements)
 
 
 def _show(table: "Table", columns: "tuple[Column, ...]", patient: str) -> None:
-    from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text
 
@@ -198,10 +197,11 @@ def _show(table: "Table", columns: "tuple[Column, ...]", patient: str) -> None:
         share = column.blank_share
         blank = "" if share == 0 else "< 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
         grid.add_row(Text(_printable(column.name)), column.type, blank, Text("; ".join(column.doubts)))
-    Console(width=_WIDTH, highlight=False).print(grid)
+    page = console()
+    page.print(grid, width=_WIDTH, highlight=False)
     share = patients_per_row(table, patient)
     if share:
-        typer.echo(f"each value of '{_printable(patient)}' has {1 / share:.1f} rows on average")
+        say(f"each value of '{_printable(patient)}' has {1 / share:.1f} rows on average")
 
 
 def _say(problem: "Problem", row_word: str) -> None:
@@ -211,7 +211,7 @@ def _say(problem: "Problem", row_word: str) -> None:
         rows += f" and {len(problem.rows) - _MOST_ROWS_NAMED} more"
     numbers = f" ({row_word}{'s' if len(problem.rows) > 1 else ''} {rows})" if rows else ""
     said = f"{problem.level}: {place}{problem.what}{numbers}. {problem.next_step}"
-    typer.echo(textwrap.fill(_printable(said), _WIDTH, subsequent_indent="  "))
+    say(textwrap.fill(_printable(said), _WIDTH, subsequent_indent="  "))
 
 
 def _study_of(path: Path | None) -> "Study | None":

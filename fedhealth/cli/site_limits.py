@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.output import say
 from fedhealth.cli.site_arguments import Folder
 
 
@@ -21,9 +22,10 @@ def limits(
     from fedhealth.policy.site_file import load_site_file
     from fedhealth.secret_file import PUBLIC_MODE, replace_file
 
-    text = limits_of(load_site_file(folder), load_policy(folder)[0]).model_dump_json(indent=2) + "\n"
+    found = limits_of(load_site_file(folder), load_policy(folder)[0])
+    text = found.model_dump_json(indent=2)
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, **found.model_dump(mode="json"))
     else:
-        replace_file(out, text.encode(), PUBLIC_MODE)
-        typer.echo(f"wrote {out}")
+        replace_file(out, f"{text}\n".encode(), PUBLIC_MODE)
+        say(f"wrote {out}", wrote=str(out))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.output import answer, ask, say
 from fedhealth.cli.site_arguments import Folder, State, made_state
 
 Patient = Annotated[
@@ -33,9 +34,10 @@ def forget(folder: Folder, state: State, patient: Patient = None) -> None:
 
     records, at_once = forget_patient(folder, SiteState(made_state(state)), _patient(patient))
     found = "the data cannot be read now" if records is None else f"{records} records of this patient are in the data"
-    typer.echo(f"forgotten {'from now on' if at_once else 'from the next start of the gate on'}; {found}")
+    when = "from now on" if at_once else "from the next start of the gate on"
+    say(f"forgotten {when}; {found}", forgotten=True, at_once=at_once, records=records)
     if not records:
-        typer.echo("records that come later under the same name stay out as well; check how the column writes it")
+        say("records that come later under the same name stay out as well; check how the column writes it")
 
 
 def unforget(folder: Folder, state: State, patient: Patient = None) -> None:
@@ -47,14 +49,14 @@ def unforget(folder: Folder, state: State, patient: Patient = None) -> None:
     from fedhealth.site.state import SiteState
 
     at_once = renew_consent(folder, SiteState(made_state(state)), _patient(patient))
-    typer.echo(f"the patient is in again {'from now on' if at_once else 'from the next start of the gate on'}")
+    when = "from now on" if at_once else "from the next start of the gate on"
+    say(f"the patient is in again {when}", forgotten=False, at_once=at_once)
 
 
 def studies_of(
     folder: Folder,
     state: State,
     patient: Patient = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the studies whose releases used a patient. The gate may be running.
 
@@ -64,28 +66,25 @@ def studies_of(
     Example: fedhealth site studies-of sites/hungary --state state/hungary
     """
     import dataclasses
-    import json
 
     from fedhealth.site.consent import studies_of as find
     from fedhealth.site.state import SiteState
 
     uses = find(folder, SiteState(made_state(state)), _patient(patient))
-    if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(use) for use in uses], indent=2))
-        return
+    answer([dataclasses.asdict(use) for use in uses])
     for use in uses:
         last = datetime.fromtimestamp(use.last_charged_at / 1000, UTC)
-        typer.echo(f"{use.title or 'a study whose signed file is gone'} ({use.study[:12]})")
-        typer.echo(f"  approved by {use.approved_by}; the last of these releases on {last:%Y-%m-%d}")
-        typer.echo(f"  {use.used} releases used the patient")
+        say(f"{use.title or 'a study whose signed file is gone'} ({use.study[:12]})")
+        say(f"  approved by {use.approved_by}; the last of these releases on {last:%Y-%m-%d}")
+        say(f"  {use.used} releases used the patient")
         if use.unknown:
-            typer.echo(f"  of {use.unknown} more it cannot be said: the record of who was in the data is missing")
+            say(f"  of {use.unknown} more it cannot be said: the record of who was in the data is missing")
     if not uses:
-        typer.echo("no release of any study used a patient of this name; check how the column writes it")
+        say("no release of any study used a patient of this name; check how the column writes it")
 
 
 def _patient(given: str | None) -> str:
     """Return the patient that was named, or asked for, or on the first line of standard input."""
     if given is None and sys.stdin.isatty():
-        given = str(typer.prompt("Patient"))
+        given = ask("Patient", "the patient on standard input")
     return sys.stdin.readline() if given is None else given

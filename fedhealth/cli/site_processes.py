@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
+from fedhealth.cli.output import answer, remark, say, say_step
 from fedhealth.cli.site_arguments import Folder, State, made_state
 from fedhealth.errors import ConfigInvalid
 
@@ -83,6 +84,7 @@ def gate(
                 )
             ) as port,
         ):
+            say_step("", {"event": "open", "socket": site_state.socket})
             serve_gate(opened, site_state.socket, allowed, sys.stdin.fileno() if lifeline else None, log.record, port)
     finally:
         ledger.close()
@@ -108,6 +110,7 @@ def node(state: State, lifeline: Lifeline = False) -> None:
 
     def on_state(change: str) -> None:
         _LOG.info("link: %(state)s", {"state": str(change)})
+        say_step("", {"event": "link", "state": change})
         with suppress(OSError):  # a full disk is no reason to lose the link
             record_link(state / "node", change, datetime.now(UTC))
 
@@ -117,7 +120,6 @@ def node(state: State, lifeline: Lifeline = False) -> None:
 def egress(
     state: State,
     study: Annotated[str | None, typer.Option(help="Only for the study whose digest begins so.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what left the gate: when, what, for which study, how many bytes, which hash. The gate may be running.
 
@@ -125,8 +127,6 @@ def egress(
 
     Example: fedhealth site egress --state state/hungary
     """
-    import json
-
     from fedhealth.site.egress import read_egress
 
     if study is not None and not re.fullmatch("[0-9a-f]{1,64}", study):
@@ -138,18 +138,15 @@ def egress(
         )
     found = read_egress(made_state(state) / "gate")
     lines = [line for line in found.lines if study is None or (line.study or "").startswith(study)]
-    if as_json:
-        shown = [line.model_dump() for line in lines]
-        typer.echo(json.dumps({"lines": shown, "unreadable": found.unreadable}, indent=2))
-        return
+    answer({"lines": [line.model_dump() for line in lines], "unreadable": found.unreadable})
     for line in lines:
         at = datetime.fromtimestamp(line.at / 1000, UTC)
         study_name, size = (line.study or "-")[:12], f"{line.bytes:,}"
-        typer.echo(f"{at:%Y-%m-%d %H:%M:%S}  {line.kind:<20} {study_name:<12} {size:>12}  {line.sha256[:10]}")
+        say(f"{at:%Y-%m-%d %H:%M:%S}  {line.kind:<20} {study_name:<12} {size:>12}  {line.sha256[:10]}")
     releases = sum(line.release is not None for line in lines)
-    typer.echo(f"{len(lines)} frames, {sum(line.bytes for line in lines):,} bytes; {releases} with a release")
+    say(f"{len(lines)} frames, {sum(line.bytes for line in lines):,} bytes; {releases} with a release")
     if found.unreadable:
-        typer.echo(f"{found.unreadable} lines were cut off and cannot be read", err=True)
+        remark(f"{found.unreadable} lines were cut off and cannot be read")
 
 
 def _tell_incomplete(process: str, sandbox: "Sandbox") -> None:

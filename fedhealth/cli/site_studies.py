@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhealth.cli.audit_text import json_text
-from fedhealth.cli.site_arguments import STUDY_HELP, AsJson, Folder, State, made_state
+from fedhealth.cli.output import agreed, answer, say, say_lines
+from fedhealth.cli.site_arguments import STUDY_HELP, Folder, State, made_state
 from fedhealth.cli.site_text import budget_lines, proposal_lines, study_lines
 from fedhealth.errors import ApprovalMissing, ConfigInvalid
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedhealth.site.state import SiteState
 
 
-def studies(folder: Folder, state: State, as_json: AsJson = False) -> None:
+def studies(folder: Folder, state: State) -> None:
     """List the studies that wait for a decision, and every one that was decided on. Gate and node may be running.
 
     What is asked, by whom, what leaves, what it costs and what is left of the budget then, and for those that wait,
@@ -32,14 +32,11 @@ def studies(folder: Folder, state: State, as_json: AsJson = False) -> None:
 
     site_state = SiteState(made_state(state))
     found = studies_at(look_at_site(folder, site_state), site_state)
-    if as_json:
-        typer.echo(json_text({"studies": [dataclasses.asdict(view) for view in found]}))
-        return
+    answer({"studies": [dataclasses.asdict(view) for view in found]})
     for view in found:
-        for line in study_lines(view):
-            typer.echo(line)
+        say_lines(study_lines(view))
     if not found:
-        typer.echo("no study is offered and none was decided on; the node asks whenever it connects")
+        say("no study is offered and none was decided on; the node asks whenever it connects")
 
 
 def approve(
@@ -61,6 +58,8 @@ def approve(
 
     Example: fedhealth site approve sites/hungary 3f9ac04e --state state/hungary
     """
+    import dataclasses
+
     from fedhealth.learning.diagnosis import STEPS
     from fedhealth.site.approval import approve_study, examine_study, rejected_before
     from fedhealth.site.state import SiteState
@@ -72,18 +71,20 @@ def approve(
     asked = proposal.signed.study
     if proposal.rejected is not None and not although_rejected:
         raise rejected_before(asked, proposal.rejected)
-    for line in proposal_lines(proposal):
-        typer.echo(line)
-    if not yes and not typer.confirm("Approve?"):
-        typer.echo("not approved; nothing was written")
+    say_lines(proposal_lines(proposal))
+    if not yes and not agreed("Approve?"):
+        say("not approved; nothing was written")
         raise typer.Exit(ApprovalMissing.exit_code)
     running = approve_study(folder, site_state, proposal, although_rejected=although_rejected)
+    by = proposal.approval.by
+    answer({"study": asked.digest, "approved": not proposal.is_first, "by": by, "gate_running": running})
+    answer({"researcher": proposal.approval.researcher, "here": dataclasses.asdict(proposal.seen)})
     if proposal.is_first:
-        typer.echo(f"approved study {asked.digest} by {proposal.approval.by}, as the first of two people")
-        typer.echo("nothing is open yet: another Unix user must approve it as well")
+        say(f"approved study {asked.digest} by {by}, as the first of two people")
+        say("nothing is open yet: another Unix user must approve it as well")
         return
-    typer.echo(f"approved study {asked.digest} by {proposal.approval.by}")
-    typer.echo("the gate serves it" if running else "the gate serves it when it is started")
+    say(f"approved study {asked.digest} by {by}")
+    say("the gate serves it" if running else "the gate serves it when it is started")
 
 
 def reject(
@@ -108,7 +109,7 @@ def reject(
     site_state, why = SiteState(made_state(state)), _reason(reason)
     digest = study if re.fullmatch("[0-9a-f]{64}", study) else offered_study(site_state, _prefix(study)).study.digest
     reject_study(folder, site_state, digest, why)
-    typer.echo(f"rejected study {digest}")
+    say(f"rejected study {digest}", study=digest, rejected=True, reason=why)
 
 
 def withdraw(
@@ -123,11 +124,11 @@ def withdraw(
     from fedhealth.site.acts import withdraw_study
     from fedhealth.site.state import SiteState
 
-    withdraw_study(folder, SiteState(made_state(state)), study)
-    typer.echo("withdrawn; what the study had not spent is free again")
+    running = withdraw_study(folder, SiteState(made_state(state)), study)
+    say("withdrawn; what the study had not spent is free again", withdrawn=study, gate_running=running)
 
 
-def budget(folder: Folder, state: State, as_json: AsJson = False) -> None:
+def budget(folder: Folder, state: State) -> None:
     """Say what the data set's budget is, what each study may cost and has cost, and what is left. Writes nothing.
 
     Shares of the budget bind and add up. An epsilon informs: a study's holds for its plan as committed in advance, and
@@ -145,24 +146,21 @@ def budget(folder: Folder, state: State, as_json: AsJson = False) -> None:
     site_state = SiteState(made_state(state))
     view = look_at_site(folder, site_state)
     sides, approved = spending_of(view.account), approved_studies(view, site_state)
-    if as_json:
-        shown = [
-            dataclasses.asdict(side)
-            | {
-                "share_left": 1.0 - side.share_set_aside,
-                "studies": [
-                    {"study": each.study, "name": each.name, "standing": each.standing} | dataclasses.asdict(cost)
-                    for each in approved
-                    for cost in each.costs
-                    if cost.cohort == side.cohort
-                ],
-            }
-            for side in sides
-        ]
-        typer.echo(json_text({"budgets": shown}))
-        return
-    for line in budget_lines(sides, approved):
-        typer.echo(line)
+    shown = [
+        dataclasses.asdict(side)
+        | {
+            "share_left": 1.0 - side.share_set_aside,
+            "studies": [
+                {"study": each.study, "name": each.name, "standing": each.standing} | dataclasses.asdict(cost)
+                for each in approved
+                for cost in each.costs
+                if cost.cohort == side.cohort
+            ],
+        }
+        for side in sides
+    ]
+    answer({"budgets": shown})
+    say_lines(budget_lines(sides, approved))
 
 
 def _reason(given: str | None) -> "RejectionReason | None":

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from fedhealth.cli.site_arguments import AsJson, Folder, State, made_state
+from fedhealth.cli.output import answer, say
+from fedhealth.cli.site_arguments import Folder, State, made_state
 
 trust = typer.Typer(help="Pin researchers' public keys, and list those that are.", no_args_is_help=True)
 
@@ -30,31 +31,28 @@ def researcher(
     from fedhealth.site.state import SiteState
 
     trust_researcher(folder, SiteState(made_state(state)), name, key)
-    typer.echo(f"pinned the key of researcher '{name}'")
-    if name not in load_policy(folder)[0].researchers:
-        typer.echo(f"the policy does not allow '{name}' yet: add the name to `researchers` in policy.toml")
+    allowed = name in load_policy(folder)[0].researchers
+    say(f"pinned the key of researcher '{name}'", researcher=name, allowed_by_policy=allowed)
+    if not allowed:
+        say(f"the policy does not allow '{name}' yet: add the name to `researchers` in policy.toml")
 
 
 @trust.command("list")
-def list_(folder: Folder, state: State, as_json: AsJson = False) -> None:
+def list_(folder: Folder, state: State) -> None:
     """List the pinned keys by name. The gate may be running.
 
     Example: fedhealth site trust list sites/hungary --state state/hungary
     """
-    import json
-
     from fedhealth.site.acts import pinned_researchers
     from fedhealth.site.state import SiteState
 
     pinned = pinned_researchers(folder, SiteState(made_state(state)))
-    if as_json:
-        typer.echo(json.dumps(pinned, indent=2))
-        return
+    answer(pinned)
     for name, key in pinned.items():
-        typer.echo(name)
-        typer.echo(f"  {key}")
+        say(name)
+        say(f"  {key}")
     if not pinned:
-        typer.echo("no researcher's key is pinned, so no study can be approved")
+        say("no researcher's key is pinned, so no study can be approved")
 
 
 def distrust(folder: Folder, name: Name, state: State) -> None:
@@ -68,5 +66,5 @@ def distrust(folder: Folder, name: Name, state: State) -> None:
     from fedhealth.site.state import SiteState
 
     running = distrust_researcher(folder, SiteState(made_state(state)), name)
-    typer.echo(f"let the key of researcher '{name}' go")
-    typer.echo("its studies are refused from now on" if running else "its studies are refused when the gate is started")
+    say(f"let the key of researcher '{name}' go", researcher=name, gate_running=running)
+    say("its studies are refused from now on" if running else "its studies are refused when the gate is started")

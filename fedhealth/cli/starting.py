@@ -1,10 +1,10 @@
 """`fedhealth site start`: the whole site with one command."""
 
+import dataclasses
 from datetime import UTC, datetime
 
-import typer
-
 from fedhealth.cli.lifeline import leaving_at_once
+from fedhealth.cli.output import say_step
 from fedhealth.cli.site_arguments import Folder, State, made_state
 from fedhealth.errors import ConfigInvalid
 
@@ -37,7 +37,8 @@ def start(folder: Folder, state: State) -> None:
         wrong = []
         for finding in inspect_site(folder, site_state, node, datetime.now(UTC)):
             if finding.verdict in ("warning", "wrong"):
-                typer.echo(f"{finding.verdict}: {finding.check}: {finding.found}\n  -> {finding.remedy}")
+                said = f"{finding.verdict}: {finding.check}: {finding.found}\n  -> {finding.remedy}"
+                say_step(said, {"event": "finding"} | dataclasses.asdict(finding))
             if finding.verdict == "wrong" and finding.check not in _WAITED_FOR:
                 wrong.append(finding.check)
     if wrong:
@@ -45,4 +46,8 @@ def start(folder: Folder, state: State) -> None:
             "this machine cannot run the site", got=f"wrong: {', '.join(wrong)}", next_step="Do what is said above."
         )
     with Processes(None) as processes:
-        keep_running(folder, site_state, processes, typer.echo)
+        keep_running(folder, site_state, processes, _say)
+
+
+def _say(text: str) -> None:
+    say_step(text, {"event": "state", "text": text})

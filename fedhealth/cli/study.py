@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fedhealth.cli import study_runs, study_simulate
+from fedhealth.cli.output import answer, console, remark, say
 from fedhealth.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -79,10 +80,16 @@ def new(
     if path.exists():
         raise ConfigInvalid(f"{path} exists already", next_step="Choose another file with --out.")
     create_file(path, text.encode(), PUBLIC_MODE)
-    typer.echo(f"wrote {path}: {len(study.features)} features, {study.dimension} model inputs")
+    say(
+        f"wrote {path}: {len(study.features)} features, {study.dimension} model inputs",
+        wrote=str(path),
+        features=len(study.features),
+        dimension=study.dimension,
+        left_out=list(columns.left_out),
+    )
     for line in columns.left_out:
-        typer.echo(f"  left out: {line}")
-    typer.echo(f"next: fedhealth study check {path}")
+        say(f"  left out: {line}")
+    say(f"next: fedhealth study check {path}")
 
 
 @app.command()
@@ -92,7 +99,6 @@ def check(
         list[Path] | None,
         typer.Option(help="What sites publish: SITE.limits.json files, or folders of them. Repeatable."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say all that is knowable before: costs, noise at hospitals of each size, the sites' limits.
 
@@ -107,11 +113,9 @@ def check(
 
     study = load_study(protocol)
     found = foresee(study, read_limits(limits or []))
-    if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
-    else:
-        typer.echo(f"{study.title} ({study.name}, {study.digest[:12]})")
-        _show(found, study.training.rounds, study.training.spare_rounds)
+    answer(asdict(found))
+    say(f"{study.title} ({study.name}, {study.digest[:12]})")
+    _show(found, study.training.rounds, study.training.spare_rounds)
     if any(site.refusals for site in found.sites):
         raise typer.Exit(PolicyForbids.exit_code)
 
@@ -126,7 +130,8 @@ def keygen(
     """
     from fedhealth.signing import create_signing_key, public_key_hex
 
-    typer.echo(public_key_hex(create_signing_key(key)))
+    public = public_key_hex(create_signing_key(key))
+    say(public, public_key=public, wrote=str(key))
 
 
 @app.command()
@@ -151,8 +156,8 @@ def sign(
     plan_study(study)  # a study that no mechanism can serve is nobody's to approve
     path = out or protocol.with_suffix(".signed")
     replace_file(path, sign_study(study, load_signing_key(key)), PUBLIC_MODE)
-    typer.echo(f"signed study {study.digest}: {path}", err=True)
-    typer.echo(study.digest)
+    remark(f"signed study {study.digest}: {path}", wrote=str(path))
+    say(study.digest, study=study.digest)
 
 
 @app.command()
@@ -163,14 +168,14 @@ def schema() -> None:
     """
     from fedhealth.study.protocol import Study
 
-    typer.echo(json.dumps(Study.model_json_schema(), indent=2))
+    found = Study.model_json_schema()
+    say(json.dumps(found, indent=2), **found)
 
 
 def _show(found: "Foresight", rounds: int, spare: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=False)
+    page = console()
 
     def show(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         table = Table(title=title, title_justify="left", title_style="bold")
@@ -178,7 +183,7 @@ def _show(found: "Foresight", rounds: int, spare: int) -> None:
             table.add_column(column, justify="left" if place == 0 else "right")
         for row in rows:
             table.add_row(*row)
-        console.print(table)
+        page.print(table)
 
     show(
         f"What it costs a patient ({rounds} rounds and {spare} spare ones)",
@@ -214,10 +219,10 @@ def _show(found: "Foresight", rounds: int, spare: int) -> None:
         ("hospital", "patients", "noise a round", "noise on a weight", "accuracy"),
         rows,
     )
-    console.print(
+    page.print(
         "Noise a round: on the mean gradient, in parts of the clip. On a weight: after all rounds, trained there "
         "alone. Accuracy: half of the 95 % interval, were 8 in 10 right.",
         style="dim",
     )
     for warning in found.warnings:
-        console.print(f"WARNING: {warning}", style="yellow")
+        page.print(f"WARNING: {warning}", style="yellow")

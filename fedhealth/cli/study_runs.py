@@ -1,11 +1,12 @@
 """`fedhealth study submit|list|watch|stop|results`: a researcher and the coordinator that runs studies."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fedhealth.cli.output import answer, remark, say, say_lines, say_step, warn
 
 if TYPE_CHECKING:
     from fedhealth.coordinator.research_frames import Happened, Summary
@@ -19,13 +20,11 @@ Socket = Annotated[
     ),
 ]
 Named = Annotated[str, typer.Argument(metavar="STUDY", help="The first digits of the study's digest.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def submit(
     study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="What `fedhealth study sign` wrote.")],
     coordinator: Socket,
-    as_json: Json = False,
 ) -> None:
     """Hand a signed study to the coordinator, which offers it to the sites. Again, it changes nothing.
 
@@ -34,24 +33,23 @@ def submit(
     from fedhealth.coordinator.research_client import submit_study
     from fedhealth.secret_file import read_file
 
-    _show([submit_study(coordinator, read_file(study))], as_json)
+    _show([submit_study(coordinator, read_file(study))])
 
 
-def list_all(coordinator: Socket, as_json: Json = False) -> None:
+def list_all(coordinator: Socket) -> None:
     """List the coordinator's studies: where each stands, who approved it, who did not.
 
     Example: fedhealth study list --coordinator /srv/heart/research.sock
     """
     from fedhealth.coordinator.research_client import list_studies
 
-    _show(list_studies(coordinator), as_json)
+    _show(list_studies(coordinator))
 
 
 def watch(
     study: Named,
     coordinator: Socket,
     after: Annotated[int, typer.Option(help="Leave out events up to this number.")] = 0,
-    as_json: Json = False,
 ) -> None:
     """Follow a study until it is over: approvals, rounds, who was absent, the end. Ctrl-C only stops following.
 
@@ -61,19 +59,14 @@ def watch(
     from fedhealth.coordinator.research_frames import Happened
 
     for event in watch_study(coordinator, study, after):
-        if as_json:
-            typer.echo(event.model_dump_json())
-        elif isinstance(event, Happened):
-            typer.echo(_say(event))
-        else:
-            typer.echo(f"it is {event.state}")
+        words = _words(event) if isinstance(event, Happened) else f"it is {event.state}"
+        say_step(words, event.model_dump(mode="json"))
 
 
 def stop(
     study: Named,
     coordinator: Socket,
     key: Annotated[Path, typer.Option(help="The key that signed the study.")],
-    as_json: Json = False,
 ) -> None:
     """Stop a study for ever, whether it waits or runs. What was charged stays charged.
 
@@ -82,14 +75,13 @@ def stop(
     from fedhealth.coordinator.research_client import stop_study
     from fedhealth.signing import load_signing_key
 
-    _show([stop_study(coordinator, study, load_signing_key(key))], as_json)
+    _show([stop_study(coordinator, study, load_signing_key(key))])
 
 
 def results(
     study: Named,
     coordinator: Socket,
     out: Annotated[Path | None, typer.Option(help="Folder to fetch them into; only listed if not given.")] = None,
-    as_json: Json = False,
 ) -> None:
     """List what was published of a study that is done, or fetch it and hold it against the coordinator's seal.
 
@@ -101,35 +93,32 @@ def results(
 
     if out is None:
         files = list_results(coordinator, study)
-        typer.echo(
-            json.dumps(files) if as_json else "\n".join(f"{name}  {size:,} bytes" for name, size in files.items())
-        )
+        answer(files)
+        say_lines(f"{name}  {size:,} bytes" for name, size in files.items())
         return
     fetched = fetch_results(coordinator, study, out)
-    typer.echo(json.dumps([str(path) for path in fetched]) if as_json else "\n".join(map(str, fetched)))
+    answer([str(path) for path in fetched])
+    say_lines(map(str, fetched))
     if partial := partial_words(published_evidence(out)):
-        typer.echo(partial, err=True)
-    if not as_json:
-        typer.echo(f"sealed by the coordinator; check it offline: fedhealth audit verify {out}", err=True)
+        warn(partial)
+    remark(f"sealed by the coordinator; check it offline: fedhealth audit verify {out}")
 
 
-def _show(studies: "list[Summary] | tuple[Summary, ...]", as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps([study.model_dump(mode="json") for study in studies], indent=2))
-        return
+def _show(studies: "list[Summary] | tuple[Summary, ...]") -> None:
+    answer([study.model_dump(mode="json") for study in studies])
     for study in studies:
-        typer.echo(f"{study.study[:12]}  {study.name}: {study.state}" + (f" ({study.reason})" if study.reason else ""))
+        say(f"{study.study[:12]}  {study.name}: {study.state}" + (f" ({study.reason})" if study.reason else ""))
         if study.approved:
-            typer.echo(f"  approved by {', '.join(study.approved)}")
+            say(f"  approved by {', '.join(study.approved)}")
         for site, code in study.refused.items():
-            typer.echo(f"  not by {site}: {code}")
+            say(f"  not by {site}: {code}")
         if study.rounds:
-            typer.echo(f"  {study.rounds} rounds done")
+            say(f"  {study.rounds} rounds done")
         if study.removed:
-            typer.echo("  its results were removed at their time")
+            say("  its results were removed at their time")
 
 
-def _say(event: "Happened") -> str:
+def _words(event: "Happened") -> str:
     """Return an event as a line for people."""
     body = dict(event.body)
     kind = body.pop("event")

@@ -1,12 +1,13 @@
 """`fedhealth study simulate`: hospitals made of one table, with the real gates, on this machine."""
 
-import json
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from fedhealth.cli.output import answer, console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,6 @@ def simulate(
         int | None, typer.Option(min=1, help="Processes; as many as pay if not said. The result is the same.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all it leaves; runs/simulation-DATE by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Try a study on your own table: each value of a column is a hospital.
 
@@ -48,8 +48,6 @@ def simulate(
 
     Example: fedhealth study simulate protocols/heart-disease-diagnosis.toml --data heart.csv --site-column dataset
     """
-    from rich.console import Console
-
     from fedhealth.cli.lifeline import leaving_at_once
 
     with leaving_at_once():
@@ -59,8 +57,8 @@ def simulate(
 
     study = with_rounds(load_study(protocol), rounds)
     folder = out or Path("runs") / f"simulation-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    console = Console(stderr=as_json)
-    with _progress(console, study.training.rounds) as on_progress:
+    page = console()
+    with _progress(page, study.training.rounds) as on_progress:
         found = simulate_table(
             study,
             data,
@@ -70,20 +68,18 @@ def simulate(
             workers=workers,
             on_progress=on_progress,
         )
-    if as_json:
-        typer.echo(json.dumps(_plain(found), indent=2))
-        return
+    answer(_plain(found))
     for warning in found.warnings:
-        console.print(f"WARNING: {warning}", style="yellow", markup=False)
-    _show(found, console)
+        page.print(f"WARNING: {warning}", style="yellow", markup=False)
+    _show(found, page)
 
 
 @contextmanager
-def _progress(console: "Console", rounds: int) -> "Iterator[OnProgress]":
+def _progress(page: "Console", rounds: int) -> "Iterator[OnProgress]":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=page, disable=not page.is_terminal, transient=True) as progress:
         task = progress.add_task("reading the table", total=rounds)
         yield lambda what, done: progress.update(task, description=what, completed=done)
 
@@ -98,24 +94,24 @@ def _plain(found: "Simulation") -> dict[str, Any]:
     }
 
 
-def _show(found: "Simulation", console: "Console") -> None:
+def _show(found: "Simulation", page: "Console") -> None:
     evidence = found.evidence
-    console.print(_private_table(found))
-    console.print(
+    page.print(_private_table(found))
+    page.print(
         f"epsilon {max(site.epsilon for site in evidence.sites):.3f} at delta {found.study.privacy.delta:g}, exactly "
         f"what a real run would cost a patient; {evidence.rounds_completed} rounds, {len(evidence.sites)} hospitals",
         highlight=False,
     )
     if found.reference is not None:
-        console.print()
-        console.print(_reference_table(found.reference))
+        page.print()
+        page.print(_reference_table(found.reference))
     results = found.folder / "results"
     for line in (
         f"Report:  {found.folder / 'report.html'}",
         f"Results: {results} (as a real federation could publish them)",
         f"Check:   fedhealth audit verify {results} (ends with 13: a simulation)",
     ):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        page.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _private_table(found: "Simulation") -> "Table":

@@ -1,7 +1,6 @@
 """`fedhealth site preflight | status`: how a site stands; `recovery-key | backup | recover`: its machine is lost."""
 
 import dataclasses
-import json
 import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,17 +8,15 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.output import answer, say
 from fedhealth.cli.site_arguments import Folder, State, made_state
 from fedhealth.errors import ConfigInvalid
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def preflight(
     folder: Folder,
     state: State,
     node_user: Annotated[str | None, typer.Option(help="The node's Unix user, by name or number.")] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Check that this machine has what gate and node need and keeps them apart; each fault comes with its remedy.
 
@@ -34,18 +31,16 @@ def preflight(
 
     node = groups_of(node_user) if node_user else None
     found = list(inspect_site(folder, SiteState(made_state(state)), node, datetime.now(UTC)))
-    if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2))
-    else:
-        for finding in found:
-            typer.echo(f"{finding.verdict:<8} {finding.check:<12} {finding.found}")
-            if finding.remedy:
-                typer.echo(f"{'':<21} -> {finding.remedy}")
+    answer([dataclasses.asdict(finding) for finding in found])
+    for finding in found:
+        say(f"{finding.verdict:<8} {finding.check:<12} {finding.found}")
+        if finding.remedy:
+            say(f"{'':<21} -> {finding.remedy}")
     if any(finding.verdict == "wrong" for finding in found):
         raise typer.Exit(ConfigInvalid.exit_code)
 
 
-def status(state: State, as_json: AsJson = False) -> None:
+def status(state: State) -> None:
     """Say how a site stands: certificate, link, budget, and what waits for whom. The gate may be running.
 
     Example: fedhealth site status --state state/hungary
@@ -54,24 +49,22 @@ def status(state: State, as_json: AsJson = False) -> None:
     from fedhealth.site.status import status_of
 
     found = status_of(SiteState(made_state(state)), datetime.now(UTC))
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found), indent=2, default=str))
-        return
-    typer.echo(f"site '{found.site}', {found.studies} approved studies")
+    answer(dataclasses.asdict(found))
+    say(f"site '{found.site}', {found.studies} approved studies")
     for name, said in (
         ("certificate", found.certificate),
         ("renewal", found.renewal),
         ("link", found.link),
         ("gate", found.gate),
     ):
-        typer.echo(f"  {name + ':':<13} {said}")
+        say(f"  {name + ':':<13} {said}")
     for spent in found.spending:
-        typer.echo(f"  {spent.data_set}, {spent.cohort} patients:")
-        typer.echo(f"    {spent.share_spent:.1%} of the budget spent, {spent.share_set_aside:.1%} set aside")
+        say(f"  {spent.data_set}, {spent.cohort} patients:")
+        say(f"    {spent.share_spent:.1%} of the budget spent, {spent.share_set_aside:.1%} set aside")
     for wait in found.waits:
-        typer.echo(textwrap.fill(f"waits: {wait}", 80, initial_indent="  ", subsequent_indent="    "))
+        say(textwrap.fill(f"waits: {wait}", 80, initial_indent="  ", subsequent_indent="    "))
     if not found.waits:
-        typer.echo("  nothing waits")
+        say("  nothing waits")
 
 
 def recovery_key(
@@ -83,7 +76,8 @@ def recovery_key(
     """
     from fedhealth.site.backup import create_recovery_key
 
-    typer.echo(create_recovery_key(file))
+    key = create_recovery_key(file)
+    say(key, recovery_key=key, wrote=str(file))
 
 
 def backup(
@@ -102,7 +96,7 @@ def backup(
     from fedhealth.site.state import SiteState
 
     entries = back_up_site(folder, SiteState(made_state(state)), recovery_key, to)
-    typer.echo(f"wrote {to}: a ledger of {entries} entries and what belongs to it")
+    say(f"wrote {to}: a ledger of {entries} entries and what belongs to it", wrote=str(to), entries=entries)
 
 
 def recover(
@@ -119,8 +113,9 @@ def recover(
     from fedhealth.site.state import SiteState
 
     found = recover_site(folder, SiteState(state), backup, key)
-    typer.echo(f"recovered site '{found.site}' with a ledger of {found.entries} entries and a new noise secret")
+    text = f"recovered site '{found.site}' with a ledger of {found.entries} entries and a new noise secret"
+    say(text, **dataclasses.asdict(found))
     for name in found.kept:
-        typer.echo(f"{folder / name} is not as in the backup and was left as it is; compare them")
-    typer.echo("next: put the data in place; join again with a new invitation (fedhealth site enrol); start gate and")
-    typer.echo("node and let the coordinator connect; stop the gate; fedhealth site recover-ledger")
+        say(f"{folder / name} is not as in the backup and was left as it is; compare them")
+    say("next: put the data in place; join again with a new invitation (fedhealth site enrol); start gate and")
+    say("node and let the coordinator connect; stop the gate; fedhealth site recover-ledger")

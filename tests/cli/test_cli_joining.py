@@ -77,8 +77,10 @@ def test_a_confined_node_goes_out_through_the_proxy_that_was_named_when_it_joine
     with ConnectProxy({enrolment: enrolment, "127.0.0.1:7443": f"127.0.0.1:{port}"}) as proxy:
         enrol = ("site", "enrol", SITES / "hungary", line, "--state", state, "--proxy", proxy.url)
         assert patiently(lambda: fedhealth(*enrol))[0] == 0
-        command = [sys.executable, "-m", "fedhealth.cli.main", "site", "node", "--state", str(state), "--lifeline"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as node:
+        command = [sys.executable, "-m", "fedhealth.cli.main", "site", "node", "--state", str(state)]
+        command += ["--lifeline", "--json"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command, **pipes) as node:
             deadline = time.monotonic() + 30
             status = ("site", "status", "--state", state, "--json")
             while not json.loads(fedhealth(*status)[1])["link"].startswith("connected"):
@@ -86,6 +88,8 @@ def test_a_confined_node_goes_out_through_the_proxy_that_was_named_when_it_joine
                 time.sleep(0.2)
             node.stdin.close()
             assert node.wait(10) == 0
+            events = [json.loads(line) for line in node.stdout]
+    assert {"event": "link", "state": "connected"} in events
     assert proxy.asked[-1] == ("CONNECT", "127.0.0.1:7443")
 
 

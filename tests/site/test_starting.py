@@ -139,6 +139,27 @@ def test_a_machine_that_fails_a_check_starts_nothing(federation, start):
     assert not site.state.socket.exists()
 
 
+def test_a_program_reads_events_one_a_line(federation):
+    site = federation.sites[0]
+    program = [sys.executable, "-m", "fedhealth.cli.main", "site"]
+    place = [str(site.folder), "--state", str(site.state.root), "--json"]
+    with subprocess.Popen(
+        [*program, "gate", *place, "--lifeline"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as gate:
+        assert json.loads(gate.stdout.readline()) == {"event": "open", "socket": str(site.state.socket)}
+        gate.stdin.close()
+        assert (gate.wait(20), gate.stdout.read()) == (0, b"")
+    (site.folder / "patients.csv").unlink()
+    done = subprocess.run([*program, "start", *place], capture_output=True, text=True, timeout=60)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ("finding", "data", "wrong") in {(each["event"], each["check"], each["verdict"]) for each in events}
+    assert done.returncode == ConfigInvalid.exit_code
+    assert json.loads(done.stderr)["error"]["what"] == "this machine cannot run the site"
+
+
 def test_a_site_that_has_not_joined_is_told_to(ward, capsys, monkeypatch):
     from fedhealth.cli.main import main
 

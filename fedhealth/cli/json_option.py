@@ -1,0 +1,47 @@
+"""`--json` at every command, and `--version` at the program: nobody who adds a command can forget them."""
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+import click
+from typer.core import TyperGroup, TyperOption
+
+from fedhealth.cli.output import choose
+
+
+class Program(TyperGroup):
+    """The whole program: every command below it takes `--json`."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - typer's own
+        super().__init__(**settings)
+        for _, command in commands_of(self):
+            command.params.append(_flag("--json", _choose, "Print JSON."))
+        self.params.append(_flag("--version", _say_version, "Print the version."))
+
+
+def commands_of(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command below a group, with the words that name it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands_of(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def _flag(name: str, callback: Callable[[click.Context, click.Parameter, bool], None], text: str) -> TyperOption:
+    """Return an option that is met before anything that may be wrong with the rest of the command line."""
+    return TyperOption(
+        param_decls=[name], is_flag=True, expose_value=False, is_eager=True, callback=callback, help=text
+    )
+
+
+def _choose(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not context.resilient_parsing:  # the shell completes
+        choose(wanted)
+
+
+def _say_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"fedhealth {version('fedhealth')}")
+        context.exit()
