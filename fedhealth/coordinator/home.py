@@ -141,13 +141,13 @@ class CoordinatorHome:
         """Return the key that countersigns ledgers."""
         return load_signing_key(self.root / "witness.key")
 
-    def joined_sites(self) -> dict[str, PinnedSite]:
-        """Return the sites that joined and were not taken out, by id."""
-        return {
-            site: PinnedSite(ledger_key=member.ledger_key)
-            for site, member in self.members().all().items()
-            if member.revoked is None
-        }
+    def known_sites(self) -> dict[str, PinnedSite]:
+        """Return all sites that ever joined, by id, with those that were taken out since."""
+        return {site: PinnedSite(ledger_key=member.ledger_key) for site, member in self.members().all().items()}
+
+    def joined_sites(self) -> frozenset[str]:
+        """Return the sites that joined and were not taken out."""
+        return frozenset(site for site, member in self.members().all().items() if member.revoked is None)
 
     def pinned_sites(self) -> dict[str, PinnedSite]:
         """Return the sites that joined, by id.
@@ -156,12 +156,13 @@ class CoordinatorHome:
             ConfigInvalid: none did.
         """
         joined = self.joined_sites()
-        if not joined:
+        pinned = {site: known for site, known in self.known_sites().items() if site in joined}
+        if not pinned:
             raise ConfigInvalid(
                 f"no site has joined the coordinator at {self.root}",
                 next_step="Invite one: fedhealth coordinator invite --help",
             )
-        return joined
+        return pinned
 
 
 def init_coordinator(home: CoordinatorHome, federation: str, link: str, enrolment: str) -> tuple[str, Path]:

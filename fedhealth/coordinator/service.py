@@ -78,6 +78,7 @@ class Coordinator:
         engine = open_database(home.root, database, public_key_hex(self._witness_key.public_key()))
         self.studies, self.runs = Studies(engine), Runs(engine)
         self._pinned: dict[str, PinnedSite] = {}
+        self._joined: frozenset[str] = frozenset()
         self.look_for_sites()
         offered = {CATALOGUE: catalogue_service(_Offered(self.studies))}
         self._border = Border(home, self._on_link, lambda _site: offered)
@@ -87,15 +88,13 @@ class Coordinator:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The sites that joined, in alphabetical order."""
-        return tuple(sorted(self._pinned))
+        """The sites that joined and were not taken out, in alphabetical order."""
+        return tuple(sorted(self._joined))
 
     def look_for_sites(self) -> None:
-        """Learn of sites that have joined since, and of those that were taken out."""
-        joined = self.home.joined_sites()
-        for site in set(self._pinned) - set(joined):
-            del self._pinned[site]
-        self._pinned |= joined
+        """Learn which sites have joined since and which were taken out; what these did in a run stays checkable."""
+        self._pinned |= self.home.known_sites()
+        self._joined = self.home.joined_sites()
 
     async def start(self, ports: Ports) -> int:
         """Open the border and return the link's port.

@@ -182,7 +182,7 @@ class StudyRun:
             self._follow_checkpoint()
         else:
             self._rounds = hub.runs.rounds(digest)
-        hub.asker.resume(hub.runs.unacknowledged(digest))
+        hub.asker.resume(hub.runs.unacknowledged())  # of earlier studies too: their sites may be back
         if run.starts > 1:
             self._tell({"event": "resumed", "round": len(self._rounds)})
 

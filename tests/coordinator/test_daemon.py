@@ -7,6 +7,7 @@ import stat
 import struct
 import tempfile
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from study_scene import RESEARCHER, Scene, study_of
 
 from fedhealth.coordinator.asking import Shown
 from fedhealth.coordinator.evidence import Evidence
+from fedhealth.coordinator.home import revoke_site
 from fedhealth.coordinator.participation import CompletedRound
 from fedhealth.coordinator.research_client import (
     fetch_results,
@@ -254,6 +256,54 @@ def test_a_study_without_its_quorum_waits_lets_another_go_first_and_goes_on_by_i
     served.wait_for(study, "done")
     evidence = Evidence.model_validate_json((served.home.runs / other.digest / EVIDENCE).read_bytes())
     assert evidence.partial
+
+
+def leave_after(served, name, study, step, number):
+    """Have a site go away once it has given a release of a study, and before it could be told to drop it."""
+    site = served.scene.sites[name]
+
+    async def leave(frame):
+        request, _ = unpack_request(frame)
+        asked = [unpack_request(seen)[0] for seen in site.frames[:-1]]
+        given = [each for each in asked if isinstance(each, Answer) and each.study == study.digest]
+        if given and (given[-1].step, given[-1].round) == (step, number) and request.kind in ("head", "answer"):
+            site.connected = False
+
+    site.delay = leave
+    return site
+
+
+def test_a_site_that_was_away_at_the_end_is_told_to_drop_its_payloads_in_the_next_study(served):
+    study, other = study_of(sites={"quorum": 1, "wait_seconds": 1}), study_of(name="other")
+    signed, next_one = sign_study(study, RESEARCHER), sign_study(other, RESEARCHER)
+    site = leave_after(served, "ward-b", study, "evaluate", 1)
+    served.approve(signed)
+    submit_study(served.socket, signed)
+    served.wait_for(study, "done")
+    releases = list(site.ledger.account.reserved)
+    assert "stored" in {site.ledger.row(release).state for release in releases}
+    site.delay, site.connected = None, True
+    served.approve(next_one)
+    submit_study(served.socket, next_one)
+    served.wait_for(other, "done")
+    assert {site.ledger.row(release).state for release in releases} == {"sent"}
+
+
+def test_a_site_that_is_taken_out_in_mid_study_stays_in_the_evidence_with_what_it_did(served):
+    study = study_of(sites={"quorum": 1, "wait_seconds": 1})
+    signed = sign_study(study, RESEARCHER)
+    leave_after(served, "ward-b", study, "train", 1)
+    served.approve(signed)
+    submit_study(served.socket, signed)
+    for event in watch_study(served.socket, study.digest):
+        if event.body["event"] == "round":
+            break
+    revoke_site(served.home, "ward-b", datetime.now(UTC))
+    served.wait_for(study, "done")
+    evidence = Evidence.model_validate_json((served.home.runs / study.digest / EVIDENCE).read_bytes())
+    assert [(site.site, site.rounds) for site in evidence.sites] == [("ward-a", (1, 2)), ("ward-b", (1,))]
+    assert evidence.partial
+    assert evidence.participation.sites == ("ward-a", "ward-b")
 
 
 def test_sites_are_told_of_all_studies_that_are_not_over(served):

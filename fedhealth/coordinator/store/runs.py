@@ -143,11 +143,13 @@ class Runs:
             wanted = select(RoundRow).where(RoundRow.study == study).order_by(RoundRow.round)
             return [CompletedRound(row.round, row.number, absent.get(row.round, {})) for row in session.scalars(wanted)]
 
-    def unacknowledged(self, study: str) -> dict[str, list[str]]:
-        """Return the releases that no receipt has named yet, by site."""
+    def unacknowledged(self, study: str | None = None) -> dict[str, list[str]]:
+        """Return the releases of a study, or of all, that no answered receipt has named yet, by site."""
         waiting: dict[str, list[str]] = {}
         with session_of(self._engine) as session:
-            wanted = select(ReceiptRow).where(ReceiptRow.study == study, ReceiptRow.given.is_(False))
+            wanted = select(ReceiptRow).where(ReceiptRow.given.is_(False))
+            if study is not None:
+                wanted = wanted.where(ReceiptRow.study == study)
             for row in session.scalars(wanted.order_by(ReceiptRow.site, ReceiptRow.release)):
                 waiting.setdefault(row.site, []).append(row.release)
         return waiting
