@@ -5,12 +5,12 @@ the waiting for the public time of a reply, and the disk: a simulated ledger pro
 process. It says in its first entry that it is of a simulation, and none of a site is ever opened from a file of one.
 """
 
-import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -49,6 +49,9 @@ _SIMULATED_REPLY_AFTER_MS = 60_000
 
 _EPSILON_CAP = 50.0
 """Of a simulated data set: the most that a budget can be, because one study is all that it pays for."""
+
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,20 @@ def _signed(study: Study, researcher: Ed25519PrivateKey) -> bytes:
     return sign_study(study, researcher)
 
 
+def _at_once(steps: Coroutine[None, None, _Found]) -> _Found:
+    """Run what never waits, because every gate answers within the call.
+
+    Without an event loop, so that it runs in a notebook, which has one already.
+    """
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        found: _Found = end.value
+        return found
+    steps.close()
+    raise RuntimeError("a simulated gate kept somebody waiting")
+
+
 class SiteGroup:
     """Some simulated sites, and the coordinator's side of each; call it from one thread at a time.
 
@@ -183,12 +200,12 @@ class SiteGroup:
 
     def releases(self, step: StepName, number: int, data: bytes) -> dict[str, bytes | NotReleased]:
         """Return each site's answer to one question."""
-        return asyncio.run(self._releases(step, number, data))
+        return _at_once(self._releases(step, number, data))
 
     def heads(self) -> dict[str, LedgerHead]:
         """Return the countersigned head of each site's ledger, and have the payloads dropped."""
         self._asker.checkpointed()
-        return asyncio.run(self._heads())
+        return _at_once(self._heads())
 
     def write_ledgers(self, path: Path) -> None:
         """Write what the ledgers hold to a new file."""

@@ -1,5 +1,6 @@
 """A simulation: what it leaves, what it costs, that it is never taken for a real run, and that nothing stays behind."""
 
+import asyncio
 import json
 import os
 import signal
@@ -86,6 +87,13 @@ def test_the_numbers_follow_from_the_seed_and_from_nothing_else(files, study, fo
     other = simulate_table(study, files / "wards.csv", Split("ward", "person", seed=8), tmp_path / "other")
     assert np.array_equal(again.weights, found.weights)
     assert not np.array_equal(other.weights, found.weights)
+
+
+def test_it_runs_where_an_event_loop_runs_as_in_a_notebook(files, study, found, tmp_path):
+    async def cell():
+        return simulate_table(study, files / "wards.csv", SPLIT, tmp_path / "out", with_reference=False)
+
+    assert np.array_equal(asyncio.run(cell()).weights, found.weights)
 
 
 @pytest.mark.processes
