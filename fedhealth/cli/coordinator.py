@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.completion import joined_sites
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
 from fedhealth.cli.output import agreed, remark, say, say_event
 from fedhealth.errors import INTERRUPTED_EXIT_CODE, ConfigInvalid
@@ -78,7 +79,7 @@ def install(
 
 @app.command()
 def invite(
-    site: Annotated[str, typer.Argument(help="The site's id, as in its site.toml.")],
+    site: Annotated[str, typer.Argument(help="The site's id, as in its site.toml.", autocompletion=joined_sites)],
     home: Home,
     minutes: Annotated[int, typer.Option(min=1, max=60, help="How long it may take to join.")] = 60,
 ) -> None:
@@ -95,7 +96,9 @@ def invite(
 
 
 @app.command()
-def revoke(site: Annotated[str, typer.Argument(help="The site's id.")], home: Home) -> None:
+def revoke(
+    site: Annotated[str, typer.Argument(help="The site's id.", autocompletion=joined_sites)], home: Home
+) -> None:
     """Take a site out at once: its link ends, its certificates and its invitation count no more.
 
     It comes back by a new invitation, with the ledger it had.

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.completion import approved_studies
 from fedhealth.cli.output import agreed, say
 from fedhealth.cli.site_arguments import STUDY_HELP, Folder, State, made_state
 from fedhealth.errors import LedgerBehind
@@ -32,7 +33,12 @@ def resume(
     state: State,
     study: Annotated[
         str | None,
-        typer.Argument(metavar="STUDY", help=f"A stopped study; {STUDY_HELP}", show_default=False),
+        typer.Argument(
+            metavar="STUDY",
+            help=f"A stopped study; {STUDY_HELP}",
+            show_default=False,
+            autocompletion=approved_studies,
+        ),
     ] = None,
 ) -> None:
     """Let a paused site go on; or, if a study is named, one that a failure stopped here. The gate may be running.

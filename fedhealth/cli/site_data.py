@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedhealth.cli.completion import table_formats
 from fedhealth.cli.output import agreed, answer, ask, console, say
 from fedhealth.cli.site_arguments import Folder
 from fedhealth.errors import ApprovalMissing, ConfigInvalid, DataUnusable
@@ -28,7 +29,10 @@ def add(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, Parquet, DuckDB or SQLite, in SITE_FOLDER.")],
     query: Annotated[str | None, typer.Option(help="One SELECT, for a DuckDB or SQLite file.")] = None,
     table_format: Annotated[
-        str | None, typer.Option("--format", help=f"{', '.join(TABLE_FORMATS)}; told by the name if not given.")
+        str | None,
+        typer.Option(
+            "--format", help=f"{', '.join(TABLE_FORMATS)}; told by the name if not given.", autocompletion=table_formats
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What studies call the data set.")] = None,
     patient_column: Annotated[str | None, typer.Option(help="The column that names the patient.")] = None,

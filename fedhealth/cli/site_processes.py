@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedhealth.cli.completion import approved_studies
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
 from fedhealth.cli.output import answer, remark, say, say_step
 from fedhealth.cli.site_arguments import Folder, State, made_state
@@ -119,7 +120,10 @@ def node(state: State, lifeline: Lifeline = False) -> None:
 
 def egress(
     state: State,
-    study: Annotated[str | None, typer.Option(help="Only for the study whose digest begins so.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Only for the study whose digest begins so.", autocompletion=approved_studies),
+    ] = None,
 ) -> None:
     """List what left the gate: when, what, for which study, how many bytes, which hash. The gate may be running.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedhealth.cli.completion import approved_studies, offered_studies, rejection_reasons
 from fedhealth.cli.output import agreed, answer, say, say_lines
 from fedhealth.cli.site_arguments import STUDY_HELP, Folder, State, made_state
 from fedhealth.cli.site_text import budget_lines, proposal_lines, study_lines
@@ -42,7 +43,12 @@ def studies(folder: Folder, state: State) -> None:
 def approve(
     folder: Folder,
     study: Annotated[
-        str, typer.Argument(metavar="STUDY", help=f"An offered study: {STUDY_HELP} Or the file of a signed study.")
+        str,
+        typer.Argument(
+            metavar="STUDY",
+            help=f"An offered study: {STUDY_HELP} Or the file of a signed study.",
+            autocompletion=offered_studies,
+        ),
     ],
     state: State,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
@@ -89,10 +95,17 @@ def approve(
 
 def reject(
     folder: Folder,
-    study: Annotated[str, typer.Argument(metavar="STUDY", help=f"An offered study: {STUDY_HELP}")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help=f"An offered study: {STUDY_HELP}", autocompletion=offered_studies)
+    ],
     state: State,
     reason: Annotated[
-        str | None, typer.Option(help="One word: purpose, legal-basis, cost, researcher, other.", show_default=False)
+        str | None,
+        typer.Option(
+            help="One word: purpose, legal-basis, cost, researcher, other.",
+            show_default=False,
+            autocompletion=rejection_reasons,
+        ),
     ] = None,
 ) -> None:
     """Say that a study shall not run here; the ledger keeps who did, and why. The gate may be running.
@@ -114,7 +127,9 @@ def reject(
 
 def withdraw(
     folder: Folder,
-    study: Annotated[str, typer.Argument(metavar="STUDY", help=f"The study: {STUDY_HELP}")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help=f"The study: {STUDY_HELP}", autocompletion=approved_studies)
+    ],
     state: State,
 ) -> None:
     """Withdraw an approval: nothing more leaves for the study, from a running gate's next frame on.

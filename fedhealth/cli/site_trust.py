@@ -4,12 +4,18 @@ from typing import Annotated
 
 import typer
 
+from fedhealth.cli.completion import allowed_researchers
 from fedhealth.cli.output import answer, say
 from fedhealth.cli.site_arguments import Folder, State, made_state
 
 trust = typer.Typer(help="Pin researchers' public keys, and list those that are.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The name that policy.toml uses: lower case, digits, hyphens.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="The name that policy.toml uses: lower case, digits, hyphens.", autocompletion=allowed_researchers
+    ),
+]
 
 
 @trust.command()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedhealth.cli.completion import signed_studies
 from fedhealth.cli.output import answer, remark, say, say_lines, say_step, warn
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ Socket = Annotated[
         help="Its research.sock, in its home or forwarded with ssh -L.",
     ),
 ]
-Named = Annotated[str, typer.Argument(metavar="STUDY", help="The first digits of the study's digest.")]
+Named = Annotated[
+    str, typer.Argument(metavar="STUDY", help="The first digits of the study's digest.", autocompletion=signed_studies)
+]
 
 
 def submit(
