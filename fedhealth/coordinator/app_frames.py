@@ -55,15 +55,13 @@ class RoundDone(_Header):
 
 
 class Finished(_Header):
-    """The model is stored. Answered by `Go`.
+    """The model is stored; the body is the `COUNTS`, which of many sites are more than a header. Answered by `Go`.
 
     Attributes:
-        counts: the released counts of each site that gave them.
         absent: the public code of each site that gave none.
     """
 
     kind: Literal["finished"] = "finished"
-    counts: dict[str, dict[str, float]]
     absent: dict[str, str]
 
 
@@ -113,6 +111,8 @@ class Go(_Header):
 
 Question = Begin | AskSite | RoundDone | Finished | Halted
 _QUESTION = TypeAdapter[Question](Annotated[Question, Field(discriminator="kind")])
+COUNTS = TypeAdapter(dict[str, dict[str, float]])
+"""The released counts of each site that gave them, by cell."""
 ReplyHeader = Start | Payload | Nothing | Go
 _REPLY = TypeAdapter[ReplyHeader](Annotated[ReplyHeader, Field(discriminator="kind")])
 

@@ -21,6 +21,7 @@ import numpy as np
 from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from fedhealth.canonical import canonical_bytes
 from fedhealth.coordinator.app_frames import (
     AskSite,
     Begin,
@@ -181,16 +182,11 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
             exchange(control, Halted(round=(len(done) + 1) % (course.rounds + 1), absent=missing.absent))
             return
         replace_file(folder / MODEL, model_bytes(weights, study, len(done)))
-        exchange(
-            control,
-            Finished(
-                counts={
-                    site: {cell: float(str(count)) for cell, count in figures.items() if cell != EXAMPLES}
-                    for site, figures in counts.items()
-                },
-                absent=absent,
-            ),
-        )
+        released = {
+            site: {cell: float(str(count)) for cell, count in figures.items() if cell != EXAMPLES}
+            for site, figures in counts.items()
+        }
+        exchange(control, Finished(absent=absent), canonical_bytes(released))
 
     return app
 

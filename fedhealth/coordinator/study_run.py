@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fedhealth.coordinator.app_frames import (
+    COUNTS,
     AskSite,
     Begin,
     Finished,
@@ -294,9 +295,8 @@ class StudyRun:
             await self._kept()
             shown = dataclasses.replace(self._hub.asker.take_shown(), releases=self._hub.asker.received())
             now = self._hub.unix_ms()
-            await asyncio.to_thread(
-                self._hub.runs.keep_counts, self._known.digest, question.counts, question.absent, shown, now
-            )
+            counts = COUNTS.validate_json(bytes(body))
+            await asyncio.to_thread(self._hub.runs.keep_counts, self._known.digest, counts, question.absent, shown, now)
             self._hub.asker.checkpointed()  # the counts are durable, so the sites may drop them
             self._finished = True
             self._hub.on_event({"event": "evaluated", "absent": question.absent})

@@ -245,7 +245,11 @@ def pack_start(header: BaseModel, body_bytes: int) -> bytes:
     """
     head = canonical_bytes(header)
     if len(head) > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
-        raise FrameInvalid("a frame is too large", got=f"{body_bytes} bytes", wanted=f"at most {MAX_BODY_BYTES}")
+        raise FrameInvalid(
+            "a frame is too large",
+            got=f"a header of {len(head)} bytes and a body of {body_bytes}",
+            wanted=f"at most {MAX_HEADER_BYTES} and {MAX_BODY_BYTES}",
+        )
     return struct.pack("!I", len(head)) + head
 
 

@@ -11,6 +11,7 @@ import safetensors.numpy
 from flwr.app import Context, RecordDict
 
 from fedhealth.coordinator.app_frames import (
+    COUNTS,
     Finished,
     Go,
     Halted,
@@ -68,20 +69,27 @@ def read_frame(connection):
     return rest
 
 
-def run_app(folder, ask, seen, study=STUDY):
-    """Run the app to its end against a main process that says Go to everything and shows it to `seen`."""
+def run_app(folder, ask, seen, study=STUDY, declared=DECLARED):
+    """Run the app to its end against a main process that says Go to everything and shows it to `seen`.
+
+    Returns:
+        The body of what it said last.
+    """
     ours, theirs = socket.socketpair()
+    bodies = []
 
     def serve():
         while (frame := read_frame(theirs)) is not None:
-            seen(unpack_question(frame)[0])
+            question, body = unpack_question(frame)
+            bodies.append(bytes(body))
+            seen(question)
             reply = pack(Go())
             theirs.sendall(struct.pack("!I", len(reply)) + reply)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     set_task_identity(run_id=1)
-    grid = LinkGrid(list(DECLARED), ask, StudyCodec(study, DECLARED))
+    grid = LinkGrid(list(declared), ask, StudyCodec(study, declared))
     try:
         context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})
         build_app(grid, study, folder, ours)(grid, context)
@@ -90,6 +98,7 @@ def run_app(folder, ask, seen, study=STUDY):
         ours.close()
         thread.join(5)
         theirs.close()
+    return bodies[-1]
 
 
 def load(path):
@@ -114,11 +123,18 @@ def test_a_round_is_said_to_be_done_only_when_it_is_on_disk(tmp_path):
         if isinstance(question, Finished):
             assert load(tmp_path / MODEL)[1] == notes_of(STUDY, 3)
 
-    run_app(tmp_path, answer, seen)
+    counts = run_app(tmp_path, answer, seen)
     assert [question.kind for question in said] == ["round-done"] * 3 + ["finished"]
     assert [(question.round, question.number) for question in said[:3]] == [(1, 1), (2, 2), (3, 3)]
-    assert sorted(said[-1].counts) == ["ward-a", "ward-b"]
+    assert sorted(COUNTS.validate_json(counts)) == ["ward-a", "ward-b"]
     assert (tmp_path / CHECKPOINT_FILE).exists()  # until the coordinator has the counts
+
+
+def test_the_counts_of_a_thousand_sites_arrive(tmp_path):
+    declared = {f"hospital-of-a-long-name-{number:04}": 400 for number in range(1000)}
+    study = STUDY.model_copy(update={"training": STUDY.training.model_copy(update={"rounds": 1})})
+    counts = COUNTS.validate_json(run_app(tmp_path, answer, lambda _: None, study, declared))
+    assert counts.keys() == declared.keys()
 
 
 def test_a_checkpoint_names_the_releases_that_its_round_brought(tmp_path):
@@ -207,9 +223,9 @@ def answer_but(refusals):
 def test_a_round_counts_with_a_quorum_and_says_who_was_absent(tmp_path):
     said = []
     ask = answer_but({("ward-b", "train", 2): "away", ("ward-a", "evaluate", 1): "busy"})
-    run_app(tmp_path, ask, said.append, quorum_study(quorum=1))
+    counts = run_app(tmp_path, ask, said.append, quorum_study(quorum=1))
     assert [question.absent for question in said] == [{}, {"ward-b": "away"}, {}, {"ward-a": "busy"}]
-    assert list(said[-1].counts) == ["ward-b"]
+    assert list(COUNTS.validate_json(counts)) == ["ward-b"]
     # Round 2 is ward-a's alone: its update is its 5 steps over its own 75 training patients, 4/2 of a common round's.
     np.testing.assert_allclose(load(tmp_path / MODEL)[0], np.array([-UNIT, UNIT]) * 4, rtol=1e-12)
 
