@@ -1,7 +1,6 @@
 """`--json` at every command, and `--version` at the program: nobody who adds a command can forget them."""
 
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from typing import Any
 
 import click
@@ -43,5 +42,7 @@ def _choose(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 def _say_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
+        from importlib.metadata import version
+
         click.echo(f"fedhealth {version('fedhealth')}")
         context.exit()

@@ -1,6 +1,5 @@
 """How a command that serves ends: by a signal, or when the standard input of a child of `fedhealth demo` closes."""
 
-import asyncio
 import os
 import select
 import signal
@@ -67,6 +66,7 @@ def run_until_stopped(work: Coroutine[Any, Any, Any], lifeline: bool) -> bool:
     Returns:
         Whether it ended by itself.
     """
+    import asyncio
 
     async def supervised() -> bool:
         loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)

@@ -14,6 +14,7 @@ from fedhealth.cli.main import main
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md",
+    "docs/commands.md",
     "docs/data.md",
     "docs/protocol.md",
     "docs/first-study.md",
