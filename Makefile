@@ -31,6 +31,7 @@ benchmarks: $(VENV)/.dev
 	$(BIN)/python benchmarks/link.py
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/accounting.py
+	$(BIN)/python benchmarks/intervals.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/revocation.py
 	$(BIN)/python benchmarks/rotation.py
