@@ -11,6 +11,7 @@ Invariants: of an error only what it says about the words of the query is shown:
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import duckdb
 
@@ -37,10 +38,8 @@ def opened_file(source: TableSource, hidden: Hidden | None = None) -> Iterator[R
     Raises:
         DataUnusable: it is no such file, or locked by a program that writes to it, or the query fails.
     """
-    with _failures_told(source), closing(_connect(source)) as connection:
+    with _failures_told(source), closing(_connect(source, hidden)) as connection:
         query, arguments = _one_select(connection, source)
-        if hidden is not None:
-            _hide(connection, hidden)
         asked = connection.execute(f"SELECT * FROM ({query}\n) LIMIT 0", arguments)  # noqa: S608 - the site's own
         names = [str(name) for name, *_ in asked.description or ()]
         kinds = [str(kind) for _, kind, *_ in asked.description or ()]
@@ -53,6 +52,7 @@ def opened_file(source: TableSource, hidden: Hidden | None = None) -> Iterator[R
         terms = [
             f'{name} COLLATE "binary"' if kind == "VARCHAR" else name for name, kind in zip(own, kinds, strict=True)
         ]
+        terms += [tie for name, kind in zip(own, kinds, strict=True) if (tie := _tie(name, kind))]
         order = "" if source.query is None else f"ORDER BY {', '.join(f'{term} NULLS FIRST' for term in terms)}"
         # The line's end closes a comment that the query may end with.
         text = f"SELECT {', '.join(cells)} FROM ({query}\n) AS asked({', '.join(own)}) {order}"  # noqa: S608 - the site's own
@@ -60,7 +60,19 @@ def opened_file(source: TableSource, hidden: Hidden | None = None) -> Iterator[R
         yield tuple(names), _rows(result)
 
 
-def _connect(source: TableSource) -> duckdb.DuckDBPyConnection:
+def _tie(name: str, kind: str) -> str | None:
+    """Return what tells values apart that a type takes for equal and that are other cells; None where there are none.
+
+    Two records of a patient would else stand in an order that others decide: 0.0 and -0.0, 1 month and 30 days.
+    """
+    if kind in ("FLOAT", "DOUBLE"):
+        return f"signbit({name})"
+    if kind in _AS_THEY_ARE or kind.startswith(("DECIMAL", "DATE", "TIME")):
+        return None
+    return f'CAST({name} AS VARCHAR) COLLATE "binary"'
+
+
+def _connect(source: TableSource, hidden: Hidden | None) -> duckdb.DuckDBPyConnection:
     config: dict[str, str | bool | int | float | list[str]] = {
         "threads": 1,
         "memory_limit": _MEMORY,
@@ -70,7 +82,10 @@ def _connect(source: TableSource) -> duckdb.DuckDBPyConnection:
         "allow_community_extensions": False,
         "python_enable_replacements": False,
     }
-    if source.format == "duckdb":
+    if hidden is not None:
+        connection = duckdb.connect(config=config)
+        _copy_without(connection, source.file, hidden)
+    elif source.format == "duckdb":
         connection = duckdb.connect(source.file, read_only=True, config=config)
     else:
         connection = duckdb.connect(config=config)
@@ -95,25 +110,52 @@ def _one_select(connection: duckdb.DuckDBPyConnection, source: TableSource) -> t
     return statements[0].query.rstrip().rstrip(";"), []
 
 
-def _hide(connection: duckdb.DuckDBPyConnection, hidden: Hidden) -> None:
-    """Put a view without the patient before each table of the main schema that has the column."""
-    tables = connection.execute(
-        "SELECT database_name, table_name, column_name FROM duckdb_columns() JOIN duckdb_tables() "
-        "USING (database_name, schema_name, table_name) "
-        "WHERE schema_name = 'main' AND NOT duckdb_tables.temporary AND lower(column_name) = lower(?)",
-        [hidden.column],
+def _copy_without(connection: duckdb.DuckDBPyConnection, path: Path, hidden: Hidden) -> None:
+    """Use a copy in memory, under the file's own name, in which no table that has the column has a row of the patient.
+
+    A copy, because a view in a table's place is passed by where the query, or a view of the database, names its schema.
+    """
+    file = "'" + str(path).replace("'", "''") + "'"
+    connection.execute(f"ATTACH {file} (READ_ONLY)")
+    own_name = "SELECT database_name FROM duckdb_databases() WHERE path IS NOT NULL AND NOT internal"
+    ((name,),) = connection.execute(own_name).fetchall()
+    whole, copy = quoted(f"{name} as it is"), quoted(name)
+    for line in (
+        f"DETACH {copy}",
+        f"ATTACH {file} AS {whole} (READ_ONLY)",
+        f"ATTACH ':memory:' AS {copy}",
+        f"COPY FROM DATABASE {whole} TO {copy}",
+        f"USE {copy}",
+        f"DETACH {whole}",
+    ):
+        connection.execute(line)
+    places = connection.execute(
+        "SELECT schema_name, table_name, column_name FROM duckdb_columns() JOIN duckdb_tables() "
+        "USING (database_name, schema_name, table_name) WHERE database_name = ? AND lower(column_name) = lower(?)",
+        [name, hidden.column],
     ).fetchall()
-    for database, table, column in tables:
-        place, name = f"{quoted(database)}.main.{quoted(table)}", quoted(column)
-        spelled = connection.execute(f"SELECT DISTINCT {name}, CAST({name} AS VARCHAR) FROM {place}").fetchall()  # noqa: S608 - quoted
-        own = [
-            "'" + text.replace("'", "''") + "'"
-            for value, text in spelled
-            if text is not None and cell_of(value if isinstance(value, Plain) else text) == hidden.patient
-        ]
-        if own:
-            others = f'coalesce(CAST({name} AS VARCHAR) COLLATE "binary" NOT IN ({", ".join(own)}), true)'
-            connection.execute(f"CREATE TEMP VIEW {quoted(table)} AS SELECT * FROM {place} WHERE {others}")  # noqa: S608 - quoted
+    # A row that another table refers to goes after those that refer to it.
+    while left := [place for place in places if not _emptied(connection, hidden.patient, *place)]:
+        if len(left) == len(places):
+            raise duckdb.ConstraintException("tables that refer to each other")
+        places = left
+
+
+def _emptied(connection: duckdb.DuckDBPyConnection, patient: str, schema: str, table: str, column: str) -> bool:
+    """Take a patient's rows out of a table; say whether no other table stood against it."""
+    place, name = f"{quoted(schema)}.{quoted(table)}", quoted(column)
+    spelled = connection.execute(f"SELECT DISTINCT {name}, CAST({name} AS VARCHAR) FROM {place}").fetchall()  # noqa: S608 - quoted
+    own = [
+        text
+        for value, text in spelled
+        if text is not None and cell_of(value if isinstance(value, Plain) else text) == patient
+    ]
+    try:
+        taken = f'DELETE FROM {place} WHERE CAST({name} AS VARCHAR) COLLATE "binary" IN (SELECT unnest(?::VARCHAR[]))'  # noqa: S608 - quoted
+        connection.execute(taken, [own])
+    except duckdb.ConstraintException:
+        return False
+    return True
 
 
 def _rows(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Value, ...]]:

@@ -2,8 +2,8 @@
 
 The guarantee says what changes when one patient is taken away. A query that subtracts the average of all patients, or
 ranks them, changes everybody's rows then, and the guarantee is void. No program can read that off a query's words for
-certain; but it can do what the guarantee speaks of, and look. The patient is taken out of the tables, in a copy in
-memory or behind a view, and what the query then gives must be what it gave, less that patient's rows.
+certain; but it can do what the guarantee speaks of, and look. The patient is taken out of all tables of a copy in
+memory, and what the query then gives must be what it gave, less that patient's rows.
 
 Leaves to others: a proof. A few patients are tried, and only where tables name the patient by the same column as the
 query's result; so whoever connects the data set still attests it.
@@ -19,7 +19,7 @@ PATIENTS_TRIED = 5
 """Spread over the order of their names, the first and the last among them."""
 
 MOST_BYTES = 2**30
-"""Of a database that is tried: a SQLite file is copied to memory for it."""
+"""Of a database that is tried: the file is copied to memory for it."""
 
 
 def try_query(source: TableSource, table: Table, patient_column: str) -> Problem | None:

@@ -83,6 +83,37 @@ def test_a_query_whose_rows_rest_on_others_is_found_and_refused(files, name, que
         check_rows_alone(source, table, "patient")
 
 
+OTHER_PLACES = [
+    "SELECT patient, x - (SELECT avg(x) FROM a.main.visits) AS x FROM visits",
+    "SELECT patient, x - (SELECT avg(x) FROM a.visits) AS x FROM visits",
+    "SELECT patient, x - (SELECT avg(x) FROM other.visits) AS x FROM visits",
+    "SELECT patient, x - (SELECT m FROM of_all) AS x FROM visits",
+]
+
+
+@pytest.mark.parametrize("query", OTHER_PLACES)
+def test_the_patient_is_gone_by_whatever_name_a_table_is_asked(tmp_path, query):
+    make(tmp_path / "a.duckdb", duckdb.connect, {"text": "VARCHAR", "real": "DOUBLE"})
+    with duckdb.connect(tmp_path / "a.duckdb") as connection:
+        connection.execute("CREATE SCHEMA other")
+        connection.execute("CREATE TABLE other.visits AS SELECT * FROM main.visits")
+        connection.execute("CREATE VIEW of_all AS SELECT avg(x) AS m FROM other.visits")
+    assert outcome({"duckdb": tmp_path / "a.duckdb"}, "duckdb", query)[0] == "error"
+
+
+def test_tables_that_refer_to_each_other_can_be_tried(tmp_path):
+    with duckdb.connect(tmp_path / "a.duckdb") as connection:
+        connection.execute("CREATE TABLE people (patient VARCHAR PRIMARY KEY, x INTEGER)")
+        connection.execute("CREATE TABLE stays (patient VARCHAR REFERENCES people (patient), day INTEGER)")
+        connection.execute("INSERT INTO people VALUES ('p', 1), ('q', 2)")
+        connection.execute("INSERT INTO stays VALUES ('p', 1), ('q', 2), ('q', 3)")
+    files = {"duckdb": tmp_path / "a.duckdb"}
+    alone = "SELECT people.patient, x, day FROM people JOIN stays USING (patient)"
+    assert outcome(files, "duckdb", alone)[0] is None
+    on_others = "SELECT stays.patient, x - (SELECT avg(x) FROM people) AS x FROM people JOIN stays USING (patient)"
+    assert outcome(files, "duckdb", on_others)[0] == "error"
+
+
 @pytest.mark.parametrize("name", ["duckdb", "sqlite"])
 @pytest.mark.parametrize("query", UNTRIED)
 def test_what_cannot_be_tried_is_said_and_not_refused(files, name, query):
