@@ -17,6 +17,7 @@ import csv
 import importlib.util
 import logging
 import random
+import resource
 import tempfile
 import threading
 import time
@@ -53,18 +54,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fedhealth-bench-") as made:
         folder = Path(made)
         heart = write_table(folder / "heart.csv", rows)
-        seconds, _ = measured(heart, with_rounds(study, 30), folder / "heart")
+        seconds, cpu, _ = measured(heart, with_rounds(study, 30), folder / "heart")
         print(f"four hospitals, 30 rounds: {seconds:.1f} s after import {target(seconds, HEART_SECONDS, 's')}")
+        print(f"  of the processor: {cpu:.1f} s")
         many = write_table(folder / "many.csv", drawn(rows, options.sites))
-        seconds, gib = measured(many, with_rounds(study, ROUNDS), folder / "many")
+        seconds, cpu, gib = measured(many, with_rounds(study, ROUNDS), folder / "many")
         work = f"hospitals of {PATIENTS}, {ROUNDS} rounds"
         print(f"{options.sites} {work}: {seconds:.1f} s {target(seconds, MANY_SECONDS, 's')}")
+        print(f"  of the processors: {cpu:.1f} s, so that a busy machine can be told from a slow program")
         print(f"  all processes together: {gib:.2f} GiB {target(gib, MANY_GIB, 'GiB')}")
         if importlib.util.find_spec("ray") is None:
             print("Flower's simulation engine: not installed (pip install 'flwr[simulation]==1.41.0')")
             return
         some = write_table(folder / "some.csv", drawn(rows, options.compare))
-        ours, _ = measured(some, with_rounds(study, ROUNDS), folder / "some")
+        ours, _, _ = measured(some, with_rounds(study, ROUNDS), folder / "some")
         theirs = in_flower(some, with_rounds(study, ROUNDS), folder)
         print(f"{options.compare} {work}: here {ours:.1f} s, Flower's engine {theirs:.1f} s")
         print(f"  ratio {theirs / ours:.1f} (above 1: this is faster)")
@@ -75,8 +78,8 @@ def target(measured_value: float, wanted: float, unit: str) -> str:
     return f"(target: at most {wanted:g} {unit}) {measured_value <= wanted}"
 
 
-def measured(table: Path, study: Study, folder: Path) -> tuple[float, float]:
-    """Return seconds from the file to the report, and the most GiB that all processes held together."""
+def measured(table: Path, study: Study, folder: Path) -> tuple[float, float, float]:
+    """Return seconds from the file to the report, those of all processors, and the most GiB held together."""
     most, done = [0], threading.Event()
 
     def watch() -> None:
@@ -85,14 +88,20 @@ def measured(table: Path, study: Study, folder: Path) -> tuple[float, float]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    start = time.perf_counter()
+    start, before = time.perf_counter(), processor_seconds()
     try:
         simulate_table(study, table, SPLIT, folder)
     finally:
         seconds = time.perf_counter() - start
         done.set()
         watcher.join()
-    return seconds, most[0] / 2**30
+    return seconds, processor_seconds() - before, most[0] / 2**30
+
+
+def processor_seconds() -> float:
+    """Return what this process and its children that have ended have used."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def proportional_bytes() -> int:
