@@ -112,6 +112,7 @@ def write_approval(folder: Path, state: SiteState, ledger: Ledger, instruction: 
             next_step="Use the program of the version that the gate runs.",
         )
     check_year(policy, ledger.account, approval, ledger.created.budgets[approval.data_set])
+    ledger.account.check_approval(approval)  # before anything is written: a policy that no gate follows is in no ledger
     record_policy(ledger, policy_sha256, by, at)
     if policy.approvals_needed == 2 and digest not in decisions.first:
         ledger.append(FirstApproval(study=digest, researcher=signed.researcher, by=by, at=at))

@@ -179,6 +179,27 @@ def test_the_gate_checks_an_approval_itself(running, make_protocol):
     assert verify_ledger(running.state.gate).head.size == before
 
 
+@pytest.mark.parametrize("people", [1, 2])
+def test_an_approval_that_does_not_fit_any_more_leaves_the_policy_as_the_gate_has_it(
+    ward, make_protocol, steps, people
+):
+    here = ward(epsilon=2.5)
+    gate, ledger = here.open_gate(steps["noise_only"])
+    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
+    compute = {"train": steps["noise_only"], "evaluate": steps["noise_only"]}
+    # Two people look at two studies, of which the budget holds one.
+    looked_at = [
+        examine_study(here.folder, here.state, sign_study(study, here.researcher), compute)
+        for study in (make_protocol(), make_protocol(name="second"))
+    ]
+    site.administer(instruction_of(looked_at[0]), "ann")
+    file, size = here.folder / "policy.toml", ledger.size
+    file.write_text(f"approvals_needed = {people}\n{file.read_text()}# as of today\n")
+    with pytest.raises(BudgetExhausted):
+        site.administer(instruction_of(looked_at[1]), "ben")
+    assert ledger.size == size
+
+
 def test_an_approval_brings_the_policy_of_its_day_into_force_and_says_by_whom(ward, make_protocol, steps):
     here, study = ward(epsilon=20.0), make_protocol()
     compute = {"train": steps["noise_only"], "evaluate": steps["noise_only"]}
