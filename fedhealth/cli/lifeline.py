@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedhealth.cli.output import stopped_line
 from fedhealth.errors import INTERRUPTED_EXIT_CODE
 
 Lifeline = Annotated[bool, typer.Option("--lifeline", help="End when standard input closes.", hidden=True)]
@@ -32,7 +33,7 @@ def leaving_at_once() -> Iterator[None]:
 
 
 def _leave(*_: object) -> None:
-    os.write(sys.stderr.fileno(), b"stopped\n")
+    os.write(sys.stderr.fileno(), stopped_line().encode())
     os._exit(INTERRUPTED_EXIT_CODE)
 
 

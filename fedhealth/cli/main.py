@@ -42,9 +42,9 @@ def _leave() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient person presses again
     import logging
 
-    from fedhealth.cli.output import say_stopped
+    from fedhealth.cli.output import stopped_line
 
-    say_stopped()
+    sys.stderr.write(stopped_line())
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # nobody reads it any more

@@ -184,7 +184,7 @@ def complain(error: FedHealthError) -> int:
     """Say what went wrong; return the exit code."""
     if _said.as_json:
         parts = {"what": error.what, "got": error.got, "wanted": error.wanted, "next_step": error.next_step}
-        _write_error(parts, error.exit_code, type(error).__name__)
+        sys.stderr.write(_error_line(parts, error.exit_code, type(error).__name__))
     else:
         sys.stderr.write(f"error: {error}\n")
     return error.exit_code
@@ -195,20 +195,19 @@ def complain_of_usage(error: click.UsageError) -> int:
     if _said.as_json:
         command = error.ctx.command_path if error.ctx is not None else "fedhealth"
         parts = {"what": error.format_message(), "got": "", "wanted": "", "next_step": f"See: {command} --help"}
-        _write_error(parts, error.exit_code, "UsageError")
+        sys.stderr.write(_error_line(parts, error.exit_code, "UsageError"))
     else:
         error.show()
     return error.exit_code
 
 
-def say_stopped() -> None:
-    """Say that the person stopped the command."""
-    if _said.as_json:
-        parts = {"what": "stopped", "got": "", "wanted": "", "next_step": ""}
-        _write_error(parts, INTERRUPTED_EXIT_CODE, "Interrupted")
-    else:
-        sys.stderr.write("stopped\n")
+def stopped_line() -> str:
+    """Return what is said on standard error when the person stopped the command."""
+    if not _said.as_json:
+        return "stopped\n"
+    parts = {"what": "stopped", "got": "", "wanted": "", "next_step": ""}
+    return _error_line(parts, INTERRUPTED_EXIT_CODE, "Interrupted")
 
 
-def _write_error(parts: dict[str, str], code: int, kind: str) -> None:
-    sys.stderr.write(json.dumps({"error": parts, "code": code, "kind": kind}) + "\n")
+def _error_line(parts: dict[str, str], code: int, kind: str) -> str:
+    return json.dumps({"error": parts, "code": code, "kind": kind}) + "\n"

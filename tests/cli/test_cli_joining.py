@@ -61,10 +61,13 @@ def test_two_commands_and_one_line_join_a_site_and_one_takes_it_out(home, fedhea
     enrol = ("site", "enrol", SITES / "hungary", line, "--state", tmp_path / "state")
     code, key, said = patiently(lambda: fedhealth(*enrol))
     assert (code, len(key)) == (0, 64) and "joined federation 'heart'" in said
+    code, again, _ = fedhealth("coordinator", "invite", "hungary", "--home", home.root, "--json")
+    code, joined, said = patiently(lambda: fedhealth(*enrol[:3], json.loads(again)["invitation"], *enrol[4:], "--json"))
+    assert (code, said, json.loads(joined)) == (0, "", {"ledger_key": key, "site": "hungary", "federation": "heart"})
     code, listed, _ = fedhealth("coordinator", "members", "--home", home.root)
     assert code == 0 and key in listed and "hungary: " in listed and "renewal certificate until" in listed
-    code, said, _ = fedhealth("coordinator", "revoke", "hungary", "--home", home.root)
-    assert code == 0 and "is out" in said
+    code, said, _ = fedhealth("coordinator", "revoke", "hungary", "--home", home.root, "--json")
+    assert (code, json.loads(said)) == (0, {"revoked": "hungary"})
     assert "revoked" in fedhealth("coordinator", "members", "--home", home.root)[1]
     code, _, said = fedhealth("coordinator", "revoke", "atlantis", "--home", home.root)
     assert code == 3 and "never joined" in said and "Traceback" not in said

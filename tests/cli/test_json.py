@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 import typer.main
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "compliance"))
+from published_run import make_ledger, make_run
+
 from fedhealth.cli import output
 from fedhealth.cli.commands import app
 from fedhealth.cli.json_option import commands_of
 from fedhealth.cli.main import main
+from fedhealth.coordinator.evidence import Evidence
+from fedhealth.demo.run import DemoResult
+from fedhealth.privacy.verify import verify_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = ROOT / "fedhealth" / "cli"
@@ -80,7 +86,7 @@ DAY = [
 ]
 
 OWN_TESTS = {
-    ("demo",): "tests/demo/test_demo.py",
+    ("demo",): "tests/cli/test_json.py",
     ("coordinator", "run"): "tests/demo/test_demo.py",
     ("coordinator", "serve"): "tests/cli/test_cli_joining.py",
     ("coordinator", "revoke"): "tests/cli/test_cli_joining.py",
@@ -218,6 +224,20 @@ def test_every_command_has_its_place_in_the_day_or_a_test_of_its_own():
     walked = {words for words in COMMANDS for line, _, _ in DAY if tuple(line.split()[: len(words)]) == words}
     assert walked | set(OWN_TESTS) == set(COMMANDS)
     assert all((ROOT / path).exists() for path in OWN_TESTS.values())
+
+
+def test_the_demonstration_answers_with_its_evidence(capsys, monkeypatch, tmp_path):
+    """The command around a run; the run itself is of `tests/demo`."""
+    ledgers = [make_ledger(tmp_path / site / "gate", site) for site in ("north", "south")]
+    published = make_run(tmp_path / "run", dict(zip(("north", "south"), ledgers, strict=True)))
+    evidence = Evidence.model_validate_json((published / "evidence.json").read_bytes())
+    made = DemoResult(evidence, tmp_path / "report.html", tuple(map(verify_ledger, ledgers)))
+    monkeypatch.setattr("fedhealth.demo.run.run_demo", lambda *_, **__: made)
+    code, out, err = run(capsys, monkeypatch, "demo", "--out", tmp_path / "demo", "--json")
+    found = json.loads(out)
+    assert (code, err, found["report"]) == (0, "", str(tmp_path / "report.html"))
+    assert found["evidence"] == json.loads((published / "evidence.json").read_text())
+    assert [head["site"] for head in found["ledgers"]] == ["north", "south"]
 
 
 @pytest.mark.parametrize(
