@@ -1,12 +1,14 @@
 """`--json` at every command, and `--version` at the program: nobody who adds a command can forget them."""
 
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import click
 from typer.core import TyperGroup, TyperOption
 
-from fedhealth.cli.output import choose
+from fedhealth.cli.output import choose, finish
+from fedhealth.errors import INTERRUPTED_EXIT_CODE
 
 
 class Program(TyperGroup):
@@ -16,6 +18,8 @@ class Program(TyperGroup):
         super().__init__(**settings)
         for _, command in commands_of(self):
             command.params.append(_flag("--json", _choose, "Print JSON."))
+            if command.callback is not None:
+                command.callback = _answering(command.callback)
         self.params.append(_flag("--version", _say_version, "Print the version."))
 
 
@@ -26,6 +30,22 @@ def commands_of(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tupl
             yield from commands_of(command, (*path, name))
         else:
             yield (*path, name), command
+
+
+def _answering(act: Callable[..., None]) -> Callable[..., None]:
+    """Return what a command does, with its document at the end; there is none of a command that failed."""
+
+    @wraps(act)
+    def run(*arguments: object, **options: object) -> None:
+        try:
+            act(*arguments, **options)
+        except click.exceptions.Exit as end:
+            if end.exit_code != INTERRUPTED_EXIT_CODE:
+                finish()
+            raise
+        finish()
+
+    return run
 
 
 def _flag(name: str, callback: Callable[[click.Context, click.Parameter, bool], None], text: str) -> TyperOption:

@@ -58,7 +58,7 @@ def _run() -> int:
     import click
 
     from fedhealth.cli.commands import app
-    from fedhealth.cli.output import begin, complain_of_usage, finish
+    from fedhealth.cli.output import begin, complain_of_usage
     from fedhealth.local_log import FieldFormatter
 
     begin(sys.argv[1:])
@@ -66,14 +66,11 @@ def _run() -> int:
     handler.setFormatter(FieldFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        code = app(prog_name="fedhealth", standalone_mode=False) or 0
+        return app(prog_name="fedhealth", standalone_mode=False) or 0
     except click.UsageError as error:
         return complain_of_usage(error)
     except click.Abort:
         return INTERRUPTED_EXIT_CODE
-    if code != INTERRUPTED_EXIT_CODE:
-        finish()
-    return code
 
 
 def _say(error: FedHealthError) -> int:

@@ -5,8 +5,8 @@ that was said, as one document on standard output when the command is done. A co
 JSON object on a line, at once. With `--json` an error is one line of JSON on standard error, and nobody is asked
 anything.
 
-One command runs in a process; what it has said so far is kept here, and `begin` and `finish` are for the entry point
-alone (`fedhealth.cli.main`). Leaves to others: the option itself (`fedhealth.cli.json_option`).
+One command runs in a process; what it has said so far is kept here. Leaves to others: the option itself, and the end of
+a command, where its document is due (`fedhealth.cli.json_option`).
 """
 
 import json

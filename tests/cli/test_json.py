@@ -310,6 +310,21 @@ def test_ctrl_c_is_one_document_too():
     assert error_of(done.stderr)["kind"] == "Interrupted"
 
 
+def test_help_is_for_people_wherever_it_stands(capsys, monkeypatch):
+    for words in (("--json", "--help"), ("--help", "--json")):
+        code, out, err = run(capsys, monkeypatch, "site", "pause", *words)
+        assert (code, err) == (0, "") and "Usage: fedhealth site pause" in out and "{" not in out
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_reader_who_goes_away_is_no_defect(extra):
+    command = [sys.executable, "-m", "fedhealth.cli.main", "study", "schema", *extra]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read().decode()
+        assert process.wait(30) == 1
+
+
 def test_what_json_does_not_have_is_null_and_a_model_its_fields(capsys):
     output.begin(["--json"])
     output.answer({"epsilon": float("inf"), "all": (1.0, float("nan")), "path": Path("a")})
