@@ -40,12 +40,36 @@ from fedhealth.records.table import Table, read_table
 from fedhealth.simulation.gates import SimulatedSite, open_gate
 from fedhealth.site.gate import Gate
 from fedhealth.site.gate_inputs import Clock
-from fedhealth.study.protocol import load_study
+from fedhealth.study.protocol import Study, load_study
 from fedhealth.study.signature import sign_study
 from fedhealth.training.per_patient import make_deterministic
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = load_study(ROOT / "protocols" / "heart-disease-diagnosis.toml")
+# As much as a protocol can ask: conditions, an endpoint in words, scores, and two columns of groups.
+RICH = Study.model_validate(
+    STUDY.model_dump()
+    | {
+        "max_records_per_patient": 2,
+        "include": [
+            {"kind": "number", "column": "age", "range": [30, 80]},
+            {"kind": "category", "column": "cp", "any_of": ["typical angina", "non-anginal", "asymptomatic"]},
+        ],
+        "endpoint": {
+            "kind": "category",
+            "column": "num",
+            "positive_categories": ["1", "2", "3", "4"],
+            "negative_categories": ["0"],
+            "positive": "is ill",
+        },
+        "evaluation": {
+            "held_out_fraction": STUDY.evaluation.held_out_fraction,
+            "table": 0.3,
+            "scores": {"share": 0.3, "bins": 6},
+            "subgroups": {"share": 0.4, "columns": ["cp", "sex"]},
+        },
+    }
+)
 SAMPLED = STUDY.model_copy(update={"training": STUDY.training.model_copy(update={"sampling_rate": 0.1})})
 SITE = load_site_file(ROOT / "sites" / "switzerland")
 TABLE = read_table(SITE.data_set.file, strict=True)
@@ -188,6 +212,32 @@ def test_a_gate_says_the_same_with_and_without_one_patient(questions, held_out, 
     assert_indistinguishable(full, without(full, patient), questions)
 
 
+def with_a_second_record(table: Table, patient: str) -> Table:
+    """Give one patient each record twice."""
+    again = [(10**6 + line, row) for line, row in table.rows if row[PATIENT_COLUMN] == patient]
+    return replace(table, rows=(*table.rows, *again))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(question, min_size=1, max_size=4),
+    st.booleans(),
+    st.one_of(
+        broken_cells,
+        # Alone in a group; outside the cohort; a word that the endpoint does not know.
+        st.sampled_from([{"cp": "typical angina"}, {"age": "29"}, {"cp": "atypical angina"}, {"num": "5"}]),
+    ),
+)
+def test_it_says_the_same_of_groups_scores_conditions_and_words(questions, held_out, cells):
+    patient = patient_on(held_out)
+    everybody = TABLE
+    if cells == {"cp": "typical angina"}:
+        for _, row in TABLE.rows:
+            everybody = with_cells(everybody, row[PATIENT_COLUMN], {"cp": "asymptomatic"})
+    full = with_a_second_record(with_cells(everybody, patient, cells), patient)
+    assert_indistinguishable(full, without(full, patient), questions, study=RICH)
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.lists(question, min_size=2, max_size=5), st.booleans())
 def test_a_gate_says_the_same_whether_a_patient_withdrew_the_consent_or_not(questions, held_out):
@@ -238,6 +288,20 @@ def tells_the_count_by_its_size(step, weights_, records, streams):
     return payload + bytes(records.patient_count), zeroed
 
 
+def releases_groups_that_have_somebody(step, weights_, records, streams):
+    payload, zeroed = STEPS[step.name](step, weights_, records, streams)
+    start, end = next(line.inputs for line in step.lines if line.name == "subgroup cp")
+    empty = int((records.features[:, start:end].max(axis=0) == 0).sum())
+    return payload[: len(payload) - 4 * 8 * empty], zeroed
+
+
+def divides_by_the_size_of_a_group(step, weights_, records, streams):
+    start, end = next(line.inputs for line in step.lines if line.name == "subgroup cp")
+    with np.errstate(all="raise"):
+        1 / records.features[:, start:end].sum(axis=0)[[0, 2, 3]]
+    return STEPS[step.name](step, weights_, records, streams)
+
+
 class TakesTimePerPatient:
     def __init__(self, ticking):
         self.ticking = ticking
@@ -270,6 +334,20 @@ class AlertsInTheLedger(Gate):
 
 OVERFLOW = [("train", 1, encode_weights(np.full(WIDTH, 1.7e308)))]
 ORDINARY = [("train", 1, encode_weights(np.zeros(WIDTH)))]
+
+
+@pytest.mark.parametrize("mistake", [releases_groups_that_have_somebody, divides_by_the_size_of_a_group])
+def test_the_comparison_finds_a_mistake_about_a_group_of_one(mistake):
+    patient, questions = patient_on(True), [("evaluate", 1, encode_weights(np.zeros(WIDTH)))]
+    table = TABLE
+    for number, (_, row) in enumerate(TABLE.rows):
+        table = with_cells(table, row[PATIENT_COLUMN], {"cp": ("asymptomatic", "non-anginal")[number % 2]})
+    table = with_cells(table, patient, {"cp": "typical angina"})
+    with pytest.raises(AssertionError):
+        assert_indistinguishable(
+            table, without(table, patient), questions, study=RICH, compute={**STEPS, "evaluate": mistake}
+        )
+    assert_indistinguishable(table, without(table, patient), questions, study=RICH)
 
 
 @pytest.mark.parametrize(
