@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from made_up_site import MEMORY
 from many_sites import run_many, set_up_many
 from rich.console import Console
 from round_spans import Spans, watched
@@ -48,24 +49,27 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where all files are")
     asked = parser.parse_args()
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="fh-", dir=asked.folder) as name:
-        folder = Path(name)
+    with (
+        tempfile.TemporaryDirectory(prefix="fh-", dir=asked.folder) as name,
+        tempfile.TemporaryDirectory(prefix="fh-", dir=MEMORY) as beside,  # the spans shall not load the disk
+    ):
+        folder, spans = Path(name), Path(beside) / "spans"
         print(f"a flush in {folder.parent}: {flush_seconds(folder) * 1e3:.2f} ms; load {os.getloadavg()[0]:.1f}")
         protocol = folder / "protocol.toml"
         text = (ROOT / "protocols" / "heart-disease-diagnosis.toml").read_text()
         rounds = asked.rounds or (10 if asked.sites else 40)
         protocol.write_text(text.replace("rounds = 20\n", f"rounds = {rounds}\n"))
         if asked.sites:
-            many(folder, protocol, asked.sites)
+            many(folder, protocol, asked.sites, spans)
         else:
-            hospitals(folder, protocol)
+            hospitals(folder, protocol, spans)
 
 
-def hospitals(folder: Path, protocol: Path) -> None:
+def hospitals(folder: Path, protocol: Path, spans: Path) -> None:
     """Print the overhead with the four hospitals."""
     federation = set_up(folder / "run", protocol, ROOT / "sites")
     seconds: list[float] = []
-    with watched(folder / "spans"):
+    with watched(spans):
         run_processes(
             federation,
             Console(quiet=True),
@@ -80,19 +84,19 @@ def hospitals(folder: Path, protocol: Path) -> None:
     goal = f"target: at most {TARGET_SECONDS * 1e3:.0f}"
     print(f"overhead                     median {overhead * 1e3:7.1f} ms  ({goal}) {overhead <= TARGET_SECONDS}")
     print(OTHERS)
-    say_phases(folder / "spans", federation)
+    say_phases(spans, federation)
 
 
-def many(folder: Path, protocol: Path, sites: int) -> None:
+def many(folder: Path, protocol: Path, sites: int, spans: Path) -> None:
     """Print the seconds of a round with many made-up sites."""
     federation = set_up_many(folder, protocol, ROOT / "sites", sites)
-    with watched(folder / "spans"):
+    with watched(spans):
         seconds = list(run_many(federation))
     say_rounds(federation, seconds)
     median, goal = statistics.median(seconds), f"target: at most {TARGET_MANY_SECONDS * 1e3:.0f}"
     print(f"public reply_after                  {reply_after(federation):7.1f} ms (part of the round)")
     print(f"target                              {goal}: {median <= TARGET_MANY_SECONDS}")
-    say_phases(folder / "spans", federation)
+    say_phases(spans, federation)
 
 
 def say_rounds(federation: Federation, seconds: Sequence[float]) -> None:
