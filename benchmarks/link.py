@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -89,7 +90,7 @@ class StoredGate:
         name = name_of(digest or input_digest(body))
         row = self._ledger.row(name)
         assert row is not None and row.payload_bytes is not None
-        payload = StoredPayload(row.payload_bytes, lambda: self._ledger.payload_parts(name))
+        payload = StoredPayload(row.payload_bytes, partial(self._ledger.payload_parts, name))
         stored = self._ledger.account.stored[name].payload_sha256
         signature = self._ledger.sign("release-reply", release_statement(name, stored))
         start = pack_start(ReleaseReply(release=name, signature=signature), len(payload))

@@ -44,7 +44,8 @@ class Body:
 
     Attributes:
         size: in bytes.
-        chunks: yields each chunk once, in order and of the right length.
+        chunks: yields each chunk once, in order and of the right length; its memory may change once it is asked for
+            the next.
     """
 
     size: int

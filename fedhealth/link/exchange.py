@@ -44,8 +44,6 @@ MAX_ASKS_IN_FLIGHT = 200
 """Own questions at a time; below what the other end's quota allows."""
 SLOWEST_BYTES_A_SECOND = 64 * 2**10
 """A body may take as long as it would at this rate, beside the time the asker gives: half a megabit a second."""
-_CHUNKS_IN_LINE = 2
-"""Chunks of one body waiting to be sent: one on its way, one ready. Bodies side by side take turns."""
 _SIZE = struct.Struct(">Q")
 _ROOM = struct.Struct(">I")
 _FAILURES = {int(failure): failure for failure in Failure}
@@ -266,17 +264,20 @@ class Exchange:
             flow.room.release()
 
     async def _send(self, kind: FrameKind, request_id: int, service: str, body: Body) -> None:
-        """Send a body as the other end gives room; two bodies that are sent at once take turns."""
+        """Send a body as the other end gives room; two bodies that are sent at once take turns.
+
+        One chunk is on its way while the next is made ready; that is asked for once the one before is sealed.
+        """
         flow = self._outflows[request_id] = _Outflow(body.size)
-        line, sent = asyncio.Semaphore(_CHUNKS_IN_LINE), 0
+        sealed, sent = asyncio.Semaphore(0), 0
         try:
             async with contextlib.aclosing(body.chunks) as chunks:
                 async for chunk in chunks:
                     if sent:
                         await flow.room.acquire()
-                    await line.acquire()
                     parts = (chunk,) if sent else (_SIZE.pack(body.size), chunk)
-                    self._frames.send(kind, request_id, service, *parts, on_sent=line.release)
+                    self._frames.send(kind, request_id, service, *parts, on_sent=sealed.release)
+                    await sealed.acquire()
                     kind, service, sent = FrameKind.MORE, "", sent + 1
             if sent != chunk_count(body.size):
                 raise BodyInvalid("a service's answer ended early", got=f"{sent} chunks")

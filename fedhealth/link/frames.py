@@ -183,11 +183,12 @@ class StoredPayload:
 
     Attributes:
         size: in bytes.
-        read: yields it in parts, each to be taken before the next; to be closed if it is not read to its end.
+        read: yields it in parts, each to be taken before the next; to be closed if it is not read to its end. Each is
+            put where the argument says, or into memory of its own without one.
     """
 
     size: int
-    read: Callable[[], Generator[Buffer, None, None]]
+    read: Callable[[Callable[[], memoryview] | None], Generator[Buffer, None, None]]
 
     def __len__(self) -> int:
         return self.size
@@ -209,12 +210,22 @@ class Outgoing:
     body: Buffer | StoredPayload = b""
     body_sha256: Digest | None = None
 
-    def parts(self) -> Generator[Buffer, None, None]:
-        """Yield the body, each part to be taken before the next; to be closed if it is not read to its end."""
+    def parts(self, memory: Callable[[], memoryview] | None = None) -> Generator[Buffer, None, None]:
+        """Yield the body, each part to be taken before the next; to be closed if it is not read to its end.
+
+        Args:
+            memory: asked before each part where that is to be put; None for wherever it lies.
+        """
         if isinstance(self.body, StoredPayload):
-            yield from self.body.read()
-        else:
+            yield from self.body.read(memory)
+        elif memory is None:
             yield self.body
+        else:
+            rest = memoryview(self.body)
+            while rest:
+                part = memory()[: len(rest)]
+                part[:], rest = rest[: len(part)], rest[len(part) :]
+                yield part
 
     @property
     def frame(self) -> bytes:

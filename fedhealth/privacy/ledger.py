@@ -298,15 +298,21 @@ class Ledger:
         with self._lock:
             return self._rows.find(release)
 
-    def payload_parts(self, release: Digest) -> Generator[memoryview, None, None]:
-        """Yield the payload of a stored release in order, each part in the same memory as the one before.
+    def payload_parts(
+        self, release: Digest, memory: Callable[[], memoryview] | None = None
+    ) -> Generator[memoryview, None, None]:
+        """Yield the payload of a stored release in order, each part to be taken before the next.
 
         Nothing else can be read or written before the last part was taken or the generator closed.
+
+        Args:
+            release: its name.
+            memory: asked before each part where that is to be put; None for memory of its own.
 
         Raises:
             LedgerDamaged: it cannot be read, or is not there.
         """
-        with self._lock, closing(self._rows.payload_parts(release)) as parts:
+        with self._lock, closing(self._rows.payload_parts(release, memory)) as parts:
             yield from parts
 
     def sign(self, domain: str, data: bytes) -> str:

@@ -10,7 +10,7 @@ ask for it, is left to the gate.
 """
 
 import hashlib
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import apsw
@@ -127,8 +127,10 @@ class ReleaseRows:
             "UPDATE release SET state = 'closed' WHERE state IN ('reserved', 'witnessed', 'unwitnessed')"
         )
 
-    def payload_parts(self, release: Digest) -> Generator[memoryview, None, None]:
-        """Yield the payload of a stored release in order, each part in the same memory as the one before.
+    def payload_parts(
+        self, release: Digest, memory: Callable[[], memoryview] | None
+    ) -> Generator[memoryview, None, None]:
+        """Yield the payload of a stored release in order, each part where `memory` says or in memory of its own.
 
         In parts, so that the first leaves while the next is read; and one value of 100 MiB takes SQLite two to four
         times as long. An open reader keeps a commit out of the ledger's file: close it.
@@ -136,13 +138,15 @@ class ReleaseRows:
         Raises:
             LedgerDamaged: it cannot be read, or is not there.
         """
-        memory = memoryview(bytearray(_READ_BYTES))
+        own = memoryview(bytearray(0 if memory else _READ_BYTES))
         try:
             row = self._database.execute("SELECT rowid FROM release WHERE release = ?", (release,)).get
             with self._database.blob_open("main", "release", "payload", row, False) as blob:
-                for offset in range(0, blob.length(), _READ_BYTES):
-                    part = memory[: blob.length() - offset]
+                left = blob.length()
+                while left:
+                    part = (memory() if memory else own)[:left]
                     blob.read_into(part)
+                    left -= len(part)
                     yield part
         except (apsw.Error, TypeError, ValueError) as error:
             raise LedgerDamaged(

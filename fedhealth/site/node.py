@@ -8,6 +8,7 @@ may leave is decided, charged and noised behind the socket.
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
@@ -22,6 +23,7 @@ from fedhealth.link.services import Service
 from fedhealth.site.node_file import NodeFile
 from fedhealth.site.offers import OfferedStudies
 from fedhealth.site.renewing import keep_linked
+from fedhealth.site.shared_ring import NO_RING, RING_WANTED, SharedRing, gives_room, needs_room
 from fedhealth.site.state import SiteState
 
 _LOG = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class GateChannel:
         self._path = path
         self._large, self._lock, self._kept = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._socket: socket.socket | None = None
+        self._ring: SharedRing | None = None
+        self._has_asked = False
 
     async def answer(self, question: IncomingBody) -> Body:
         """Carry one frame to the gate and return the gate's answer, which must be read or closed before the next.
@@ -79,40 +83,51 @@ class GateChannel:
         """Hang up."""
         if self._socket is not None:
             self._socket.close()
-            self._socket = None
+            self._socket = self._ring = None
 
     async def _carry(self, size: int, begun: list[Buffer], chunks: AsyncGenerator[Buffer, None]) -> int:
         loop = asyncio.get_running_loop()
         if self._socket is None:
             connection = socket.socket(socket.AF_UNIX)
-            self._socket = connection
+            self._socket, self._ring, self._has_asked = connection, None, False
             connection.setblocking(False)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * CHUNK_BYTES)
             await loop.sock_connect(connection, str(self._path))
+        if size > CHUNK_BYTES and not self._has_asked:
+            self._ring, self._has_asked = await _ring_of(self._socket), True
         await loop.sock_sendall(self._socket, struct.pack("!I", size))
+        ring = self._ring if size > CHUNK_BYTES else None
         for number in range(len(begun)):
-            await loop.sock_sendall(self._socket, begun[number])
+            await self._hand_over(ring, number, begun[number])
             begun[number] = b""  # its memory is free
+        number = len(begun)
         async for chunk in _in_time(chunks, PAUSE_SECONDS + size / FAST_BYTES_A_SECOND):
-            await loop.sock_sendall(self._socket, chunk)
+            await self._hand_over(ring, number, chunk)
+            number += 1
         (length,) = struct.unpack("!I", await self._exactly(4))
         if length > MAX_FRAME_BYTES:
             raise LinkUnavailable("the gate announced a frame that is too large")
         return int(length)
 
+    async def _hand_over(self, ring: SharedRing | None, number: int, chunk: Buffer) -> None:
+        if ring is not None:
+            if needs_room(number):
+                await self._exactly(1)
+            ring.rest_of_chunk(number * CHUNK_BYTES)[: len(chunk)] = chunk
+            chunk = b"\0"
+        await asyncio.get_running_loop().sock_sendall(self._connection, chunk)
+
     async def _chunks(self, size: int) -> AsyncGenerator[Buffer, None]:
         async with contextlib.AsyncExitStack() as turn:
-            rest = list[Buffer]()
-            lengths = [chunk_length(size, number * CHUNK_BYTES) for number in range(chunk_count(size))]
+            rest, arriving = list[Buffer](), await turn.enter_async_context(contextlib.aclosing(self._arriving(size)))
             latest = asyncio.get_running_loop().time() + CHUNKS_AHEAD * CHUNK_BYTES / FAST_BYTES_A_SECOND
             try:
-                for number, length in enumerate(lengths):
-                    yield await self._exactly(length)
-                    latest += length / FAST_BYTES_A_SECOND
+                async for chunk in arriving:
+                    yield chunk
+                    latest += len(chunk) / FAST_BYTES_A_SECOND
                     if asyncio.get_running_loop().time() > latest and not self._kept.locked():
                         await turn.enter_async_context(self._kept)
-                        rest = [await self._exactly(each) for each in lengths[number + 1 :]]
-                        break
+                        rest = [bytes(each) async for each in arriving]
             except BaseException as error:
                 self.close()
                 if isinstance(error, OSError):
@@ -124,13 +139,53 @@ class GateChannel:
                 yield rest[number]
                 rest[number] = b""  # its memory is free
 
+    async def _arriving(self, size: int) -> AsyncGenerator[memoryview, None]:
+        """Yield the chunks of an answer as they come; the memory of each is used again after the next was asked for."""
+        ring = self._ring if size > CHUNK_BYTES else None
+        for number in range(chunk_count(size)):
+            length = chunk_length(size, number * CHUNK_BYTES)
+            if ring is None:
+                yield await self._exactly(length)
+                continue
+            await self._exactly(1)
+            yield ring.rest_of_chunk(number * CHUNK_BYTES)[:length]
+            if gives_room(number, size):
+                await asyncio.get_running_loop().sock_sendall(self._connection, b"\0")
+
     async def _exactly(self, count: int) -> memoryview:
         loop, part, filled = asyncio.get_running_loop(), memoryview(bytearray(count)), 0
         while filled < count:
-            if self._socket is None or (more := await loop.sock_recv_into(self._socket, part[filled:])) == 0:
+            if (more := await loop.sock_recv_into(self._connection, part[filled:])) == 0:
                 raise ConnectionResetError
             filled += more
         return part
+
+    @property
+    def _connection(self) -> socket.socket:
+        if self._socket is None:
+            raise ConnectionResetError
+        return self._socket
+
+
+async def _ring_of(connection: socket.socket) -> SharedRing | None:
+    """Ask the gate for a ring; None where its system has none."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(connection, RING_WANTED)
+    ready = loop.create_future()
+    loop.add_reader(connection, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection)
+    word, descriptors, _, _ = socket.recv_fds(connection, len(RING_WANTED), 1)
+    if word == NO_RING:
+        return None
+    if word != RING_WANTED or len(descriptors) != 1:
+        raise ConnectionResetError
+    try:
+        return SharedRing.received(descriptors[0])
+    finally:
+        os.close(descriptors[0])
 
 
 async def _beginning(chunks: AsyncGenerator[Buffer, None]) -> list[Buffer]:
@@ -165,6 +220,11 @@ async def _in_time(chunks: AsyncGenerator[Buffer, None], seconds: float) -> Asyn
             "a question began fast and came slowly then",
             next_step="It is asked again by itself, and gathered before it reaches the gate.",
         ) from None
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 def _no_gate() -> LinkUnavailable:

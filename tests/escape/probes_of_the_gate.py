@@ -1,6 +1,9 @@
 """Attempts over sockets: others than the own one, and forged, stolen and endless frames for the gate."""
 
 import contextlib
+import fcntl
+import mmap
+import os
 import socket
 import struct
 import time
@@ -219,6 +222,91 @@ def stop_it_with(bytes_sent):
         return not answers()
 
     return probe
+
+
+@contextlib.contextmanager
+def shared_memory():
+    """Yield a connection and the descriptor of the memory that the gate shares with it."""
+    from fedhealth.site.shared_ring import RING_WANTED
+
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(STATE / "gate.sock"))
+        client.sendall(RING_WANTED)
+        _, (descriptor,), _, _ = socket.recv_fds(client, 4, 1)
+        try:
+            yield client, descriptor
+        finally:
+            os.close(descriptor)
+
+
+def resize_shared_memory(size):
+    """Take away what the gate is about to read, or make it hold more."""
+
+    def probe():
+        with shared_memory() as (_, descriptor):
+            os.ftruncate(descriptor, size)
+        return True
+
+    return probe
+
+
+def seal_shared_memory():
+    """Keep the gate from writing its answers."""
+    with shared_memory() as (_, descriptor):
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    return True
+
+
+def find_in_shared_memory_what_did_not_leave():
+    from fedhealth.link.memory import CHUNK_BYTES
+
+    with shared_memory() as (client, descriptor), mmap.mmap(descriptor, 0) as memory:
+        written = question(1).ljust(2 * CHUNK_BYTES, b"x")
+        client.sendall(struct.pack("!I", len(written)))
+        memory[: len(written)] = written
+        client.sendall(bytes(2))
+        if not client.recv(4):
+            raise OSError("no answer")
+        return memory[:] != written.ljust(len(memory), b"\0")
+
+
+def change_a_question_while_the_gate_reads_it():
+    """Announce one study's question and put another frame in its place, over and over; what passes is a release."""
+    from fedhealth.link.memory import CHUNK_BYTES
+
+    frames = [question(3).ljust(2 * CHUNK_BYTES, b"x"), b"\xff" * (2 * CHUNK_BYTES)]
+    with shared_memory() as (client, descriptor), mmap.mmap(descriptor, 0) as memory:
+        for _ in range(50):
+            client.sendall(struct.pack("!I", len(frames[0])))
+            memory[: len(frames[0])] = frames[0]
+            client.sendall(bytes(1))
+            memory[: len(frames[1])] = frames[1]
+            client.sendall(bytes(1))
+            reply = client.makefile("rb", buffering=0)
+            (length,) = struct.unpack("!I", reply.read(4).ljust(4, b"\0"))
+            if b"release" in (reply.read(length) or b""):
+                return True
+    return False
+
+
+def use_up_its_descriptors():
+    """Pass it 2000 of the own; it succeeds if the gate does not answer after that."""
+    with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+        client.settimeout(5)
+        client.connect(str(STATE / "gate.sock"))
+        for _ in range(20):
+            socket.send_fds(client, [struct.pack("!I", 0)], [client.fileno()] * 100)
+    return not answers()
+
+
+def stop_it_by_half_a_frame_in_shared_memory():
+    from fedhealth.link.memory import CHUNK_BYTES
+
+    with shared_memory() as (client, _):
+        client.sendall(struct.pack("!I", 3 * CHUNK_BYTES) + bytes(1))
+        time.sleep(0.1)
+    return not answers()
 
 
 def stop_it_with_connections():

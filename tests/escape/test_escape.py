@@ -72,6 +72,13 @@ NOT_TO_BE_HAD = {
     "stop the gate with garbage",
     "stop the gate with an empty frame",
     "stop the gate with connections",
+    "shrink the memory that the gate shares",
+    "grow the memory that the gate shares",
+    "seal the memory that the gate shares",
+    "find in shared memory what did not leave",
+    "change a question while the gate reads it",
+    "use up the gate's descriptors",
+    "stop the gate by half a frame in shared memory",
     # A gate has none of these to be found.
     "find the gate's files in /dev/shm",
     "read the gate's keyring",

@@ -246,6 +246,26 @@ def test_refuses_with_a_code_and_goes_on(case, caplog):
         assert "MORE" not in wire.kinds("site"), "no chunk of it was sent beyond the first"
 
 
+def test_a_service_may_use_the_memory_of_a_chunk_again_for_the_next():
+    async def one_memory(_question):
+        memory = bytearray(CHUNK)
+
+        async def chunks():
+            for number in range(20):
+                memory[:] = bytes([number]) * CHUNK
+                yield memoryview(memory)
+
+        return Body(20 * CHUNK, chunks())
+
+    async def scene():
+        async with Wire({"many": Service(one_memory, 0)}) as wire:
+            asks = [wire.ends["coordinator"].ask("many", b"", 20, 20 * CHUNK) for _ in range(2)]
+            for answer in await asyncio.gather(*asks):
+                assert answer == b"".join(bytes([number]) * CHUNK for number in range(20))
+
+    asyncio.run(scene())
+
+
 def test_requests_beyond_the_open_ones_are_busy():
     quota = Quota(open_requests=3, held_bytes=2**20, requests_a_second=1000)
     results, _ = asked({"s": Service(never, LONGEST)}, quota=quota, times=5, timeout=0.1)

@@ -24,12 +24,13 @@ from fedhealth.privacy.acts import Paused, Unpaused
 from fedhealth.privacy.entries import Withdrawn
 from fedhealth.privacy.verify import read_ledger, verify_ledger
 from fedhealth.records.marks import PatientMarks
-from fedhealth.site import gate_process
+from fedhealth.site import gate_process, node_line
 from fedhealth.site.acts import pause_site, resume_site, resume_study, withdraw_study
 from fedhealth.site.administration import AdministratorPort, tell_gate
 from fedhealth.site.gate_process import serve_gate
 from fedhealth.site.instructions import ChangeConsent, Pause, Resume, study_named
 from fedhealth.site.running_site import RunningSite
+from fedhealth.site.shared_ring import RING_WANTED
 from fedhealth.site.state import local_user
 
 pytestmark = pytest.mark.processes
@@ -287,8 +288,9 @@ class Large:
         return Outgoing(pack(Refused(code=RefusalCode.BUSY)), time.monotonic(), bytes(2**25))
 
 
-def test_a_node_that_does_not_take_its_reply_is_hung_up_on_when_an_administrator_waits(monkeypatch):
-    monkeypatch.setattr(gate_process, "_HURRY_SECONDS", 0.2)
+@pytest.mark.parametrize("asks_first", [b"", RING_WANTED], ids=["by the socket", "by shared memory"])
+def test_a_node_that_does_not_take_its_reply_is_hung_up_on_when_an_administrator_waits(asks_first, monkeypatch):
+    monkeypatch.setattr(node_line, "_HURRY_SECONDS", 0.2)
     done = []
     folder = Path(tempfile.mkdtemp(prefix="fh-"))
     read, write = os.pipe()
@@ -302,6 +304,8 @@ def test_a_node_that_does_not_take_its_reply_is_hung_up_on_when_an_administrator
         with socket.socket(socket.AF_UNIX) as node:
             node.settimeout(10)
             node.connect(str(folder / "gate.sock"))
+            node.sendall(asks_first)
+            assert node.recv(len(asks_first)) == asks_first
             node.sendall(framed(HEAD))
             assert node.recv(1)  # the reply is on its way
             assert tell_gate(folder / "admin.sock", PAUSE)

@@ -13,6 +13,7 @@ from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.memory import CHUNK_BYTES, MemoryPool
 from fedhealth.site import node
 from fedhealth.site.node import CHUNKS_AHEAD, GateChannel
+from fedhealth.site.shared_ring import NO_RING, RING_WANTED
 
 LIGHT = [
     "fedhealth.site.node",
@@ -52,7 +53,7 @@ async def ask(channel, frame):
 
 
 class FakeGate:
-    """Answers frames over a Unix socket as `behave(frame, writer)` says."""
+    """Answers frames over a Unix socket as `behave(frame, writer)` says; it has no ring."""
 
     def __init__(self, path, behave):
         self.path, self.behave, self.frames, self.busy = path, behave, [], 0
@@ -60,7 +61,11 @@ class FakeGate:
     async def serve(self, reader, writer):
         try:
             while True:
-                (length,) = struct.unpack("!I", await reader.readexactly(4))
+                word = await reader.readexactly(4)
+                if word == RING_WANTED:
+                    writer.write(NO_RING)
+                    continue
+                (length,) = struct.unpack("!I", word)
                 self.frames.append(await reader.readexactly(length))
                 self.busy += 1
                 assert self.busy == 1, "two frames were in flight at once"
