@@ -67,17 +67,19 @@ class SharedRing:
 
 
 def make_ring() -> int | None:
-    """Return the descriptor of memory for a ring, filled with zeros; None where the system has no such memory."""
+    """Return the descriptor of memory for a ring, filled with zeros; None where the system gives no such memory."""
     if not hasattr(os, "memfd_create"):
         return None
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        descriptor = os.memfd_create("fedhealth-ring", flags | _NOT_EXECUTABLE)
-    except OSError:
-        descriptor = os.memfd_create("fedhealth-ring", flags)
-    os.ftruncate(descriptor, _RING_BYTES)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    return descriptor
+    for each in (flags | _NOT_EXECUTABLE, flags):
+        try:
+            descriptor = os.memfd_create("fedhealth-ring", each)
+        except OSError:
+            continue
+        os.ftruncate(descriptor, _RING_BYTES)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return descriptor
+    return None
 
 
 def needs_room(number: int) -> bool:

@@ -127,6 +127,24 @@ def test_a_frame_goes_there_and_back_whole(size):
         asyncio.run(scene())
 
 
+@pytest.mark.parametrize("size", [CHUNK_BYTES, CHUNK_BYTES + 1, RING_BYTES + 1])
+def test_a_system_that_gives_no_such_memory_uses_the_socket(size, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    frame = START + os.urandom(size - len(START))
+
+    async def scene():
+        channel = GateChannel(path)
+        for each in (frame, HEAD, frame):
+            assert await ask(channel, each) == each
+        channel.close()
+
+    with served(Echo()) as (path, _):
+        asyncio.run(scene())
+
+
 def test_what_a_node_writes_while_the_gate_reads_is_hashed_as_it_is_computed_with():
     gate, over = Echo(), threading.Event()
     frame = START + bytes(6 * CHUNK_BYTES)
