@@ -44,7 +44,8 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
         FedHealthError: as `SiteInView.examine`.
     """
     signed, view = open_signed_study(data), look_at_site(folder, state)
-    if signed.study.digest in view.account.approved:
+    before = view.account.approved.get(signed.study.digest)
+    if before is not None and before.researcher == signed.researcher:
         _keep(state, signed.study, data)  # a crash may have come between the two writes of an approval
     proposal = view.examine(signed, local_user(), time.time_ns() // 10**6)
     durations = measure_replies(signed.study, view.site.data_set.declared_patients, compute, state)

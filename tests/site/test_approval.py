@@ -132,6 +132,18 @@ def test_an_approval_whose_study_file_was_lost_in_a_crash_is_completed(ward, mak
     assert here.traces[0] == 3
 
 
+def test_a_study_file_that_was_lost_comes_back_from_nobody_but_the_researcher_who_was_approved(
+    ward, make_protocol, steps
+):
+    here = ward(epsilon=20.0)
+    here.approve(make_protocol(), steps["noise_only"])
+    _, (file,) = here.traces
+    file.unlink()
+    with pytest.raises(PolicyForbids, match="researchers"):  # the same protocol, signed by another key
+        here.approve(make_protocol(), steps["noise_only"], key=Ed25519PrivateKey.generate())
+    assert not file.exists()
+
+
 def test_a_second_study_gets_what_the_first_left_and_no_more(ward, make_protocol, steps):
     # Two studies of epsilon 2 each together cost less than epsilon 4, and more than epsilon 2.5.
     enough, not_enough = 4.0, 2.5
