@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
+from fedhealth.errors import RefusalCode
 from fedhealth.study.protocol import Study
 
+_REFUSALS = frozenset({RefusalCode.POLICY.value, RefusalCode.BUDGET_SPENT.value, RefusalCode.NOT_APPROVED.value})
+"""With these a gate that goes on refusing charges nothing more."""
 SLOW = "slow"
 """A site that was asked, and had not answered when the wait was over."""
 
@@ -85,6 +88,22 @@ def rounds_of(spans: Iterable[Span]) -> list[CompletedRound]:
     """Return the rounds of spans, in order."""
     numbers = [(number, span.absent) for span in spans for number in range(span.first, span.last + 1)]
     return [CompletedRound(place, number, absent) for place, (number, absent) in enumerate(numbers, start=1)]
+
+
+def perhaps_charged(codes: Iterable[str | None]) -> tuple[bool, ...]:
+    """Return for which questions a site may have been charged though it gave nothing that counts.
+
+    A question may be asked more than once, by processes that end and by links that break: a site that refuses now may
+    have charged and answered before. So every absence counts but those that go on from one with the same refusal.
+
+    Args:
+        codes: of one site, question after question: why it gave nothing; None where it did.
+    """
+    found, last = [], None
+    for code in codes:
+        found.append(code is not None and not (code in _REFUSALS and code == last))
+        last = code
+    return tuple(found)
 
 
 def numbers_with(site: str, rounds: Sequence[CompletedRound]) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import fedhealth
-from fedhealth.coordinator.asking import AWAY, UNWITNESSED
 from fedhealth.coordinator.evidence import (
     Evidence,
     LedgerHead,
@@ -20,21 +19,18 @@ from fedhealth.coordinator.evidence import (
     evidence_of,
 )
 from fedhealth.coordinator.model_card import render_model_card
-from fedhealth.coordinator.participation import SLOW, CompletedRound, numbers_with, spans_of
+from fedhealth.coordinator.participation import CompletedRound, numbers_with, perhaps_charged, spans_of
 from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, MODEL_CARD, REPORT, SIGNED_STUDY, seal_run
 from fedhealth.coordinator.store.runs import KnownRun
 from fedhealth.coordinator.store.studies import KnownStudy
 from fedhealth.coordinator.witness import PinnedSite
-from fedhealth.errors import RefusalCode
+from fedhealth.errors import FederationFailed, RefusalCode
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.frames import Accepted
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.secret_file import replace_file
 from fedhealth.signing import load_public_key
 from fedhealth.study.signature import open_signed_study
-
-_PERHAPS_CHARGED = (AWAY, SLOW, UNWITNESSED, RefusalCode.BUSY.value)
-"""What leaves open whether a site charged a release that it did not give; with any other code it did not."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,7 @@ class Publisher:
         rounds: Sequence[CompletedRound],
         approved: Mapping[str, Accepted],
         heads: Mapping[str, str],
+        went_back: bool,
     ) -> None:
         """Write what is published into a run's folder, where the model is; each file is old or new, whole.
 
@@ -66,27 +63,39 @@ class Publisher:
             run: with the counts of its evaluation.
             rounds: that count.
             approved: what each site signed.
-            heads: of each site that took part, the newest signed head that it has shown.
+            heads: of each site that showed one in this run, the newest signed head.
+            went_back: the checkpoint was lost or replaced by an older one at some time.
+
+        Raises:
+            FederationFailed: a site took part, and no head of its ledger is known.
         """
         folder, signed = Path(run.folder), open_signed_study(known.signed)
         counts = run.counts or {}
-        lost = any(each.number > each.round for each in rounds)
+        dropped = RefusalCode.BAD_REQUEST.value  # the site gave this release before, to a state that was lost
+        lost = went_back or any(each.number > each.round or dropped in each.absent.values() for each in rounds)
         most = plan_study(signed.study)["train"].rounds
         sites = {}
+        for site in run.sites:
+            if site not in heads and (numbers_with(site, rounds) or site in counts):
+                raise FederationFailed(
+                    f"no head of the ledger of site '{site}' is known, and it took part",
+                    next_step="Have its gate connect once: the study goes on from here then.",
+                )
         for site, note in heads.items():
+            if site not in approved:
+                continue
             ledger_key = self.pinned[site].ledger_key
             head = open_checkpoint(note, site, load_public_key(ledger_key))
             taken_part = numbers_with(site, rounds)
-            if not taken_part and site not in counts:
-                continue
-            missed = sum(each.absent.get(site) in _PERHAPS_CHARGED for each in rounds)
+            *perhaps, evaluated = perhaps_charged([*(each.absent.get(site) for each in rounds), run.absent.get(site)])
+            missed = sum(perhaps)
             if lost:  # what was asked before is not known here any more; a site never charges more than the envelope
                 missed = most - len(taken_part)
             sites[site] = SiteResult(
                 declared_patients=approved[site].declared_patients,
                 rounds=taken_part,
                 unconfirmed=missed,
-                evaluations=int(site in counts or run.absent.get(site) in _PERHAPS_CHARGED),
+                evaluations=int(site in counts or evaluated),
                 noisy_counts=counts.get(site, {}),
                 ledger=LedgerHead(size=head.size, root=head.root, note=note, ledger_key=ledger_key),
             )
@@ -94,7 +103,7 @@ class Publisher:
             software=f"fedhealth {fedhealth.__version__}",
             federation=self.federation,
             started=_time(run.started_at / 1000),
-            finished=_time(datetime.now(UTC).timestamp()),
+            finished=_time(max(datetime.now(UTC).timestamp(), run.started_at / 1000)),  # a clock may be set back
             rounds_completed=len(rounds),
             participation=Participation(sites=run.sites, rounds=spans_of(rounds), evaluation_absent=dict(run.absent)),
             sites=sites,

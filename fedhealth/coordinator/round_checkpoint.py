@@ -1,8 +1,8 @@
 """The checkpoint of a round: all that a killed run needs to go on with the same bits. Knows no Flower.
 
 One safetensors file: the model's weights, the arrays that the strategy keeps from round to round, and one metadata key
-with JSON notes: which rounds are done by whom, the number of the last releases, and the names of the releases that this
-round brought, so that their sites can be told again that they may drop them.
+with a SHA-256 over all the rest and JSON notes: which rounds are done by whom, the number of the last releases, and the
+names of the releases that this round brought, so that their sites can be told again that they may drop them.
 
 Invariants: after a crash the file is the old one or the new one, whole; equal checkpoints are equal bytes (safetensors
 writes several metadata keys in any order, so there is one).
@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.coordinator.participation import Span
@@ -30,6 +30,7 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 WEIGHTS = "weights"
 NOTES = "fedhealth"
 _STRATEGY = "strategy/"
+_CHECKSUM_DIGITS = 64
 
 
 class Notes(BaseModel):
@@ -69,7 +70,8 @@ class RoundCheckpoint:
 def store_checkpoint(folder: Path, notes: Notes, weights: NDArray[np.float64], arrays: Arrays) -> str:
     """Write the checkpoint of a run's folder, durable on return, and return the file's SHA-256."""
     tensors = {WEIGHTS: weights} | {_STRATEGY + name: value for name, value in arrays.items()}
-    data = safetensors.numpy.save(tensors, metadata={NOTES: canonical_bytes(notes).decode()})
+    text = canonical_bytes(notes).decode()
+    data = safetensors.numpy.save(tensors, metadata={NOTES: _checksum(text, tensors) + text})
     replace_file(folder / CHECKPOINT_FILE, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -86,10 +88,14 @@ def load_checkpoint(folder: Path, study: str) -> RoundCheckpoint | None:
     try:
         data = path.read_bytes()
         with safetensors.safe_open(path, "numpy") as file:
-            notes = Notes.model_validate_json((file.metadata() or {})[NOTES])
+            said = (file.metadata() or {})[NOTES]
         arrays = {name: value.copy() for name, value in safetensors.numpy.load(data).items()}
+        checksum, text = said[:_CHECKSUM_DIGITS], said[_CHECKSUM_DIGITS:]
+        if checksum != _checksum(text, arrays):
+            raise ValueError("another checksum")  # a changed weight would be another question, and charged as one
+        notes = Notes.model_validate_json(text)
         weights = np.asarray(arrays[WEIGHTS], dtype=np.float64)
-    except (safetensors.SafetensorError, ValidationError, KeyError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise FederationFailed(
             f"the checkpoint {path} is damaged",
             got=type(error).__name__,
@@ -104,3 +110,12 @@ def load_checkpoint(folder: Path, study: str) -> RoundCheckpoint | None:
         )
     kept = {name.removeprefix(_STRATEGY): value for name, value in arrays.items() if name != WEIGHTS}
     return RoundCheckpoint(notes, weights, kept, hashlib.sha256(data).hexdigest())
+
+
+def _checksum(text: str, arrays: Arrays) -> str:
+    """Return the SHA-256 of the notes and of every array with its name, type and shape."""
+    sha256 = hashlib.sha256(text.encode())
+    for name, value in sorted(arrays.items()):
+        sha256.update(f"\n{name} {value.dtype.str} {value.shape}\n".encode())
+        sha256.update(np.ascontiguousarray(value).tobytes())
+    return sha256.hexdigest()

@@ -34,10 +34,11 @@ from fedhealth.coordinator.app_frames import (
 from fedhealth.coordinator.app_process import run_server_app
 from fedhealth.coordinator.asking import AWAY, LEDGER_BEHIND, LEDGER_DAMAGED, UNWITNESSED, Asker, NoRelease, Shown
 from fedhealth.coordinator.evidence import Evidence
-from fedhealth.coordinator.participation import SLOW, CompletedRound, quorum_of, rounds_of
+from fedhealth.coordinator.participation import SLOW, CompletedRound, numbers_with, quorum_of, rounds_of
 from fedhealth.coordinator.publishing import Publisher, published_evidence
 from fedhealth.coordinator.round_checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fedhealth.coordinator.store.runs import KnownRun, Runs
+from fedhealth.coordinator.run_folder import PUBLISHED, SEAL
+from fedhealth.coordinator.store.runs import WENT_BACK, KnownRun, Runs
 from fedhealth.coordinator.store.studies import KnownStudy, Studies
 from fedhealth.coordinator.store.tables import StudyState
 from fedhealth.errors import ApprovalMissing, ConfigInvalid, FederationFailed, FedHealthError, RefusalCode
@@ -128,6 +129,7 @@ class StudyRun:
         self._rounds: list[CompletedRound] = []
         self._deadlines: dict[tuple[str, int], float] = {}
         self._keeping: asyncio.Task[None] | None = None
+        self._headed, self._keeping_heads = set[str](), asyncio.Lock()
         self._halted: Halted | None = None
         self._finished = False
 
@@ -171,6 +173,13 @@ class StudyRun:
                 wanted=f"its folder {run.folder}",
                 next_step="Go on there: its checkpoint or its results are in it.",
             )
+        if run is None and (found := [name for name in (*PUBLISHED, SEAL) if (self._folder / name).exists()]):
+            raise ConfigInvalid(
+                f"study '{self._known.name}' would be written over the results of another run",
+                got=f"{self._folder} with {', '.join(found)}",
+                wanted="a folder without results",
+                next_step="Give each study a folder of its own: --out.",
+            )
         return run
 
     def _begin(self) -> None:
@@ -179,6 +188,7 @@ class StudyRun:
         self._folder.mkdir(parents=True, exist_ok=True)
         run = hub.runs.begin(digest, str(self._folder), self.sites, now)
         hub.studies.move(digest, StudyState.RUNNING, now)
+        hub.runs.keep_shown(digest, hub.asker.take_shown())
         if run.counts is None:
             self._follow_checkpoint()
         else:
@@ -192,7 +202,7 @@ class StudyRun:
         hub, digest = self._hub, self._known.digest
         checkpoint = load_checkpoint(self._folder, digest)
         self._rounds = rounds_of(checkpoint.notes.rounds) if checkpoint else []
-        hub.runs.rewind(digest, len(self._rounds))
+        hub.runs.rewind(digest, len(self._rounds), hub.unix_ms())
         if checkpoint is not None:
             shown = Shown(releases=checkpoint.notes.releases)
             hub.runs.keep_rounds(digest, self.sites, self._rounds, checkpoint.sha256, shown, None, hub.unix_ms())
@@ -355,7 +365,16 @@ class StudyRun:
         )
         payload = await ask_until(deadline, lambda: self._hub.asker.ask(identity, data))
         await self._kept()
+        if site not in self._headed:
+            await self._keep_head(site)
         return payload
+
+    async def _keep_head(self, site: str) -> None:
+        """Write down a head of a site before its first release is handed on: it may never show another."""
+        async with self._keeping_heads:
+            shown = self._hub.asker.take_shown()
+            await asyncio.to_thread(self._hub.runs.keep_shown, self._known.digest, shown)
+            self._headed.add(site)
 
     async def _publish(self) -> None:
         """Have the sites show their ledgers' heads and take their last receipts; then write what is published."""
@@ -363,14 +382,18 @@ class StudyRun:
         deadline = asyncio.get_running_loop().time() + self._wait
         run = hub.runs.find(digest)
         assert run is not None  # noqa: S101 - `_begin` made it
-        taking_part = [
-            site for site in self.sites if site in (run.counts or {}) or any(site not in r.absent for r in self._rounds)
-        ]
         shown = hub.runs.heads(digest)
-        await asyncio.gather(*(self._last_head(site, deadline) for site in taking_part))
+        given = {site for site in self.sites if site in (run.counts or {}) or numbers_with(site, self._rounds)}
+        await asyncio.gather(*(self._last_head(site, deadline) for site in sorted({*shown, *given})))
         last = hub.asker.take_shown()
         await asyncio.to_thread(
-            self._publisher.publish, self._known, run, self._rounds, self.approved, {**shown, **last.heads}
+            self._publisher.publish,
+            self._known,
+            run,
+            self._rounds,
+            self.approved,
+            {**shown, **{site: note for site, note in last.heads.items() if site in self.sites}},
+            any(event.body["event"] == WENT_BACK for event in hub.studies.events(digest)),
         )
         hub.runs.finish(digest, last, hub.unix_ms())
 

@@ -10,7 +10,19 @@ import pytest
 import safetensors.numpy
 from audited_site import RESEARCHER, SECOND, WITNESS, approval, study
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from published_run import OTHER_WEIGHTS, ROUNDS, RUN, SITES, make_ledger, make_run, other_key, publish
+from published_run import (
+    OTHER_WEIGHTS,
+    ROUNDS,
+    RUN,
+    SITES,
+    WEIGHTS,
+    make_ledger,
+    make_run,
+    other_key,
+    publish,
+    release,
+    released,
+)
 
 from fedhealth.compliance.agreement import differences
 from fedhealth.compliance.federation import Federation, read_federation
@@ -19,7 +31,7 @@ from fedhealth.coordinator.evidence import Evidence, Participation, Span, eviden
 from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, PUBLISHED, REPORT, SEAL, SIGNED_STUDY, seal_run
 from fedhealth.learning.evaluation import counts_of, released_of
 from fedhealth.learning.model_file import notes_of
-from fedhealth.learning.plan import plan_study
+from fedhealth.learning.plan import encode_release, encode_weights, plan_study
 from fedhealth.privacy.checkpoint import Checkpoint, sign_checkpoint
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.signing import load_signing_key, public_key_hex
@@ -429,6 +441,37 @@ def test_a_charge_whose_answer_was_lost_is_counted_and_may_or_may_not_be_in_the_
     details = {check.name: check.detail for check in found.checks}
     assert details["ledger of north"].startswith("5 of at most 5 charges")
     assert details["ledger of south"].startswith("4 of at most 5 charges")
+
+
+def test_charges_after_an_early_head_are_counted_too(tmp_path):
+    """The coordinator hides a release: it names three of four rounds, and shows a head from before the fourth."""
+    gate = make_ledger(tmp_path / "north", "north", rounds=(1, 2, 3), weights=None)
+    early = read_federation([gate]).sites[0].history.ledger
+    ledger = Ledger.open(gate / "ledger.sqlite", "north", load_signing_key(gate / "ledger.key"))
+    release(ledger, "north", "train", 4, encode_weights(np.full(2, 4.0)), b"a noisy sum", WITNESS)
+    release(ledger, "north", "evaluate", 1, encode_weights(WEIGHTS), encode_release(released("north")), WITNESS)
+    ledger.close()
+    run = make_run(tmp_path / "run", {"north": gate})
+    result = result_of(Evidence.model_validate_json((run / EVIDENCE).read_bytes()))
+    head = {"size": early.verified.head.size, "root": early.verified.head.root, "note": early.head}
+    shown = result.sites["north"].ledger.model_copy(update=head)
+    north = replace(result.sites["north"], rounds=(1, 2, 3), ledger=shown)
+    publish(run, {"north": north}, participation=taken([(1, 3, {})], ("north",)), rounds_completed=3)
+    found = check_run(run, read_federation([gate]))
+    assert failed(found) == {"ledger of north"}
+    details = {check.name: check.detail for check in found.checks}
+    assert "has charged 4 releases of training; the evidence says 3" in details["ledger of north"]
+
+
+def test_a_site_that_gave_nothing_and_may_have_charged_all_is_in_a_good_run(tmp_path):
+    gates = {"north": make_ledger(tmp_path / "north", "north"), "south": make_ledger(tmp_path / "south", "south")}
+    run = make_run(tmp_path / "run", gates)
+    result = result_of(Evidence.model_validate_json((run / EVIDENCE).read_bytes()))
+    south = replace(result.sites["south"], rounds=(), unconfirmed=ROUNDS, noisy_counts={})
+    away = taken([(1, ROUNDS, {"south": "slow"})], silent={"south": "slow"})
+    publish(run, result.sites | {"south": south}, participation=away)
+    found = check_run(run, read_federation(gates.values()))
+    assert {check.outcome for check in found.checks} == {"ok"}, found.checks
 
 
 def test_the_witness_key_that_the_operator_told_must_have_sealed_it(run, ledgers):

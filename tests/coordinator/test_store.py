@@ -257,12 +257,15 @@ def test_rounds_that_are_here_are_left_alone_when_a_run_catches_up_with_its_chec
 
 
 def test_a_run_whose_checkpoint_is_older_forgets_the_rounds_after_it(run):
-    _, runs, digest = run
+    studies, runs, digest = run
     runs.keep_rounds(digest, SITES, [done(1), done(2), done(3)], "33" * 32, Shown(), None, 1)
-    runs.rewind(digest, 1)
+    runs.rewind(digest, 1, 5)
     assert runs.rounds(digest) == [done(1)]
-    runs.rewind(digest, 0)
+    runs.rewind(digest, 0, 6)
     assert runs.rounds(digest) == []
+    runs.rewind(digest, 0, 7)  # nothing more is lost
+    told = [dict(event.body) for event in studies.events(digest) if event.body["event"] == "went-back"]
+    assert told == [{"event": "went-back", "from": 3, "round": 1}, {"event": "went-back", "from": 1, "round": 0}]
 
 
 def test_a_receipt_is_waited_for_until_it_was_given(run):

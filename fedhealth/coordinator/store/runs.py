@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from fedhealth.coordinator.asking import Shown
@@ -17,6 +17,9 @@ from fedhealth.coordinator.participation import CompletedRound
 from fedhealth.coordinator.store.database import session_of
 from fedhealth.coordinator.store.studies import event_row
 from fedhealth.coordinator.store.tables import HeadRow, PartRow, ReceiptRow, RoundRow, RunRow, StudyRow
+
+WENT_BACK = "went-back"
+"""The event that the checkpoint of a run was lost, or is older than it was."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,17 @@ class Runs:
                 session.add(event_row(study, event, at))
             session.commit()
 
-    def rewind(self, study: str, completed: int) -> None:
-        """Forget the rounds after `completed`: the checkpoint that the run goes on from does not hold them."""
+    def rewind(self, study: str, completed: int, at: int) -> None:
+        """Forget the rounds after `completed`: the checkpoint that the run goes on from does not hold them.
+
+        That there were any is kept: sites may have charged for them.
+        """
         with session_of(self._engine) as session:
-            session.execute(delete(RoundRow).where(RoundRow.study == study, RoundRow.round > completed))
+            later = (RoundRow.study == study, RoundRow.round > completed)
+            known = session.scalar(select(func.max(RoundRow.round)).where(*later))
+            if known is not None:
+                session.execute(delete(RoundRow).where(*later))
+                session.add(event_row(study, {"event": WENT_BACK, "from": known, "round": completed}, at))
             session.commit()
 
     def keep_counts(
@@ -130,6 +140,12 @@ class Runs:
         """Write down that the evidence is written, and what the sites have shown and been told until now."""
         with session_of(self._engine) as session:
             session.get_one(RunRow, study).finished_at = at
+            _keep_shown(session, study, shown)
+            session.commit()
+
+    def keep_shown(self, study: str, shown: Shown) -> None:
+        """Write down what the sites have shown and been told, apart from any round."""
+        with session_of(self._engine) as session:
             _keep_shown(session, study, shown)
             session.commit()
 
