@@ -144,10 +144,11 @@ class StudyRun:
             LinkUnavailable: too few sites are connected, or a site is away at the end.
         """
         run = self._check()
+        if run is not None and run.finished_at is not None:
+            return self._end()
+        self._check_noise(begun=run is not None)
         if run is None:
             await self._meet()
-        elif run.finished_at is not None:
-            return self._end()
         self._begin()
         try:
             run = self._hub.runs.find(self._known.digest)
@@ -181,6 +182,16 @@ class StudyRun:
                 next_step="Give each study a folder of its own: --out.",
             )
         return run
+
+    def _check_noise(self, *, begun: bool) -> None:
+        """Forget approvals of sites whose noise is known, given when they were wanted; refuse a run that has them."""
+        known = sorted(site for site, accepted in self.approved.items() if accepted.unsafe_test_site)
+        if self._hub.allow_unsafe_test_sites or not known:
+            return
+        if begun:
+            raise _noise_known(known[0])
+        for site in known:
+            del self.approved[site]
 
     def _begin(self) -> None:
         """Take up the run: its rows follow the checkpoint; what was not acknowledged will be with the next receipts."""
@@ -227,10 +238,7 @@ class StudyRun:
                 f"the ledger of site '{site}' cannot be countersigned", got=code, next_step=_REFUSED_LEDGER[code]
             )
         if code == UNSAFE_TEST_SITE:
-            raise FederationFailed(
-                f"site '{site}' is a test site with known noise; nothing it releases is private",
-                next_step="Use a real site, or start the coordinator for tests: --allow-unsafe-test-sites.",
-            )
+            raise _noise_known(site)
         raise ApprovalMissing(
             f"site '{site}' does not take part in study '{self.study.name}'",
             got=f"the answer '{code}'",
@@ -417,6 +425,13 @@ class StudyRun:
     def _tell(self, event: Mapping[str, Any]) -> None:
         self._hub.studies.tell(self._known.digest, event, self._hub.unix_ms())
         self._hub.on_event(event)
+
+
+def _noise_known(site: str) -> FederationFailed:
+    return FederationFailed(
+        f"site '{site}' is a test site with known noise; nothing it releases is private",
+        next_step="Use a real site, or start the coordinator for tests: --allow-unsafe-test-sites.",
+    )
 
 
 async def ask_approval(hub: Hub, known: KnownStudy, site: str) -> Accepted:

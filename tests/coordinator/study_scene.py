@@ -186,7 +186,7 @@ class Hub:
 
     def __init__(self, scene, points):
         self.scene, self.points, self.events = scene, points, []
-        self.allow_unsafe_test_sites = True
+        self.allow_unsafe_test_sites = scene.for_tests
         self.engine = open_database(scene.folder, scene.database, public_key_hex(scene.key.public_key()))
         self.studies, self.runs = Studies(self.engine), Runs(self.engine)
         pinned = {name: PinnedSite(ledger_key=each.ledger.created.ledger_key) for name, each in scene.sites.items()}
@@ -221,7 +221,7 @@ class Scene:
     """A federation in a folder."""
 
     def __init__(self, folder, study, names=("ward-a", "ward-b"), seed=7, key=None):
-        self.folder, self.study = folder, study
+        self.folder, self.study, self.for_tests = folder, study, True
         self.key, self.database = key or Ed25519PrivateKey.from_private_bytes(b"w" * 32), None
         (folder / "witnessed").mkdir(parents=True, exist_ok=True)
         self.results = folder / "results"

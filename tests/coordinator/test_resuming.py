@@ -76,6 +76,39 @@ def test_killed_at_any_point_the_study_ends_with_the_same_bits_and_charges_nothi
         scene.close()
 
 
+@pytest.mark.parametrize(
+    "moment",
+    ["after answered", "after a frame to ward-b", "after keep_rounds"],
+    ids=["asked", "asking", "in its rounds"],
+)
+def test_a_coordinator_that_is_no_longer_for_tests_goes_on_with_no_test_site(memory, moment):
+    scene = Scene(memory / f"no longer {moment}", STUDY)
+    assert scene.run(Points(kill_when=lambda process, name: name == moment)) is None
+    before = [site.charges(STUDY) for site in scene.sites.values()]
+    scene.for_tests = False
+    with pytest.raises(FederationFailed, match="test site with known noise"):
+        scene.run()
+    assert [site.charges(STUDY) for site in scene.sites.values()] == before
+    scene.for_tests = True
+    assert scene.run().unsafe_test_sites == ("ward-a", "ward-b")
+    scene.close()
+
+
+def test_approvals_given_for_tests_count_no_more_once_the_coordinator_is_not_for_tests(memory):
+    scene = Scene(memory / "approved for tests", STUDY)
+
+    def before_the_first_round(process, name):
+        return name == "before begin"
+
+    assert scene.run(Points(kill_when=before_the_first_round)) is None
+    assert set(scene.hub.studies.approvals(STUDY.digest)) == {"ward-a", "ward-b"}
+    scene.for_tests = False
+    with pytest.raises(FederationFailed, match="test site with known noise"):
+        scene.run()
+    assert [site.charges(STUDY) for site in scene.sites.values()] == [[0, 0], [0, 0]]
+    scene.close()
+
+
 def test_with_postgresql_too_a_killed_study_ends_with_the_same_bits(calm, memory):
     names, model, wanted = calm
     writes = [place for place, (_, name) in enumerate(names, 1) if name in ("before keep_rounds", "after keep_counts")]
@@ -142,7 +175,7 @@ def test_a_run_keeps_to_its_folder(memory):
 
 def test_a_study_that_was_stopped_is_not_run(memory):
     scene = Scene(memory / "stopped", STUDY)
-    scene.run(Points(30))
+    assert scene.run(Points(kill_when=lambda process, name: name == "after keep_rounds")) is None
     hub = scene.new_hub(Points())
     hub.studies.stop(STUDY.digest, "ab" * 32, "cd" * 64, 1)
     with pytest.raises(ConfigInvalid, match="was stopped by its researcher"):
