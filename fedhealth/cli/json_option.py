@@ -1,5 +1,6 @@
-"""`--json` at every command, and `--version` at the program: nobody who adds a command can forget them."""
+"""`--json` at every command, `--version` at the program, whole paragraphs in help: no new command can lack them."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -20,6 +21,7 @@ class Program(TyperGroup):
             command.params.append(_flag("--json", _choose, "Print JSON."))
             if command.callback is not None:
                 command.callback = _answering(command.callback)
+            command.help = _paragraphs(command.help or "")
         self.params.append(_flag("--version", _say_version, "Print the version."))
 
 
@@ -46,6 +48,11 @@ def _answering(act: Callable[..., None]) -> Callable[..., None]:
         finish()
 
     return run
+
+
+def _paragraphs(text: str) -> str:
+    """Return a docstring with each paragraph on one line, so that only the terminal's end breaks it."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
 
 
 def _flag(name: str, callback: Callable[[click.Context, click.Parameter, bool], None], text: str) -> TyperOption:

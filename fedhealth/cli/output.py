@@ -11,7 +11,9 @@ a command, where its document is due (`fedhealth.cli.json_option`).
 
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -84,13 +86,32 @@ def remark(text: str = "", /, **fields: Any) -> None:  # noqa: ANN401 - any JSON
 
 def warn(text: str) -> None:
     """Say on standard error what nobody may overlook, a person in words and a program as one line of JSON."""
-    typer.echo(json.dumps({"warning": text}) if _said.as_json else text, err=True)
+    text = json.dumps({"warning": text}) if _said.as_json else text
+    typer.echo(fitted(text) if sys.stderr.isatty() and not _said.as_json else text, err=True)
 
 
 def _say(text: str, fields: dict[str, Any], *, aside: bool) -> None:
     _said.fields.update(fields)
     if text and not _said.as_json:
-        typer.echo(text, err=aside)
+        stream = sys.stderr if aside else sys.stdout
+        typer.echo(fitted(text) if stream.isatty() else text, err=aside)
+
+
+def fitted(text: str) -> str:
+    """Return a text whose lines fit the terminal: broken between words only, what follows set in under its line."""
+    columns = shutil.get_terminal_size().columns
+    lines: list[str] = []
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        fits = len(line) <= columns
+        lines += (
+            [line]
+            if fits
+            else textwrap.wrap(
+                line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, tabsize=1
+            )
+        )
+    return "\n".join(lines)
 
 
 def say_event(event: Mapping[str, Any]) -> None:
@@ -186,7 +207,8 @@ def complain(error: FedHealthError) -> int:
         parts = {"what": error.what, "got": error.got, "wanted": error.wanted, "next_step": error.next_step}
         sys.stderr.write(_error_line(parts, error.exit_code, type(error).__name__))
     else:
-        sys.stderr.write(f"error: {error}\n")
+        said = f"error: {error}"
+        sys.stderr.write(f"{fitted(said) if sys.stderr.isatty() else said}\n")
     return error.exit_code
 
 

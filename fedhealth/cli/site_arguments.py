@@ -11,7 +11,7 @@ Folder = Annotated[
     Path, typer.Argument(metavar="SITE_FOLDER", help="The site's folder, with site.toml and policy.toml.")
 ]
 STUDY_HELP = "its digest, or the first 8 digits of it or more."
-State = Annotated[Path, typer.Option("--state", help="The site's state folder, made by `site init`.")]
+State = Annotated[Path, typer.Option("--state", help="The site's state folder, made by `site enrol` or `site init`.")]
 
 
 def made_state(state: Path) -> Path:

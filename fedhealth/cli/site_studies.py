@@ -37,7 +37,7 @@ def studies(folder: Folder, state: State) -> None:
     for view in found:
         say_lines(study_lines(view))
     if not found:
-        say("no study is offered and none was decided on; the node asks whenever it connects")
+        say("no study is offered and none was decided on; a running node asks every few seconds")
 
 
 def approve(

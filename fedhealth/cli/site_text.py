@@ -20,7 +20,7 @@ _LABEL = 13
 
 def study_lines(view: "StudyView") -> Iterator[str]:
     """Say all there is to say of a study."""
-    yield _plain(f"{view.title or 'a study whose signed file is not here'} ({view.name or view.study[:12]})")
+    yield from _heading(f"{view.title or 'a study whose signed file is not here'} ({view.name or view.study[:12]})")
     yield f"  {'digest':<{_LABEL - 2}}{view.study}"
     by = f", by {view.decided[0]} on {time_text(view.decided[1])}" if view.decided else ""
     yield from _said("stands", view.standing + by)
@@ -55,7 +55,7 @@ def proposal_lines(proposal: "Proposal") -> Iterator[str]:
     from fedhealth.learning.plan import plan_study
 
     study, seen = proposal.signed.study, proposal.seen
-    yield _plain(f"{study.title} ({study.name})")
+    yield from _heading(f"{study.title} ({study.name})")
     yield f"  {'digest':<{_LABEL - 2}}{study.digest}"
     yield from _said("asked by", proposal.asked_by)
     yield from _said("purpose", study.purpose)
@@ -99,5 +99,5 @@ def _said(label: str, text: str) -> Iterator[str]:
     )
 
 
-def _plain(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text)[:80]
+def _heading(text: str) -> list[str]:
+    return textwrap.wrap("".join(each if each.isprintable() else "?" for each in text), 80)

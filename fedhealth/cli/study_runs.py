@@ -126,7 +126,11 @@ def _words(event: "Happened") -> str:
     body = dict(event.body)
     kind = body.pop("event")
     absent = body.pop("absent", None) or {}
-    if kind == "round":
+    if kind == "not-approved":
+        words = f"not approved by {body['site']} yet ({body['code']})"
+    elif kind == "approved":
+        words = f"approved by {body['site']}"
+    elif kind == "round":
         words = f"round {body['round']} of {body['of']}: {body['sites']} sites, epsilon {body['epsilon']:.2f}"
     else:
         words = " ".join([kind, *(f"{name} {value}" for name, value in sorted(body.items()) if name != "researcher")])

@@ -3,6 +3,7 @@
 Every function is one question. An error that the coordinator declines with is raised here as the same error.
 """
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,9 +72,14 @@ def watch_study(path: Path, study: str, after: int = 0) -> Iterator[Happened | O
         path: the coordinator's research socket.
         study: the first digits of its digest.
         after: number of the last event that was seen.
+
+    Raises:
+        ConfigInvalid: there is no such study.
+        LinkUnavailable: the coordinator does not answer.
     """
+    question = Watch(study=_prefix(study), after=after)
     with _connected(path) as connection:
-        connection.sendall(pack_sized(Watch(study=study, after=after)))
+        connection.sendall(pack_sized(question))
         connection.settimeout(None)  # a study takes its time
         while True:
             reply, _ = _read(connection)
@@ -96,7 +102,8 @@ def stop_study(path: Path, study: str, key: Ed25519PrivateKey) -> Summary:
         IdentityInvalid: it is not the key that signed the study.
         ConfigInvalid: there is no such study, or it is over.
     """
-    found = [each.study for each in list_studies(path) if each.study.startswith(study)]
+    prefix = _prefix(study)
+    found = [each.study for each in list_studies(path) if each.study.startswith(prefix)]
     if len(found) != 1:
         raise ConfigInvalid(
             f"{len(found) or 'no'} studies have a digest that begins with {study}",
@@ -107,7 +114,7 @@ def stop_study(path: Path, study: str, key: Ed25519PrivateKey) -> Summary:
 
 def list_results(path: Path, study: str) -> dict[str, int]:
     """Return the published files of a study that is done, by name, with their sizes in bytes."""
-    return _ask(path, ListResults(study=study), Files)[0].files
+    return _ask(path, ListResults(study=_prefix(study)), Files)[0].files
 
 
 def fetch_results(path: Path, study: str, folder: Path) -> tuple[Path, ...]:
@@ -120,7 +127,7 @@ def fetch_results(path: Path, study: str, folder: Path) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     fetched = []
     for name in list_results(path, study):
-        _, content = _ask(path, Fetch(study=study, name=name), File)
+        _, content = _ask(path, Fetch(study=_prefix(study), name=name), File)
         replace_file(folder / name, content, PUBLIC_MODE)
         fetched.append(folder / name)
     for name, sha256 in open_seal((folder / SEAL).read_bytes()).contents.files.items():
@@ -129,6 +136,17 @@ def fetch_results(path: Path, study: str, folder: Path) -> tuple[Path, ...]:
                 f"{folder / name} is not what the coordinator sealed", next_step="Fetch the results again."
             )
     return tuple(fetched)
+
+
+def _prefix(study: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{4,64}", study.lower()):
+        raise ConfigInvalid(
+            "a study is named by the first digits of its digest",
+            got=study,
+            wanted="4 to 64 of the digits 0 to 9 and a to f",
+            next_step="They are the first word of each line of: fedhealth study list",
+        )
+    return study.lower()
 
 
 def _ask(path: Path, question: Question, wanted: type[_Reply], body: bytes = b"") -> tuple[_Reply, bytes]:

@@ -250,6 +250,8 @@ async def run_node(state: SiteState, file: NodeFile, on_state: Callable[[str], N
     def told(change: str) -> None:
         if change == LinkState.CONNECTED:
             offers.connected()
+        elif change == LinkState.DISCONNECTED:
+            offers.stop()
         on_state(change)
 
     try:

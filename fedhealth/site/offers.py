@@ -18,10 +18,12 @@ from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES, SignedStudy, open_
 
 _LOG = logging.getLogger(__name__)
 _ASK_SECONDS = 30.0
+ASK_AGAIN_SECONDS = 5.0
+"""How soon an administrator sees a study that was submitted while the site is connected."""
 
 
 class OfferedStudies:
-    """The node's copy of the coordinator's catalogue, fetched anew with every connection.
+    """The node's copy of the coordinator's catalogue, fetched again and again while the site is connected.
 
     Args:
         link: asks the coordinator.
@@ -33,14 +35,19 @@ class OfferedStudies:
         self._fetching: asyncio.Task[None] | None = None
 
     def connected(self) -> None:
-        """Fetch the catalogue; what an earlier connection began is left."""
+        """Fetch the catalogue, now and until stopped; what an earlier connection began is left."""
         self.stop()
-        self._fetching = asyncio.create_task(self._fetch())
+        self._fetching = asyncio.create_task(self._keep_fetching())
 
     def stop(self) -> None:
         """Stop fetching."""
         if self._fetching is not None:
             self._fetching.cancel()
+
+    async def _keep_fetching(self) -> None:
+        while True:
+            await self._fetch()
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
 
     async def _fetch(self) -> None:
         try:

@@ -110,6 +110,8 @@ def test_a_study_is_stopped_with_its_key_and_with_no_other(served, typed, tmp_pa
     [
         (("watch", "abcdef12"), 3, "no studies here have a digest that begins with abcdef12"),
         (("results", "abcdef12"), 3, "no studies here"),
+        (("watch", "1"), 3, "a study is named by the first digits of its digest"),
+        (("results", "sepsis"), 3, "a study is named by the first digits of its digest"),
         (("submit", "/nowhere.signed"), 8, "cannot read '/nowhere.signed'"),
     ],
 )

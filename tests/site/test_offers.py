@@ -24,10 +24,16 @@ class FakeLink:
     """Answers as the service does that a coordinator has for a site."""
 
     def __init__(self, service=None):
-        self.service, self.asked = service, 0
+        self.service, self.asked, self.asking = service, 0, False
 
-    async def ask(self, service, body, _timeout, longest_answer):
-        self.asked += 1
+    async def ask(self, service, body, timeout, longest_answer):
+        self.asked, self.asking = self.asked + 1, True
+        try:
+            return await self.answered(service, body, timeout, longest_answer)
+        finally:
+            self.asking = False
+
+    async def answered(self, service, body, _timeout, longest_answer):
         assert (service, body, longest_answer) == (CATALOGUE, b"", MAX_CATALOGUE_BYTES)
         if self.service is None:
             raise LinkUnavailable("no link")
@@ -44,9 +50,18 @@ def fetched(link, node):
     async def scene():
         offers = OfferedStudies(link, node)
         offers.connected()
-        await offers._fetching
+        await heard(link, 1)
+        offers.stop()
 
     asyncio.run(scene())
+
+
+async def heard(link, times):
+    """Wait until the link was asked so many more times and the node has done with the last answer."""
+    wanted = link.asked + times
+    while link.asked < wanted or link.asking:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
 
 
 @given(studies=st.lists(st.binary(min_size=1, max_size=50), max_size=MAX_STUDIES))
@@ -80,6 +95,35 @@ def test_what_is_offered_is_kept_until_it_is_offered_no_more(tmp_path, signed):
     assert list(read_offers(tmp_path)) == [path]
     fetched(FakeLink(catalogue_service([])), tmp_path)
     assert read_offers(tmp_path) == {}
+
+
+def test_a_study_that_is_submitted_while_the_site_is_connected_is_offered_without_a_new_connection(
+    tmp_path, signed, monkeypatch
+):
+    monkeypatch.setattr("fedhealth.site.offers.ASK_AGAIN_SECONDS", 0.001)
+    waiting = []
+
+    async def scene():
+        link = FakeLink(catalogue_service(waiting))
+        offers = OfferedStudies(link, tmp_path)
+        offers.connected()
+        await heard(link, 1)
+        assert read_offers(tmp_path) == {}
+        waiting.append(signed)
+        await heard(link, 2)
+        assert len(read_offers(tmp_path)) == 1
+        link.service = None  # a question that fails ends nothing
+        await heard(link, 2)
+        waiting.clear()
+        link.service = catalogue_service(waiting)
+        await heard(link, 2)
+        assert read_offers(tmp_path) == {}
+        offers.stop()
+        asked = link.asked
+        await asyncio.sleep(0.05)
+        assert link.asked == asked
+
+    asyncio.run(scene())
 
 
 def test_what_no_researcher_signed_is_not_listed(tmp_path, signed, caplog):
