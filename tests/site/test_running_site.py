@@ -200,6 +200,25 @@ def test_an_approval_that_does_not_fit_any_more_leaves_the_policy_as_the_gate_ha
     assert ledger.size == size
 
 
+def test_two_studies_that_were_looked_at_side_by_side_do_not_exceed_the_year(ward, make_protocol, steps):
+    here = ward(epsilon=20.0)
+    file = here.folder / "policy.toml"
+    # Two studies of epsilon 2 cost a patient more than 2.5 together: about 2 times the root of 2.
+    file.write_text(f"max_epsilon_a_year = 2.5\n{file.read_text()}")
+    gate, ledger = here.open_gate(steps["noise_only"])
+    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
+    compute = {"train": steps["noise_only"], "evaluate": steps["noise_only"]}
+    signed = [sign_study(study, here.researcher) for study in (make_protocol(), make_protocol(name="second"))]
+    looked_at = [examine_study(here.folder, here.state, each, compute) for each in signed]
+    site.administer(instruction_of(looked_at[0]), "ann")
+    size = ledger.size
+    with pytest.raises(PolicyForbids, match="max_epsilon_a_year"):
+        site.administer(instruction_of(looked_at[1]), "ben")
+    assert ledger.size == size
+    with pytest.raises(PolicyForbids, match="max_epsilon_a_year"):
+        examine_study(here.folder, here.state, signed[1], compute)
+
+
 def test_an_approval_brings_the_policy_of_its_day_into_force_and_says_by_whom(ward, make_protocol, steps):
     here, study = ward(epsilon=20.0), make_protocol()
     compute = {"train": steps["noise_only"], "evaluate": steps["noise_only"]}
