@@ -200,6 +200,21 @@ def test_an_approval_that_does_not_fit_any_more_leaves_the_policy_as_the_gate_ha
     assert ledger.size == size
 
 
+def test_an_approval_writes_down_what_the_policy_of_its_day_says_of_the_witness(ward, make_protocol, steps):
+    here, study = ward(epsilon=20.0), make_protocol()
+    here.approve(study, steps["noise_only"])
+    gate, ledger = here.open_gate(steps["noise_only"])
+    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
+    assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)  # the coordinator has signed for this gate
+    assert ledger.account.witness == "required"
+    file = here.folder / "policy.toml"
+    file.write_text(f'witness = "best-effort"\nwitness_wait_seconds = 7\n{file.read_text()}')
+    compute = {"train": steps["noise_only"], "evaluate": steps["noise_only"]}
+    second = sign_study(small(make_protocol, "second"), here.researcher)
+    site.administer(instruction_of(examine_study(here.folder, here.state, second, compute)), "ann")
+    assert (ledger.account.witness, ledger.account.witness_wait) == ("best-effort", 7)
+
+
 def test_two_studies_that_were_looked_at_side_by_side_do_not_exceed_the_year(ward, make_protocol, steps):
     here = ward(epsilon=20.0)
     file = here.folder / "policy.toml"
