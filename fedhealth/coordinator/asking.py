@@ -249,7 +249,8 @@ class Asker:
         """Forget what a receipt acknowledged, now that the site has answered to it."""
         done = set(signed.receipt.checkpointed)
         self._given += done
-        self._acknowledge[site] = [release for release in self._acknowledge[site] if release not in done]
+        waiting = self._acknowledge.get(site, [])  # none if a run began meanwhile
+        self._acknowledge[site] = [release for release in waiting if release not in done]
 
     async def _exchange(self, site: str, frame: bytes) -> tuple[Reply, Buffer]:
         try:

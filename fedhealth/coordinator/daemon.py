@@ -60,6 +60,7 @@ class Daemon:
         self._changed, self._to_ask = asyncio.Event(), asyncio.Event()
         self._running: tuple[str, asyncio.Task[object]] | None = None
         self._not_before: dict[str, float] = {}
+        self._others_until: dict[str, float] = {}
 
     async def serve(self, ports: Ports) -> None:
         """Serve until this is cancelled.
@@ -112,7 +113,7 @@ class Daemon:
             return False
         if set(sites) <= approved:
             return True
-        begins = self._not_before.setdefault(known.digest, now + study.sites.wait_seconds)
+        begins = self._others_until.setdefault(known.digest, now + study.sites.wait_seconds)
         return now >= begins
 
     async def _run(self, known: KnownStudy) -> None:

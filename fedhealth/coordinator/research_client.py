@@ -32,6 +32,7 @@ from fedhealth.coordinator.research_frames import (
     check_reply_length,
     pack_sized,
     unpack_reply,
+    unpack_summaries,
 )
 from fedhealth.coordinator.run_folder import SEAL, open_seal, sha256_of
 from fedhealth.errors import ConfigInvalid, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
@@ -57,12 +58,12 @@ def submit_study(path: Path, signed_study: bytes) -> Summary:
         ConfigInvalid: another researcher submitted it, or too many studies wait.
         LinkUnavailable: the coordinator does not answer.
     """
-    return _ask(path, Submit(), Studies, signed_study)[0].studies[0]
+    return unpack_summaries(_ask(path, Submit(), Studies, signed_study)[1])[0]
 
 
 def list_studies(path: Path) -> tuple[Summary, ...]:
     """Return the coordinator's studies, in the order in which they came."""
-    return _ask(path, ListStudies(), Studies)[0].studies
+    return unpack_summaries(_ask(path, ListStudies(), Studies)[1])
 
 
 def watch_study(path: Path, study: str, after: int = 0) -> Iterator[Happened | Over]:
@@ -109,7 +110,7 @@ def stop_study(path: Path, study: str, key: Ed25519PrivateKey) -> Summary:
             f"{len(found) or 'no'} studies have a digest that begins with {study}",
             next_step="Name one: fedhealth study list --help.",
         )
-    return _ask(path, Stop(study=found[0], signature=sign_stop(found[0], key)), Studies)[0].studies[0]
+    return unpack_summaries(_ask(path, Stop(study=found[0], signature=sign_stop(found[0], key)), Studies)[1])[0]
 
 
 def list_results(path: Path, study: str) -> dict[str, int]:
@@ -125,8 +126,10 @@ def fetch_results(path: Path, study: str, folder: Path) -> tuple[Path, ...]:
         ConfigInvalid: the study has no results, or no more.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    fetched = []
-    for name in list_results(path, study):
+    fetched, names = [], list_results(path, study)
+    if SEAL not in names:
+        raise IdentityInvalid("the coordinator hands out no seal of this study", next_step="Ask its operator for it.")
+    for name in names:
         _, content = _ask(path, Fetch(study=_prefix(study), name=name), File)
         replace_file(folder / name, content, PUBLIC_MODE)
         fetched.append(folder / name)

@@ -5,6 +5,7 @@ signed, and a site that does not know the key answers `policy`. A stop is an act
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,18 +25,22 @@ from fedhealth.coordinator.research_frames import (
     Submit,
     Summary,
     Watch,
+    pack_summaries,
 )
 from fedhealth.coordinator.run_folder import PUBLISHED, SEAL
 from fedhealth.coordinator.service import WAITING_STATES, Coordinator
 from fedhealth.coordinator.store.studies import KnownStudy
 from fedhealth.coordinator.store.tables import StudyState
 from fedhealth.errors import ConfigInvalid
+from fedhealth.learning.plan import plan_study
 from fedhealth.link.catalogue import MAX_STUDIES
 from fedhealth.study.signature import check_stop, open_signed_study
 
 _LOOK_SECONDS = 0.25
 """How often whoever follows a study is told what is new."""
 FINAL = (StudyState.DONE, StudyState.STOPPED)
+_MOST_OF_A_USER = MAX_STUDIES // 4
+"""How many of the places for studies that wait one Unix user may take; the coordinator's own may take all."""
 _FETCHED = (*PUBLISHED, SEAL)
 
 
@@ -52,19 +57,26 @@ class ResearchDesk:
         self, coordinator: Coordinator, stop: Callable[[str], Awaitable[None]], on_change: Callable[[], None]
     ) -> None:
         self._coordinator, self._stop, self._on_change = coordinator, stop, on_change
+        self._working_out, self._listing = asyncio.Lock(), asyncio.Lock()
 
-    async def answer(self, question: Question, body: bytes) -> tuple[Reply, bytes]:
+    async def answer(self, question: Question, body: bytes, user: int) -> tuple[Reply, bytes]:
         """Answer any question but `Watch`.
+
+        Args:
+            question: what is asked.
+            body: its body.
+            user: the Unix user who asks.
 
         Raises:
             FedHealthError: for the researcher; nothing was done.
         """
         if isinstance(question, Submit):
-            return Studies(studies=(self._summary(self._submit(body)),)), b""
+            return Studies(), pack_summaries([self._summary(await self._submit(body, user))])
         if isinstance(question, ListStudies):
-            return Studies(studies=tuple(map(self._summary, self._coordinator.studies.all()))), b""
+            async with self._listing:  # long lists in one thread, beside what runs
+                return Studies(), await asyncio.to_thread(self._list)
         if isinstance(question, Stop):
-            return Studies(studies=(self._summary(await self._stopped(question)),)), b""
+            return Studies(), pack_summaries([self._summary(await self._stopped(question))])
         if isinstance(question, ListResults):
             folder = self._published(question.study)
             return Files(files={name: (folder / name).stat().st_size for name in _names_in(folder)}), b""
@@ -81,7 +93,7 @@ class ResearchDesk:
         """Tell the events of a study until it is over."""
         digest, after = self._named(question.study).digest, question.after
         while True:
-            known = self._named(digest)
+            known = self._coordinator.studies.find(digest) or self._named(digest)
             for event in self._coordinator.studies.events(digest, after):
                 await tell(Happened(number=event.number, at=event.at, body=dict(event.body)))
                 after = event.number
@@ -89,9 +101,15 @@ class ResearchDesk:
                 return Over(state=known.state)
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _submit(self, data: bytes) -> KnownStudy:
+    def _list(self) -> bytes:
+        return pack_summaries(map(self._summary, self._coordinator.studies.all()))
+
+    async def _submit(self, data: bytes, user: int) -> KnownStudy:
         signed = open_signed_study(data)
-        waiting = self._coordinator.studies.all(WAITING_STATES)
+        async with self._working_out:  # it may take long, as its author likes: one at a time, beside what runs
+            await asyncio.to_thread(plan_study, signed.study)
+        studies = self._coordinator.studies
+        waiting = studies.all(WAITING_STATES)
         if signed.study.digest not in {each.digest for each in waiting} and len(waiting) >= MAX_STUDIES:
             raise ConfigInvalid(
                 "too many studies wait at this coordinator",
@@ -99,7 +117,17 @@ class ResearchDesk:
                 wanted=f"fewer than {MAX_STUDIES}",
                 next_step="Stop one that no site approves, or wait: fedhealth study list --help.",
             )
-        known = self._coordinator.submit(data)
+        is_operator = user == os.geteuid()
+        if studies.find(signed.study.digest) is None and not is_operator:
+            mine = studies.handed_in_by(user, WAITING_STATES)
+            if mine >= _MOST_OF_A_USER:
+                raise ConfigInvalid(
+                    "too many of your studies wait at this coordinator",
+                    got=f"{mine} that are not over, handed in by this Unix user",
+                    wanted=f"fewer than {_MOST_OF_A_USER}, so that others find a place",
+                    next_step="Stop one, or wait: fedhealth study list --help.",
+                )
+        known = self._coordinator.submit(data, None if is_operator else user)
         self._on_change()
         return known
 
@@ -113,7 +141,7 @@ class ResearchDesk:
         return self._named(known.digest)
 
     def _named(self, prefix: str) -> KnownStudy:
-        found = [known for known in self._coordinator.studies.all() if known.digest.startswith(prefix)]
+        found = self._coordinator.studies.named(prefix)
         if len(found) != 1:
             raise ConfigInvalid(
                 f"{len(found) or 'no'} studies here have a digest that begins with {prefix}",

@@ -7,6 +7,7 @@ whoever reaches the socket can submit what sites refuse, read results, and no mo
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
@@ -47,7 +48,7 @@ class Watch(_Header):
 
     kind: Literal["watch"] = "watch"
     study: Prefix
-    after: Annotated[int, Field(ge=0)] = 0
+    after: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class Stop(_Header):
@@ -100,10 +101,9 @@ class Summary(_Header):
 
 
 class Studies(_Header):
-    """Studies, in the order in which they came."""
+    """Studies, in the order in which they came: the body is a JSON list of `Summary`, which may outgrow a header."""
 
     kind: Literal["studies"] = "studies"
-    studies: tuple[Summary, ...]
 
 
 class Happened(_Header):
@@ -132,7 +132,7 @@ class Files(_Header):
     """The published files of a study, by name, with their sizes in bytes."""
 
     kind: Literal["files"] = "files"
-    files: dict[str, int]
+    files: dict[FileName, int]
 
 
 class File(_Header):
@@ -162,6 +162,7 @@ class Declined(_Header):
 Question = Submit | ListStudies | Watch | Stop | ListResults | Fetch
 Reply = Studies | Happened | Over | Files | File | Declined
 _QUESTION = TypeAdapter[Question](Annotated[Question, Field(discriminator="kind")])
+_SUMMARIES = TypeAdapter(tuple[Summary, ...])
 _REPLY = TypeAdapter[Reply](Annotated[Reply, Field(discriminator="kind")])
 
 
@@ -194,10 +195,30 @@ def unpack_reply(frame: bytes) -> tuple[Reply, bytes]:
         head, body = split_frame(frame)
         return _REPLY.validate_json(head), bytes(body)
     except (ValidationError, FrameInvalid) as error:
-        raise LinkUnavailable(
-            "the coordinator's answer is none",
-            next_step="Use the same version of fedhealth as the coordinator.",
-        ) from error
+        raise _unknown_answer() from error
+
+
+def pack_summaries(studies: Iterable[Summary]) -> bytes:
+    """Return the body of `Studies`."""
+    return _SUMMARIES.dump_json(tuple(studies))
+
+
+def unpack_summaries(body: bytes) -> tuple[Summary, ...]:
+    """Return the studies in the body of `Studies`.
+
+    Raises:
+        LinkUnavailable: it is none; another version is at the other end.
+    """
+    try:
+        return _SUMMARIES.validate_json(body)
+    except ValidationError as error:
+        raise _unknown_answer() from error
+
+
+def _unknown_answer() -> LinkUnavailable:
+    return LinkUnavailable(
+        "the coordinator's answer is none", next_step="Use the same version of fedhealth as the coordinator."
+    )
 
 
 def check_reply_length(length: int) -> int:

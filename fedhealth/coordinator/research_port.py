@@ -3,8 +3,8 @@
 Who may connect is decided by the file's mode: the coordinator's own user, or a group. The kernel's word for who did
 (`SO_PEERCRED`) is told with each question. From elsewhere a researcher forwards the socket with ssh.
 
-Invariants: a question is read only up to its longest, in bounded time; a peer that stalls holds up nobody; files are
-served by the names that a run publishes, never by a path.
+Invariants: a question is read only up to its longest, in bounded time; a peer that stalls, or takes no answer, holds
+up nobody; no user takes all connections; files are served by the names that a run publishes, never by a path.
 
 Leaves to others: what is done (`ResearchDesk`).
 """
@@ -32,9 +32,12 @@ from fedhealth.unix_socket import listen_at, peer_user
 
 _QUESTION_SECONDS = 10.0
 """How long a question may take to come."""
-_MOST_CONNECTIONS = 64
+_TAKE_SECONDS = 60.0
+"""How long the other end may take for a part of an answer; a long answer over a slow line has many parts."""
+_PART_BYTES = 64 * 1024
+_MOST_CONNECTIONS, _MOST_OF_A_USER = 64, 16
 
-Answer = Callable[[Question, bytes], Awaitable[tuple[Reply, bytes]]]
+Answer = Callable[[Question, bytes, int], Awaitable[tuple[Reply, bytes]]]
 Tell = Callable[[Reply], Awaitable[None]]
 Follow = Callable[[Watch, Tell], Awaitable[Reply]]
 
@@ -56,7 +59,7 @@ class ResearchPort:
         self._path, self._group, self._answer, self._follow = home / SOCKET_FILE, group, answer, follow
         self._on_question = on_question
         self._server: asyncio.Server | None = None
-        self._busy = set[asyncio.Task[None]]()
+        self._busy: dict[asyncio.Task[None], int] = {}
 
     async def start(self) -> Path:
         """Listen, and return the socket's path.
@@ -98,22 +101,29 @@ class ResearchPort:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - asyncio runs this as one
-        self._busy.add(task)
         try:
-            if len(self._busy) <= _MOST_CONNECTIONS:
-                await self._converse(reader, writer)
+            user = peer_user(writer.get_extra_info("socket"))
+            self._busy[task] = user
+            if len(self._busy) <= _MOST_CONNECTIONS and [*self._busy.values()].count(user) <= _MOST_OF_A_USER:
+                await self._converse(reader, writer, user)
+                writer.close()
+                async with asyncio.timeout(_TAKE_SECONDS):
+                    await writer.wait_closed()
         except asyncio.CancelledError:
             return  # asyncio's streams take a task that was cancelled for a defect
         except (EOFError, OSError, TimeoutError):
-            return  # it hung up, or said nothing in time
+            return  # it hung up, or said or took nothing in time
         finally:
-            self._busy.discard(task)
-            writer.close()
+            self._busy.pop(task, None)
+            writer.transport.abort()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: int) -> None:
         async def tell(reply: Reply, body: bytes = b"") -> None:
-            writer.write(pack_sized(reply, body))
-            await writer.drain()
+            frame = memoryview(pack_sized(reply, body))
+            for start in range(0, len(frame), _PART_BYTES):
+                async with asyncio.timeout(_TAKE_SECONDS):
+                    writer.write(frame[start : start + _PART_BYTES])
+                    await writer.drain()
 
         try:
             async with asyncio.timeout(_QUESTION_SECONDS):
@@ -121,11 +131,11 @@ class ResearchPort:
                 if length > MAX_QUESTION_BYTES:
                     return
                 question, body = unpack_question(await reader.readexactly(length))
-            self._on_question(peer_user(writer.get_extra_info("socket")), question.kind)
+            self._on_question(user, question.kind)
             if isinstance(question, Watch):
                 await tell(await self._until_gone(reader, self._follow(question, tell)))
             else:
-                await tell(*await self._answer(question, body))
+                await tell(*await self._answer(question, body, user))
         except FedHealthError as error:
             with contextlib.suppress(OSError):
                 await tell(Declined.of(error))

@@ -1,5 +1,6 @@
 """Remove what a protocol says is kept no longer: files of a run and its rows; that it was done, and when, stays."""
 
+import logging
 from pathlib import Path
 
 from fedhealth.coordinator.round_checkpoint import CHECKPOINT_FILE
@@ -8,6 +9,7 @@ from fedhealth.coordinator.store.runs import Runs
 from fedhealth.coordinator.store.studies import Studies
 from fedhealth.coordinator.store.tables import StudyState
 
+_LOG = logging.getLogger(__name__)
 _DAY_MS = 24 * 3600 * 1000
 
 
@@ -33,10 +35,15 @@ def remove_expired(studies: Studies, runs: Runs, now: int) -> list[str]:
         if now < ended + known.retention_days * _DAY_MS:
             continue
         folder = Path(run.folder)
-        for name in (*PUBLISHED, SEAL, CHECKPOINT_FILE):
-            (folder / name).unlink(missing_ok=True)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        try:
+            for name in (*PUBLISHED, SEAL, CHECKPOINT_FILE):
+                (folder / name).unlink(missing_ok=True)
+                (folder / f"{name}.new").unlink(missing_ok=True)  # what a kill left of a write
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        except OSError as error:  # this folder alone; it is tried again
+            _LOG.error("results cannot be removed: %(reason)s", {"reason": error.strerror})
+            continue
         runs.remove(known.digest, now)
         removed.append(known.digest)
     return removed

@@ -110,8 +110,12 @@ class Coordinator:
         self.studies.close()
         self._held.close()
 
-    def submit(self, signed_study: bytes) -> KnownStudy:
+    def submit(self, signed_study: bytes, user: int | None = None) -> KnownStudy:
         """Take in a signed study, once.
+
+        Args:
+            signed_study: its bytes.
+            user: the Unix user who handed it in; None for the operator.
 
         Raises:
             IdentityInvalid: its signature does not hold.
@@ -119,7 +123,7 @@ class Coordinator:
         """
         signed = open_signed_study(signed_study)
         plan_study(signed.study)
-        return self.studies.submit(signed, signed_study, signed.study.retention_days, self.unix_ms())
+        return self.studies.submit(signed, signed_study, signed.study.retention_days, self.unix_ms(), user)
 
     async def run(self, known: KnownStudy, folder: Path, patience_seconds: float | None = None) -> Evidence:
         """Run a study, or go on with it; arguments, result and errors are those of `StudyRun`."""

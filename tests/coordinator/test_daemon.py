@@ -1,5 +1,6 @@
 """A coordinator that serves: studies are submitted, offered, approved, run one at a time, stopped, resumed, kept."""
 
+import contextlib
 import json
 import os
 import socket
@@ -7,6 +8,7 @@ import stat
 import struct
 import tempfile
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,8 +29,9 @@ from fedhealth.coordinator.research_client import (
     submit_study,
     watch_study,
 )
-from fedhealth.coordinator.research_frames import LENGTH, MAX_QUESTION_BYTES
+from fedhealth.coordinator.research_frames import LENGTH, MAX_QUESTION_BYTES, unpack_reply
 from fedhealth.coordinator.retention import remove_expired
+from fedhealth.coordinator.round_checkpoint import CHECKPOINT_FILE
 from fedhealth.coordinator.run_folder import EVIDENCE, MODEL, PUBLISHED, SEAL
 from fedhealth.coordinator.service import Coordinator
 from fedhealth.coordinator.store.database import open_database
@@ -36,8 +39,10 @@ from fedhealth.coordinator.store.runs import Runs
 from fedhealth.coordinator.store.studies import Studies
 from fedhealth.coordinator.store.tables import StudyState
 from fedhealth.errors import BudgetExhausted, ConfigInvalid, IdentityInvalid, LinkUnavailable
+from fedhealth.learning.plan import plan_study
 from fedhealth.link.catalogue import CATALOGUE, MAX_STUDIES, studies_in
 from fedhealth.link.frames import Answer, unpack_request
+from fedhealth.signing import public_key_hex
 from fedhealth.study.signature import open_signed_study, sign_study
 
 STUDY = study_of()
@@ -393,6 +398,7 @@ def frame(header, body=b""):
         frame({"kind": "fetch", "study": STUDY.digest, "name": "../witness.key"}),
         frame({"kind": "fetch", "study": "*", "name": "evidence.json"}),
         frame({"kind": "watch", "study": STUDY.digest, "after": -1}),
+        frame({"kind": "watch", "study": STUDY.digest, "after": 2**63}),
         frame({"kind": "stop", "study": STUDY.digest, "signature": "00"}),
     ],
     ids=[
@@ -404,6 +410,7 @@ def frame(header, body=b""):
         "a path",
         "a pattern",
         "before all",
+        "after all",
         "no stop",
     ],
 )
@@ -486,3 +493,125 @@ def test_results_that_were_removed_say_so_and_a_study_that_has_not_ended_is_kept
         list_results(served.socket, STUDY.digest)
     (told,) = list_studies(served.socket)
     assert (told.state, told.removed) == ("done", True)
+
+
+def test_a_list_that_outgrows_a_header_is_still_a_list(served):
+    # A header has at most 64 KiB and a study in a list some 300 bytes: 300 studies that are over are more.
+    engine = open_database(served.home.root, None, public_key_hex(served.home.witness_key().public_key()))
+    studies = Studies(engine)
+    for number in range(300):
+        signed = sign_study(study_of(name=f"study-{number}"), RESEARCHER)
+        known = studies.submit(open_signed_study(signed), signed, 30, number)
+        studies.stop(known.digest, "ab" * 32, "cd" * 64, number)
+    engine.dispose()
+    assert [each.name for each in list_studies(served.socket)] == [f"study-{number}" for number in range(300)]
+    submit_study(served.socket, SIGNED)
+    assert stop_study(served.socket, STUDY.digest, RESEARCHER).state == "stopped"
+
+
+def test_one_user_takes_not_all_places(served, monkeypatch):
+    monkeypatch.setattr("fedhealth.coordinator.research_port.peer_user", lambda _: 4001)
+    signed = [sign_study(study_of(name=f"study-{number}"), STRANGER) for number in range(MAX_STUDIES // 4 + 1)]
+    for each in signed[:-1]:
+        submit_study(served.socket, each)
+    with pytest.raises(ConfigInvalid, match="too many of your studies wait at this coordinator; got 4"):
+        submit_study(served.socket, signed[-1])
+    assert submit_study(served.socket, signed[0]).state == "offered"  # the same again takes no other place
+    served.stop()
+    served.start()  # who handed them in is kept
+    with pytest.raises(ConfigInvalid, match="too many of your studies"):
+        submit_study(served.socket, signed[-1])
+    monkeypatch.setattr("fedhealth.coordinator.research_port.peer_user", lambda _: 4002)
+    assert submit_study(served.socket, SIGNED).state == "offered"
+
+
+def test_one_user_takes_not_all_connections(served, monkeypatch):
+    submit_study(served.socket, SIGNED)
+    monkeypatch.setattr("fedhealth.coordinator.research_port.peer_user", lambda _: 4001)
+    with contextlib.ExitStack() as held:
+        for _ in range(64):
+            following = held.enter_context(socket.socket(socket.AF_UNIX))
+            following.connect(str(served.socket))
+            with contextlib.suppress(OSError):  # those beyond the user's share are hung up on
+                following.sendall(frame({"kind": "watch", "study": STUDY.digest}))
+        with pytest.raises(LinkUnavailable):
+            list_studies(served.socket)
+        monkeypatch.setattr("fedhealth.coordinator.research_port.peer_user", lambda _: 4002)
+        assert len(list_studies(served.socket)) == 1
+
+
+def test_who_takes_no_answer_is_hung_up_on(served, monkeypatch):
+    monkeypatch.setattr("fedhealth.coordinator.research_port._TAKE_SECONDS", 0.2)
+    served.approve(SIGNED)
+    submit_study(served.socket, SIGNED)
+    served.wait_for(STUDY, "done")
+    (served.home.runs / STUDY.digest / MODEL).write_bytes(bytes(4 << 20))
+    with socket.socket(socket.AF_UNIX) as idle:
+        idle.connect(str(served.socket))
+        idle.sendall(frame({"kind": "fetch", "study": STUDY.digest, "name": MODEL}))
+        time.sleep(1.5)
+        taken = 0
+        idle.settimeout(5)
+        with contextlib.suppress(ConnectionError):
+            while part := idle.recv(1 << 20):
+                taken += len(part)
+    assert taken < 4 << 20
+
+
+def test_a_study_that_all_sites_approve_waits_no_longer_for_them(served):
+    study = study_of(sites={"quorum": 1, "wait_seconds": 3600})
+    signed = sign_study(study, RESEARCHER)
+    served.approve(signed, "ward-a")
+    submit_study(served.socket, signed)
+    for event in watch_study(served.socket, study.digest):
+        if event.body["event"] == "approved":
+            break
+    time.sleep(1.2)  # it is looked at once a second: the quorum holds, and the other has its time
+    assert served.wait_for(study, "offered").approved == ("ward-a",)
+    served.approve(signed, "ward-b")
+    assert served.wait_for(study, "done").rounds == 2
+
+
+def test_results_that_cannot_be_removed_stop_nothing_and_leftovers_of_a_kill_go_too(tmp_path):
+    engine = open_database(tmp_path, None, "ab" * 32)
+    studies, runs = Studies(engine), Runs(engine)
+    folders = {}
+    for name in ("stuck", "free"):
+        signed = sign_study(study_of(name=name), RESEARCHER)
+        known = studies.submit(open_signed_study(signed), signed, 30, 1)
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        runs.begin(known.digest, str(folders[name]), ["ward-a"], 2)
+        studies.stop(known.digest, "ab" * 32, "cd" * 64, 3)
+    (folders["stuck"] / EVIDENCE).mkdir()  # no file: it cannot be unlinked
+    (folders["free"] / (CHECKPOINT_FILE + ".new")).write_bytes(b"weights")
+    (gone,) = remove_expired(studies, runs, 3 + 40 * DAY)
+    assert studies.find(gone).name == "free"
+    assert not folders["free"].exists()
+    (folders["stuck"] / EVIDENCE).rmdir()
+    assert len(remove_expired(studies, runs, 4 + 40 * DAY)) == 1
+
+
+def test_a_study_that_takes_long_to_work_out_holds_up_nobody(served, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(study):
+        begun.set()
+        assert go_on.wait(20)
+        return plan_study(study)
+
+    monkeypatch.setattr("fedhealth.coordinator.research_desk.plan_study", slowly)
+    submitting = threading.Thread(target=submit_study, args=(served.socket, SIGNED))
+    submitting.start()
+    assert begun.wait(10)
+    assert list_studies(served.socket) == ()
+    go_on.set()
+    submitting.join()
+    assert len(list_studies(served.socket)) == 1
+
+
+def test_a_coordinator_that_names_a_path_writes_nothing():
+    for name in ("../evil", "/etc/evil", ""):
+        reply = frame({"kind": "files", "files": {name: 1}})[LENGTH.size :]
+        with pytest.raises(LinkUnavailable, match="answer is none"):
+            unpack_reply(reply)

@@ -1,5 +1,6 @@
 """Killed at any point, around each write and each frame, a study ends with the same bits and charges nothing twice."""
 
+import asyncio
 import tempfile
 from pathlib import Path
 
@@ -314,4 +315,18 @@ def test_a_clock_that_was_set_back_makes_no_run_that_ends_before_it_began(memory
     monkeypatch.setattr("study_scene.Hub.unix_ms", lambda _: ahead)
     evidence = scene.run()
     assert evidence.started <= evidence.finished
+    scene.close()
+
+
+def test_a_run_that_begins_while_a_site_shows_its_head_for_another_study_disturbs_nothing(memory):
+    scene = Scene(memory / "beside", STUDY)
+    hub = scene.new_hub(Points())
+
+    async def begin(frame):
+        if unpack_request(frame)[0].kind == "witnessed":
+            hub.asker.resume({})
+
+    scene.sites["ward-a"].delay = begin
+    assert asyncio.run(hub.asker.head("ward-a")).entries
+    hub.engine.dispose()
     scene.close()

@@ -55,7 +55,7 @@ def open_database(home: Path, url: str | None, witness_key: str) -> Engine:
         if url is not None and parsed.drivername != "postgresql+psycopg":
             raise ArgumentError(parsed.drivername)
         options = {} if parsed.drivername == "sqlite" else {"client_encoding": "utf8"}  # whatever the server's is
-        engine = create_engine(parsed, connect_args=options)
+        engine = create_engine(parsed, connect_args=options, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigInvalid(
             "the coordinator cannot use this database",

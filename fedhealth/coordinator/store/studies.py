@@ -71,13 +71,16 @@ class Studies:
         """Close the database, for the runs in it too."""
         self._engine.dispose()
 
-    def submit(self, signed: SignedStudy, data: bytes, retention_days: int, at: int) -> KnownStudy:
+    def submit(
+        self, signed: SignedStudy, data: bytes, retention_days: int, at: int, user: int | None = None
+    ) -> KnownStudy:
         """Take in a study, once: the same study again changes nothing.
 
         Args:
             signed: the study; its signature holds.
             data: its canonical bytes.
             retention_days: how long its results shall be kept.
+            user: the Unix user who handed it in; None for the operator.
             at: milliseconds of Unix time.
 
         Raises:
@@ -101,9 +104,10 @@ class Studies:
                     session.flush()
                 except IntegrityError:  # somebody was faster by a moment
                     session.rollback()
-                    return self.submit(signed, data, retention_days, at)
+                    return self.submit(signed, data, retention_days, at, user)
                 session.add(_signature(digest, "submit", signed.researcher, signed.signature, at))
-                session.add(event_row(digest, {"event": "submitted", "researcher": signed.researcher}, at))
+                body = {"event": "submitted", "researcher": signed.researcher}
+                session.add(event_row(digest, body | ({} if user is None else {"user": user}), at))
                 session.commit()
             elif row.signed != data:
                 raise ConfigInvalid(
@@ -128,6 +132,21 @@ class Studies:
                 .order_by(StudyRow.submitted_at, StudyRow.digest)
             )
             return [_known(row) for row in session.scalars(wanted)]
+
+    def named(self, prefix: str) -> list[KnownStudy]:
+        """Return the studies whose digests begin so."""
+        with session_of(self._engine) as session:
+            return [_known(row) for row in session.scalars(select(StudyRow).where(StudyRow.digest.startswith(prefix)))]
+
+    def handed_in_by(self, user: int, states: Iterable[StudyState]) -> int:
+        """Return how many studies in these states a Unix user handed in."""
+        with session_of(self._engine) as session:
+            wanted = (
+                select(EventRow.body)
+                .join(StudyRow, StudyRow.digest == EventRow.study)
+                .where(StudyRow.state.in_(list(states)), EventRow.body.startswith('{"event": "submitted"'))
+            )
+            return sum(json.loads(body).get("user") == user for body in session.scalars(wanted))
 
     def move(self, digest: str, to: StudyState, at: int, reason: str = "") -> None:
         """Write down where a study stands now.
