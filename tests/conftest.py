@@ -2,6 +2,8 @@
 
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,3 +21,10 @@ def _torch_as_it_comes():
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
         sys.modules["torch"].use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def short_path():
+    """A folder whose path leaves room for that of a Unix socket, which may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="fh-") as folder:
+        yield Path(folder)

@@ -3,7 +3,7 @@
 Both are called inside the gate, after the charge. What they return besides the release is for the local journal.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhealth.learning.evaluation import OUTCOMES, SCORES, TABLE, Line, score_edges
+from fedhealth.learning.evaluation import CONFUSION_CELLS, OUTCOMES, SCORES, TABLE, Line, score_edges
 from fedhealth.learning.plan import Step, encode_release
 from fedhealth.privacy.release import StepName
 from fedhealth.privacy.stream import KeyedStream
@@ -24,6 +24,10 @@ Streams = Callable[[str], KeyedStream]
 
 StepFunction = Callable[[Step, NDArray[np.float64], Records, Streams], tuple[bytes, int]]
 """Returns the payload, and the number of patients that counted as zero, which must stay in the gate."""
+
+
+_PATIENTS_AT_ONCE = 2**12
+"""So many patients' vectors of an evaluation are held at once: those of many words are long."""
 
 
 def train(step: Step, weights: NDArray[np.float64], records: Records, streams: Streams) -> tuple[bytes, int]:
@@ -55,10 +59,16 @@ def evaluate(step: Step, weights: NDArray[np.float64], records: Records, streams
         mean = np.bincount(records.patients, weights=scores, minlength=records.patient_count) / count
     positives = np.bincount(records.patients, weights=records.labels, minlength=records.patient_count)
     patients = _Judged(positives > 0, mean)
-    cells = np.concatenate([line.weight * _line_cells(line, patients, records) for line in step.lines], axis=1)
-    cells[~np.isfinite(mean) | np.isnan(positives)] = np.nan
-    total, zeroed = step.mechanism.clip_and_sum(cells)
-    return encode_release(step.mechanism.add_noise(total, streams("noise"))), zeroed
+    places = [_places(line, patients, records) for line in step.lines]
+    broken = ~np.isfinite(mean) | np.isnan(positives)
+    fine, zeroed = np.zeros(step.mechanism.dimension, dtype=np.int64), 0
+    for start in range(0, records.patient_count, _PATIENTS_AT_ONCE):
+        block = slice(start, start + _PATIENTS_AT_ONCE)
+        cells = _cells(step.lines, [place[block] for place in places])
+        cells[broken[block]] = np.nan
+        part, left_out = step.mechanism.fine_sum(cells)
+        fine, zeroed = fine + part, zeroed + left_out
+    return encode_release(step.mechanism.add_noise(step.mechanism.rounded(fine), streams("noise"))), zeroed
 
 
 @dataclass(frozen=True)
@@ -68,29 +78,35 @@ class _Judged:
     ill: NDArray[np.bool_]
     score: NDArray[np.float64]
 
-    def table(self) -> NDArray[np.float64]:
-        """Return each patient's cell of the confusion table, shape (patients, 4), in the order of its cells."""
-        ill, called = self.ill, self.score > 0
-        return np.stack([called & ill, called & ~ill, ~called & ~ill, ~called & ill], axis=1).astype(np.float64)
+    def table(self) -> NDArray[np.int64]:
+        """Return which cell of the confusion table each patient is in, shape (patients,), in the order of its cells."""
+        return np.where(self.score > 0, np.where(self.ill, 0, 1), np.where(self.ill, 3, 2))
 
 
-def _line_cells(line: Line, patients: _Judged, records: Records) -> NDArray[np.float64]:
-    """Return where each patient counts in a line, shape (patients, len(line.cells)), one 1 in a row or none."""
+def _places(line: Line, patients: _Judged, records: Records) -> NDArray[np.int64]:
+    """Return which of a line's cells each patient is in, shape (patients,), or -1 for none."""
     if line.name == TABLE:
         return patients.table()
-    counted = np.zeros((records.patient_count, len(line.cells)))
     if line.name == SCORES:
         edges = score_edges(len(line.cells) // len(OUTCOMES))
-        place = np.searchsorted(edges, patients.score, side="left") + np.where(patients.ill, 0, len(edges) + 1)
-        counted[np.arange(len(place)), place] = 1
-        return counted
+        return np.searchsorted(edges, patients.score, side="left") + np.where(patients.ill, 0, len(edges) + 1)
     assert line.inputs is not None  # noqa: S101 - every other line is a subgroup's
-    named = np.zeros((records.patient_count, line.inputs[1] - line.inputs[0]))
-    np.maximum.at(named, records.patients, records.features[:, slice(*line.inputs)])
-    group, tables = np.argmax(named, axis=1), patients.table() * named.max(axis=1)[:, None]
-    for cell in range(tables.shape[1]):
-        counted[np.arange(len(group)), group * tables.shape[1] + cell] = tables[:, cell]
-    return counted
+    words = records.features[:, slice(*line.inputs)]
+    named = np.where(words.max(axis=1, initial=0.0) > 0, np.argmax(words, axis=1), words.shape[1])
+    group = np.full(records.patient_count, words.shape[1])
+    np.minimum.at(group, records.patients, named)
+    return np.where(group < words.shape[1], group * len(CONFUSION_CELLS) + patients.table(), -1)
+
+
+def _cells(lines: Sequence[Line], places: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Return what each patient adds to the vector, shape (patients, coordinates): in each line one cell or none."""
+    cells = np.zeros((len(places[0]), sum(len(line.cells) for line in lines)))
+    start = 0
+    for line, place in zip(lines, places, strict=True):
+        counted = np.flatnonzero(place >= 0)
+        cells[counted, start + place[counted]] = line.weight
+        start += len(line.cells)
+    return cells
 
 
 def _drawn(records: Records, patients: NDArray[np.int64]) -> Records:

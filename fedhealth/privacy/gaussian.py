@@ -150,7 +150,11 @@ class GridGaussian:
             ValueError: another shape, or too many patients.
         """
         fine, zeroed = self.fine_sum(vectors)
-        return (fine + self.scale.fine_steps // 2) // self.scale.fine_steps, zeroed
+        return self.rounded(fine), zeroed
+
+    def rounded(self, fine: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return a sum in steps of the fine grid, rounded to the release's grid."""
+        return (fine + self.scale.fine_steps // 2) // self.scale.fine_steps
 
     def fine_sum(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
         """Return the same in steps of the fine grid: exact, so that sums over parts of the patients add up."""

@@ -42,7 +42,7 @@ COUNTS, HISTOGRAM, SUM = "geometric histogram", "gaussian histogram", "bounded s
 FINE_SUM, ENGINE = "bounded sum, fine noise", "training in one backward pass"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _as_in_the_gate():
     """One thread: with several, small products take many times longer on a busy machine."""
     make_deterministic()
@@ -50,6 +50,7 @@ def _as_in_the_gate():
 
 @pytest.fixture(scope="module")
 def audit():
+    make_deterministic()
     return audit_mechanisms(7)
 
 

@@ -66,14 +66,14 @@ class Served:
         raise AssertionError(seen)
 
 
-def test_a_submitted_study_survives_kill_9_of_the_serving_coordinator_and_is_charged_once(tmp_path):
-    (tmp_path / "sites").mkdir()
+def test_a_submitted_study_survives_kill_9_of_the_serving_coordinator_and_is_charged_once(short_path):
+    (short_path / "sites").mkdir()
     for name in SITES:
-        (tmp_path / "sites" / name).symlink_to(ROOT / "sites" / name)
+        (short_path / "sites" / name).symlink_to(ROOT / "sites" / name)
     text = (ROOT / "protocols" / "heart-disease-diagnosis.toml").read_text(encoding="utf-8")
-    (tmp_path / "protocol.toml").write_text(text.replace("rounds = 20\n", f"rounds = {ROUNDS}\n"), encoding="utf-8")
-    federation = set_up(tmp_path / "run", tmp_path / "protocol.toml", tmp_path / "sites", unsafe_noise_seed=5)
-    served = Served(federation, tmp_path)
+    (short_path / "protocol.toml").write_text(text.replace("rounds = 20\n", f"rounds = {ROUNDS}\n"), encoding="utf-8")
+    federation = set_up(short_path / "run", short_path / "protocol.toml", short_path / "sites", unsafe_noise_seed=5)
+    served = Served(federation, short_path)
     with Processes(federation.logs) as processes:
         served.start()
         try:
@@ -89,7 +89,7 @@ def test_a_submitted_study_survives_kill_9_of_the_serving_coordinator_and_is_cha
             served.process.wait()
             served.start()
             seen = served.patiently(lambda: served.follow(study, lambda event: isinstance(event, Over)))
-            fetch_results(served.socket, study, tmp_path / "fetched")
+            fetch_results(served.socket, study, short_path / "fetched")
         finally:
             served.process.send_signal(signal.SIGTERM)
             assert served.process.wait(20) == 0
@@ -99,7 +99,7 @@ def test_a_submitted_study_survives_kill_9_of_the_serving_coordinator_and_is_cha
         {body["round"] for body in told if body["event"] == "round"}
     )
     assert any(body["event"] == "resumed" and body["round"] >= 8 for body in told)
-    evidence = Evidence.model_validate_json((tmp_path / "fetched" / EVIDENCE).read_bytes())
+    evidence = Evidence.model_validate_json((short_path / "fetched" / EVIDENCE).read_bytes())
     assert not evidence.partial
     assert [(site.rounds, site.unconfirmed) for site in evidence.sites] == [(tuple(range(1, ROUNDS + 1)), 0)] * 2
     assert [verify_ledger(site.state.ledger).releases for site in federation.sites] == [ROUNDS + 1] * 2

@@ -82,8 +82,8 @@ class Demo:
 
 
 @pytest.fixture
-def demo(tmp_path):
-    started = Demo(tmp_path)
+def demo(short_path):
+    started = Demo(short_path)
     yield started
     started.end()
 
@@ -134,8 +134,8 @@ main()
 
 
 @pytest.mark.parametrize("connection", [1, 3, 6], ids=["asks for the root", "joins", "the second site joins"])
-def test_ctrl_c_in_the_midst_of_an_enrolment_says_no_more_than_that_it_stopped(tmp_path, connection):
-    demo = Demo(tmp_path, ("-c", CONNECTED, str(connection)))
+def test_ctrl_c_in_the_midst_of_an_enrolment_says_no_more_than_that_it_stopped(short_path, connection):
+    demo = Demo(short_path, ("-c", CONNECTED, str(connection)))
     try:
         _, said = demo.process.communicate(timeout=60)
         assert (demo.process.returncode, said) == (130, "stopped\n")

@@ -125,3 +125,19 @@ def test_cells_have_names_of_their_own():
     names = [cell for line in lines_of(STUDY) for cell in line.cells]
     assert len(set(names)) == len(names) == STEP.mechanism.dimension
     assert tuple(names[:4]) == CONFUSION_CELLS
+
+
+def test_more_patients_than_are_held_at_once_are_all_counted():
+    people = 10_000
+    records = Records(
+        features=np.tile([[1.0, 0, 1, 0, 0], [-2.0, 0, 0, 1, 0]], (people // 2, 1)),
+        labels=np.tile([1.0, 0.0], people // 2),
+        patients=np.arange(people),
+        patient_count=people,
+    )
+    counts = {cell: round(count) for cell, count in counted(records).items()}
+    called, not_called = (
+        {"true-positive", "ill 3/4", "sex=f true-positive"},
+        {"true-negative", "well 1/4", "sex=m true-negative"},
+    )
+    assert counts == dict.fromkeys(called | not_called, people // 2)

@@ -7,8 +7,10 @@ import socket
 import ssl
 import stat
 import sys
+import tempfile
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from connect_proxy import ConnectProxy
@@ -98,6 +100,14 @@ def inspect(site, node=None, now=None):
     return {finding.check: finding for finding in found}
 
 
+def open_the_way_to(folder):
+    """Let everybody pass from the system's folder for temporary files to this one."""
+    for path in (folder, *folder.parents):
+        if path == Path(tempfile.gettempdir()):
+            return
+        path.chmod(0o755)
+
+
 def check(finding, verdict, *words):
     assert finding.verdict == verdict, finding
     assert bool(finding.remedy) == (verdict != "ok")
@@ -142,8 +152,7 @@ def test_data_that_the_gate_cannot_use(site):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_data_that_root_can_read_and_the_gates_user_cannot(site):
-    for path in (site.folder, *list(site.folder.parents)[:3]):
-        path.chmod(0o755)
+    open_the_way_to(site.folder)
     os.chown(site.state.gate, 61001, 61001)
     site.csv.chmod(0o640)
     check(inspect(site)["data"], "wrong", "number 61001", "chgrp")
@@ -153,8 +162,7 @@ def test_data_that_root_can_read_and_the_gates_user_cannot(site):
 
 def test_a_node_that_could_read_the_data_or_replace_the_socket(site):
     check(inspect(site)["two users"], "warning", "one user", "--node-user")
-    for path in (site.folder, *list(site.folder.parents)[:3]):  # up to where pytest's own folders begin
-        path.chmod(0o755)
+    open_the_way_to(site.folder)
     site.csv.chmod(0o644)
     check(inspect(site, NODE)["two users"], "wrong", "may read the data", "chmod o-rwx", str(site.csv))
     site.csv.chmod(0o640)
@@ -181,8 +189,7 @@ def test_who_may_read_follows_from_owners_and_modes(tmp_path, mode, owner, group
     file.touch()
     os.chown(file, owner, group)
     file.chmod(mode)
-    for path in (tmp_path, *list(tmp_path.parents)[:2]):
-        path.chmod(0o755)
+    open_the_way_to(tmp_path)
     assert may(file, *NODE, stat.S_IROTH) == allowed
     tmp_path.chmod(0o700)  # a closed folder on the way keeps everybody out
     assert not may(file, *NODE, stat.S_IROTH)
