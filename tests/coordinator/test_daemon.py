@@ -615,3 +615,17 @@ def test_a_coordinator_that_names_a_path_writes_nothing():
         reply = frame({"kind": "files", "files": {name: 1}})[LENGTH.size :]
         with pytest.raises(LinkUnavailable, match="answer is none"):
             unpack_reply(reply)
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [(LENGTH.pack(MAX_QUESTION_BYTES + 1), 60.0), (b"\0", 0.2)],
+    ids=["announces too much", "says nothing more"],
+)
+def test_a_stranger_that_holds_on_is_hung_up_on(served, monkeypatch, sent, seconds):
+    monkeypatch.setattr("fedhealth.coordinator.research_port._QUESTION_SECONDS", seconds)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(5)
+        stranger.connect(str(served.socket))
+        stranger.sendall(sent)
+        assert stranger.recv(1) == b""
