@@ -122,16 +122,17 @@ def check(
 
 @app.command()
 def keygen(
-    key: Annotated[Path, typer.Argument(metavar="KEY_FILE", help="Where to; must not exist.")],
+    key: Annotated[Path, typer.Argument(metavar="KEY_FILE", help="Where to; must not exist, but with --public.")],
+    public: Annotated[bool, typer.Option("--public", help="Print the public half of a key that exists.")] = False,
 ) -> None:
     """Make your signing key, once. Prints the public half, which each site's administrator pins.
 
     Example: fedhealth study keygen researcher.key
     """
-    from fedhealth.signing import create_signing_key, public_key_hex
+    from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
 
-    public = public_key_hex(create_signing_key(key))
-    say(public, public_key=public, wrote=str(key))
+    shown = public_key_hex(load_signing_key(key).public_key() if public else create_signing_key(key))
+    say(shown, public_key=shown, **({} if public else {"wrote": str(key)}))
 
 
 @app.command()

@@ -66,6 +66,9 @@ from fedhealth.study.signature import open_signed_study
 
 _LOG = logging.getLogger(__name__)
 
+_MOST_TOLD = 100
+"""So many refused studies are told to the administrator, each once: a coordinator must not fill the log."""
+
 
 @dataclass(frozen=True)
 class _Pending:
@@ -97,6 +100,7 @@ class Gate:
                 next_step="Use the site's own noise secret; known noise is for sites made with --unsafe-test-site.",
             )
         self._pending: dict[Digest, _Pending] = {}
+        self._told: set[Digest] = set()
         self._heads = LedgerHeads(ledger, EntrySeal(inputs.copies_secret, inputs.site.id))
         self._start = StartingHead(inputs, ledger, self._heads.challenge, clock)
         self._held: HeldGate | None = None
@@ -204,7 +208,10 @@ class Gate:
         except IdentityInvalid as error:
             raise _Refusal(RefusalCode.BAD_REQUEST) from error
         except PolicyForbids as error:
-            _LOG.warning("a study was refused: %(error)s", {"error": error})
+            told = signed.study.digest in self._told or len(self._told) >= _MOST_TOLD
+            if not told:  # the coordinator asks again and again
+                self._told.add(signed.study.digest)
+                _LOG.warning("a study was refused: %(error)s", {"error": error})
             raise _Refusal(RefusalCode.POLICY) from error
         approval = self._approval(signed.study.digest)
         return self._replies.accepted(approval)

@@ -117,3 +117,5 @@ def test_a_public_key_is_what_the_file_holds(tmp_path):
 
     shown = study("keygen", "my.key", folder=tmp_path).stdout.strip()
     assert shown == public_key_hex(load_signing_key(tmp_path / "my.key").public_key())
+    assert study("keygen", "my.key", "--public", folder=tmp_path).stdout.strip() == shown
+    assert "cannot read" in study("keygen", "none.key", "--public", folder=tmp_path, code=8).stderr

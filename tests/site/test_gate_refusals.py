@@ -316,3 +316,11 @@ def test_a_question_with_a_flipped_byte_is_refused_or_is_another_question(fuzzed
     assert header.kind == "need-witness" or body == b""
     assert fuzzed.charges("evaluate") <= 1
     assert fuzzed.charges("train") <= 3
+
+
+def test_a_study_that_is_shown_again_and_again_is_refused_each_time_and_told_once(hospital, caplog):
+    site = hospital()
+    shown = pack(PutStudy(), sign_study(site.study, site.witness))  # by a stranger
+    replies = {site.send(shown)[0].code for _ in range(20)}
+    assert replies == {RefusalCode.POLICY}
+    assert sum("a study was refused" in line for line in caplog.messages) == 1
