@@ -42,7 +42,7 @@ def remove_expired(studies: Studies, runs: Runs, now: int) -> list[str]:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         except OSError as error:  # this folder alone; it is tried again
-            _LOG.error("results cannot be removed: %(reason)s", {"reason": error.strerror})
+            _LOG.error("results cannot be removed: %(error)s", {"error": error})
             continue
         runs.remove(known.digest, now)
         removed.append(known.digest)

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import hashlib
 import mmap
 import os
@@ -231,13 +232,15 @@ def open_descriptors():
 def test_descriptors_of_the_node_are_not_taken():
     gate = Echo()
     with served(gate) as (path, _), Node(path) as node:
+        gc.collect()  # what tests before this one left open may go at any time, and must not hide one that is kept
         before = open_descriptors()
         for _ in range(20):
             foreign = make_ring()
             socket.send_fds(node.line, [struct.pack("!I", len(HEAD)) + HEAD], [foreign])
             os.close(foreign)
             assert receive_frame(node.line) == HEAD
-        assert open_descriptors() == before
+        gc.collect()
+        assert open_descriptors() <= before
 
 
 def test_a_node_gets_one_ring():
