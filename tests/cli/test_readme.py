@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/commands.md",
     "docs/data.md",
     "docs/protocol.md",
+    "docs/policy.md",
     "docs/first-study.md",
     "deploy/README.md",
     "CONTRIBUTING.md",
