@@ -55,10 +55,9 @@ def new(
     """
     from fedhealth.config import parse_toml
     from fedhealth.learning.draft import EXAMPLE, TableRoles, columns_of, draft_protocol
-    from fedhealth.records.source import read_source
+    from fedhealth.records.source import read_table_file
     from fedhealth.secret_file import PUBLIC_MODE, create_file
     from fedhealth.study.protocol import Study
-    from fedhealth.table_source import QUERIED, TableSource, format_of
 
     columns = EXAMPLE
     if data is not None:
@@ -68,11 +67,7 @@ def new(
                 got="--data without --endpoint",
                 next_step="Name its column: --endpoint COLUMN.",
             )
-        if format_of(data) in QUERIED:
-            raise ConfigInvalid(
-                f"{data} holds many tables", wanted="a CSV or Parquet file", next_step="Export the one table you mean."
-            )
-        table = read_source(TableSource(data.resolve(), format_of(data)), strict=True)
+        table = read_table_file(data)
         columns = columns_of(table, TableRoles(endpoint, positive, patient_column, ignore or ()))
     path = out or Path(f"{name}.toml")
     text = draft_protocol(name, task, data_set or name, columns)

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
-from fedhealth.errors import DataUnusable
+from fedhealth.errors import ConfigInvalid, DataUnusable
 from fedhealth.records.cells import is_text
 from fedhealth.records.table import MAX_TABLE_CELLS, Table, checked_header, read_table, too_many_cells
-from fedhealth.table_source import TableFormat, TableSource
+from fedhealth.table_source import QUERIED, TableFormat, TableSource, format_of
 
 Plain = bool | int | float | Decimal | str | bytes
 Value = Plain | None
@@ -68,6 +69,20 @@ def read_source(source: TableSource, *, strict: bool, hidden: Hidden | None = No
     if strict and not rows:
         raise DataUnusable(f"the data file {source.file} has no rows", next_step="Export it again, or correct `query`.")
     return Table(source.file, columns, rows, row_word="row")
+
+
+def read_table_file(file: Path) -> Table:
+    """Read a table that somebody may look at, from a file that holds no other: CSV or Parquet, strictly.
+
+    Raises:
+        ConfigInvalid: the file holds many tables.
+        DataUnusable: as `read_source`.
+    """
+    if format_of(file) in QUERIED:
+        raise ConfigInvalid(
+            f"{file} holds many tables", wanted="a CSV or Parquet file", next_step="Export the one table you mean."
+        )
+    return read_source(TableSource(file.resolve(), format_of(file)), strict=True)
 
 
 def cell_of(value: Value) -> str:

@@ -37,7 +37,7 @@ from fedhealth.errors import ConfigInvalid, FederationFailed
 from fedhealth.flower.rounds import SiteMissing
 from fedhealth.learning.model_file import model_bytes
 from fedhealth.privacy.simulated_ledger import SIMULATED_LEDGER
-from fedhealth.records.source import read_source
+from fedhealth.records.source import read_table_file
 from fedhealth.simulation.gates import SimulatedSite, SiteGroup
 from fedhealth.simulation.hospitals import Hospitals, Split, split_table
 from fedhealth.simulation.in_process import Gates, SimulatedFederation
@@ -45,7 +45,6 @@ from fedhealth.simulation.reference import reference_of
 from fedhealth.simulation.workers import SiteWorkers
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study, sign_study
-from fedhealth.table_source import QUERIED, TableSource, format_of
 from fedhealth.training.per_patient import deterministic_here
 
 RESULTS, REFERENCE = "results", "reference.json"
@@ -113,12 +112,7 @@ def simulate_table(
         FederationFailed: as `simulate`.
     """
     _check_folder(folder)
-    if format_of(data) in QUERIED:
-        raise ConfigInvalid(
-            f"{data} holds many tables", wanted="a CSV or Parquet file", next_step="Export the one table you mean."
-        )
-    table = read_source(TableSource(data.resolve(), format_of(data)), strict=True)
-    hospitals = split_table(table, study, split)
+    hospitals = split_table(read_table_file(data), study, split)
     return simulate(study, hospitals, folder, with_reference=with_reference, workers=workers, on_progress=on_progress)
 
 
