@@ -185,13 +185,14 @@ def _reason(given: str | None) -> "RejectionReason | None":
 
     if given is None:
         return None
-    for reason in get_args(RejectionReason):
+    reasons: tuple[RejectionReason, ...] = get_args(RejectionReason)
+    for reason in reasons:
         if given == reason:
-            return reason  # type: ignore[no-any-return]
+            return reason
     raise ConfigInvalid(
         "a rejection has no such reason",
         got=given[:80],
-        wanted=f"one of {', '.join(get_args(RejectionReason))}",
+        wanted=f"one of {', '.join(reasons)}",
         next_step="The ledger is shown to others, so no sentence goes into it; write yours down elsewhere.",
     )
 
