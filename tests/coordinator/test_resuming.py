@@ -225,11 +225,11 @@ def leave_for_ever(site):
 
 def test_a_site_that_never_came_back_after_the_first_kill_stays_in_the_evidence(memory):
     # Killed when round 1 is in the checkpoint and before any row of it is written: the first head that the site showed
-    # is all that there is of it.
+    # is all that there is of it. Rows are written beside the next round, which the site may have charged by then.
     study = study_of(sites={"quorum": 1})
     scene = Scene(memory / "gone", study)
     assert scene.run(Points(kill_when=lambda _, name: name == "before keep_rounds")) is None
-    assert scene.sites["ward-b"].charges(study) == [1, 0]
+    assert scene.sites["ward-b"].charges(study) in ([1, 0], [2, 0])
     leave_for_ever(scene.sites["ward-b"])
     evidence = scene.run(patience=0.2)
     found = next(each for each in evidence.sites if each.site == "ward-b")
