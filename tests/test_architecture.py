@@ -148,6 +148,7 @@ def test_all_contact_with_flower_is_in_one_package_and_the_server_app():
         if any(name.split(".")[0] == "flwr" for name in imported_by(path))
     }
     assert importers == {
+        "flower/frame_messages.py",
         "flower/link_grid.py",
         "flower/rounds.py",
         "flower/strategy_state.py",
