@@ -4,10 +4,11 @@ Gate, mutual TLS, witness and durable ledger are on. Overhead is the time of a r
 slowest gate; the public `reply_after` is part of the overhead, because it is waiting. The same rounds in one process,
 without link, node and waiting, are the alternative in the same run: what the border costs is the difference.
 
-With `--sites N`, N made-up sites take part, several to a process (`many_sites.py`). `--folder` says where all files
-are; in a folder that is kept in memory a flush costs nothing.
+With `--sites N`, N made-up sites take part, several to a process (`many_sites.py`). With `--engines`, the four
+hospitals train over the link and over a plain Flower deployment (`stock_flower.py`), one after the other. `--folder`
+says where all files are; in a folder that is kept in memory a flush costs nothing.
 
-Run: .venv/bin/python benchmarks/rounds.py [--rounds 40] [--sites 100] [--folder /dev/shm]
+Run: .venv/bin/python benchmarks/rounds.py [--rounds 40] [--sites 100 | --engines] [--folder /dev/shm]
 """
 
 import argparse
@@ -21,10 +22,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 from made_up_site import MEMORY
 from many_sites import run_many, set_up_many
+from process_memory import Memory, watched_memory
 from rich.console import Console
 from round_spans import Spans, watched
+from stock_flower import run_stock
 
 from fedhealth.demo.federation import Federation, set_up
 from fedhealth.demo.run import run_processes
@@ -32,12 +36,15 @@ from fedhealth.learning.diagnosis import STEPS
 from fedhealth.learning.plan import plan_study
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
-from fedhealth.records.table import prepare_records, read_table
+from fedhealth.records.table import Records, prepare_records, read_table
 from fedhealth.simulation.gates import SimulatedSite
 from fedhealth.simulation.in_process import InProcessFederation
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_SECONDS, TARGET_MANY_SECONDS = 0.05, 1.0
+STOCK_ROUNDS = 3
+"""Of the plain Flower deployment; each takes seconds."""
+
 OTHERS = "others, measured elsewhere on trivial models: Fed-BioMed 0.26 s, NVFlare 2.5 s, stock Flower 12 s a round"
 
 
@@ -45,7 +52,9 @@ def main() -> None:
     """Print medians in milliseconds, the phases of a round, and whether the target is met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--sites", type=int, help="made-up sites; the four hospitals if left out")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--sites", type=int, help="made-up sites; the four hospitals if left out")
+    which.add_argument("--engines", action="store_true", help="compare engines, with the four hospitals")
     parser.add_argument("--folder", type=Path, help="where all files are")
     asked = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -57,9 +66,11 @@ def main() -> None:
         print(f"a flush in {folder.parent}: {flush_seconds(folder) * 1e3:.2f} ms; load {os.getloadavg()[0]:.1f}")
         protocol = folder / "protocol.toml"
         text = (ROOT / "protocols" / "heart-disease-diagnosis.toml").read_text()
-        rounds = asked.rounds or (10 if asked.sites else 40)
+        rounds = asked.rounds or (10 if asked.sites or asked.engines else 40)
         protocol.write_text(text.replace("rounds = 20\n", f"rounds = {rounds}\n"))
-        if asked.sites:
+        if asked.engines:
+            engines(folder, protocol)
+        elif asked.sites:
             many(folder, protocol, asked.sites, spans)
         else:
             hospitals(folder, protocol, spans)
@@ -85,6 +96,67 @@ def hospitals(folder: Path, protocol: Path, spans: Path) -> None:
     print(f"overhead                     median {overhead * 1e3:7.1f} ms  ({goal}) {overhead <= TARGET_SECONDS}")
     print(OTHERS)
     say_phases(spans, federation)
+
+
+def engines(folder: Path, protocol: Path) -> None:
+    """Print the seconds of a round over each engine, and what a site's processes hold in memory."""
+    seconds: dict[str, list[float]] = {}
+    memory: dict[str, dict[str, Memory]] = {}
+    federation = set_up(folder / "link", protocol, ROOT / "sites")
+    seconds["link"], memory["link"] = over_processes(federation)
+    stock = run_stock(
+        folder / "stock", training_records(federation), federation.study.training.learning_rate, STOCK_ROUNDS
+    )
+    seconds["stock"], memory["stock"] = stock.seconds, stock.memory
+    print(f"{len(federation.sites)} sites, {federation.study.dimension + 1} weights")
+    print(f"{'engine':<10}{'rounds':>8}{'seconds a round':>20}{'MiB of a site: PSS':>22}{'RSS':>6}{'processes':>12}")
+    for engine, each in seconds.items():
+        sites = memory[engine].values()
+        pss, rss = max(max(site.pss) for site in sites), max(max(site.rss) for site in sites)
+        print(
+            f"{engine:<10}{len(each):>8}{statistics.median(each):>20.3f}{pss:>22.0f}{rss:>6.0f}"
+            f"{max(max(site.processes) for site in sites):>12}"
+        )
+    print("seconds: median; memory: the most that was seen at one site at once, while its rounds ran")
+
+
+def over_processes(federation: Federation) -> tuple[list[float], dict[str, Memory]]:
+    """Run a federation as real processes; return the seconds of its rounds and what its sites held."""
+    seconds: list[float] = []
+
+    def of_sites() -> dict[str, list[psutil.Process]]:
+        started = [(each, _command(each)) for each in psutil.Process().children()]
+        return {
+            site.file.id: [each for each, command in started if str(site.state.root) in command]
+            for site in federation.sites
+        }
+
+    with watched_memory(of_sites) as memory:
+        run_processes(
+            federation,
+            Console(quiet=True),
+            on_event=lambda event: seconds.append(event["seconds"]) if event["event"] == "round" else None,
+        )
+    return seconds, memory
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def training_records(federation: Federation) -> dict[str, Records]:
+    """Return each site's training side."""
+    found = {}
+    for site in federation.sites:
+        table = read_table(site.file.data_set.file, strict=True)
+        key = site.state.split_key(site.file.split_key)
+        found[site.file.id], _ = prepare_records(
+            table, federation.study, site.file.data_set.patient_column, key, strict=True
+        )
+    return found
 
 
 def many(folder: Path, protocol: Path, sites: int, spans: Path) -> None:
@@ -129,12 +201,9 @@ def flush_seconds(folder: Path) -> float:
 
 def slowest_compute(federation: Federation) -> float:
     """Return the median seconds of one training step at the site where that is longest, on its real records."""
-    study, step = federation.study, plan_study(federation.study)["train"]
+    step = plan_study(federation.study)["train"]
     medians = []
-    for site in federation.sites:
-        table = read_table(site.file.data_set.file, strict=True)
-        key = site.state.split_key(site.file.split_key)
-        training, _ = prepare_records(table, study, site.file.data_set.patient_column, key, strict=True)
+    for training in training_records(federation).values():
         streams = partial(UnsafeFixedNoiseSecret(0).stream, "benchmark")
         trials = []
         for _ in range(50):
