@@ -123,7 +123,8 @@ def _public_sites(folders: Sequence[Path], study: Study) -> list[SiteFile]:
 def _sides_of(site: SiteFile, study: Study) -> tuple[Records, Records]:
     data = site.data_set
     table = read_source(data.source, strict=True)
-    sides = prepare_records(table, study, data.patient_column, bytes.fromhex(site.split_key or ""), strict=True)
+    key = bytes.fromhex(site.split_key or "")
+    sides = prepare_records(table, study, data.patient_column, key, data.split_column, strict=True)
     if not all(side.patient_count for side in sides):
         raise DataUnusable(f"site '{site.id}' has no patients on one side of the split")
     return sides

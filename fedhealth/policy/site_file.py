@@ -42,6 +42,8 @@ class DataSet(BaseModel):
             attests that it names patients and not visits.
         declared_patients: a public round figure near the number of patients, used for scaling and weights. It is
             never computed from the table, so it tells nothing about one patient.
+        split_column: for public data alone, the column that says "train" or "test" of each patient, in place of the
+            keyed split.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +53,7 @@ class DataSet(BaseModel):
     query: Annotated[str, StringConstraints(min_length=1, max_length=20_000)] | None = None
     patient_column: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
+    split_column: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
     columns: Annotated[tuple[DataColumn, ...], Field(max_length=10_000)] = ()
 
     @model_validator(mode="after")
@@ -68,6 +71,12 @@ class DataSet(BaseModel):
             raise ValueError(f"columns give type 'patient' to {patient}, wanted patient_column alone")
         return self
 
+    @model_validator(mode="after")
+    def _split_column_is_no_patient_column(self) -> Self:
+        if self.split_column == self.patient_column:
+            raise ValueError(f"split_column and patient_column are both '{self.split_column}'")
+        return self
+
     @property
     def source(self) -> TableSource:
         """What to read."""
@@ -81,7 +90,8 @@ class SiteFile(BaseModel):
         id: the site's name in the federation.
         title: its name for people.
         public_data: true only where the records are public already. It allows what would be a disclosure
-            anywhere else: raw figures beside the private ones, and a split key that everyone knows.
+            anywhere else: raw figures beside the private ones, a split key that everyone knows, and a split that
+            the table itself states.
         split_key: 64 hexadecimal digits; given exactly where `public_data` is true, so that anyone can rebuild
             the held-out split. Elsewhere the key is made at `site init` and kept by the gate.
         data_set: its table.
@@ -98,6 +108,15 @@ class SiteFile(BaseModel):
     def _split_key_is_public_only_with_public_data(self) -> Self:
         if self.public_data != (self.split_key is not None):
             raise ValueError("split_key is given exactly where public_data is true")
+        return self
+
+    @model_validator(mode="after")
+    def _split_is_stated_only_with_public_data(self) -> Self:
+        if self.data_set.split_column is not None and not self.public_data:
+            raise ValueError(
+                "split_column is allowed only where public_data is true; elsewhere the site's own key decides who is "
+                "held out: leave it out"
+            )
         return self
 
 

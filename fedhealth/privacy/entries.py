@@ -282,10 +282,10 @@ class Account:
         if any(entry.sides != other.sides for other in self.approved.values() if other.data_set == entry.data_set):
             raise ApprovalMissing(
                 f"study {entry.study[:12]} splits the patients of data set '{entry.data_set}' otherwise than before",
-                got="another held-out fraction, split key or patient column",
+                got="another held-out fraction, split key, patient column or split column",
                 wanted="those of the first study that was approved for these data",
                 next_step="A patient who changed sides would pay both budgets. Ask the researcher for the same "
-                "held_out_fraction, and leave split_key and patient_column in site.toml as they were.",
+                "held_out_fraction, and leave split_key, patient_column and split_column in site.toml as they were.",
             )
         cap = budget.cap()
         for cohort, envelope in entry.envelope.items():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedhealth.records.cells import is_blank, is_text, is_unreadable, number_of
+from fedhealth.records.split import SIDE_WORDS, stated_sides
 from fedhealth.records.table import Table, patients_per_row
 from fedhealth.table_source import ColumnType
 
@@ -97,15 +98,18 @@ def patient_candidates(table: Table) -> tuple[str, ...]:
     return tuple(likeliest or [name for name in gapless if _may_be_an_identifier(table, name)])
 
 
-def find_problems(table: Table, patient_column: str, declared: Mapping[str, ColumnType]) -> tuple[Problem, ...]:
+def find_problems(
+    table: Table, patient_column: str, declared: Mapping[str, ColumnType], split_column: str | None = None
+) -> tuple[Problem, ...]:
     """Return all that is wrong with a table, or may be.
 
     Args:
         table: read without `strict`, so that everything wrong can be told at once.
         patient_column: as site.toml names it.
         declared: the columns that site.toml lists, and their types; none if it lists none.
+        split_column: as site.toml names it, if it does.
     """
-    return tuple(_problems(table, patient_column, declared))
+    return (*_problems(table, patient_column, declared), *_split_problems(table, patient_column, split_column))
 
 
 def cells_of(table: Table, column: str) -> Iterator[tuple[int, str]]:
@@ -130,6 +134,25 @@ def _problems(table: Table, patient_column: str, declared: Mapping[str, ColumnTy
             yield Problem("error", name, "there is no such column", "Put it back, or correct site.toml.")
     for column in describe_columns(table, patient_column):
         yield from _column_problems(table, column, declared)
+
+
+def _split_problems(table: Table, patient_column: str, split_column: str | None) -> Iterator[Problem]:
+    if split_column is None:
+        return
+    if split_column not in table.columns:
+        yield Problem("error", split_column, "there is no such column", "Put it back, or correct site.toml.")
+        return
+    patients, words = cells_of(table, patient_column), cells_of(table, split_column)
+    named = [(line, patient, word) for (line, patient), (_, word) in zip(patients, words, strict=True) if patient]
+    stated = stated_sides((patient, word) for _, patient, word in named)
+    if nowhere := tuple(line for line, patient, _ in named if patient not in stated):
+        yield Problem(
+            "error",
+            split_column,
+            f"patients of whom it does not say one of {' and '.join(map(repr, SIDE_WORDS))}",
+            "Correct the cells; after an approval the patients are left out.",
+            nowhere,
+        )
 
 
 def _counts(table: Table, column: str) -> Counter[str]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fedhealth.errors import DataUnusable
 from fedhealth.records.cells import is_unreadable, label_of, meets, number_of
-from fedhealth.records.split import is_held_out
+from fedhealth.records.split import SIDE_WORDS, is_held_out, stated_sides
 from fedhealth.study.protocol import (
     BinaryEndpoint,
     CategoryFeature,
@@ -154,24 +154,32 @@ def too_many_cells(path: Path) -> DataUnusable:
 
 
 def prepare_records(
-    table: Table, study: Study, patient_column: str, split_key: bytes, *, strict: bool
+    table: Table,
+    study: Study,
+    patient_column: str,
+    split_key: bytes,
+    split_column: str | None = None,
+    *,
+    strict: bool,
 ) -> tuple[Records, Records]:
     """Return the training side and the held-out side of a table, as the study wants them.
 
     Rows without an endpoint or without a patient are left out, those that miss a condition of the cohort, and a
-    patient's rows beyond the study's `max_records_per_patient`.
+    patient's rows beyond the study's `max_records_per_patient`; unless `strict`, also the patients of whom the split
+    column does not say one side.
 
     Args:
         table: the whole table.
         study: names columns, ranges and the held-out fraction.
         patient_column: names the patient.
         split_key: 32 bytes.
-        strict: refuse a cell that must be a number and is not, instead of reading it as NaN.
+        split_column: says in place of the key who is held out; of public data alone.
+        strict: refuse a cell that must be a number and is not, instead of reading it as NaN, and a patient on no side.
 
     Raises:
         DataUnusable: a column is missing; or `strict` and a cell cannot be used.
     """
-    wanted = [*columns_of(study), patient_column]
+    wanted = [*columns_of(study), patient_column, *([split_column] if split_column else ())]
     if missing := [column for column in wanted if column not in table.columns]:
         raise DataUnusable(
             f"the data file {table.path} lacks what study '{study.name}' asks for",
@@ -185,6 +193,7 @@ def prepare_records(
     numbers = number_columns(study) if strict else ()
     sides: tuple[list[tuple[str, list[float], float]], ...] = ([], [])
     records: Counter[str] = Counter()
+    stated = _stated_sides(table, place[patient_column], place[split_column]) if split_column else None
     for line, row in table.rows:
         for column in numbers:
             if is_unreadable(row[place[column]]):
@@ -195,12 +204,21 @@ def prepare_records(
         inputs = [value for feature in study.features for value in inputs_of(feature, row[place[feature.column]])]
         if label is None or not patient or not all(met):
             continue
+        if stated is not None and patient not in stated:
+            if strict:
+                raise _without_side(table, line, str(split_column))
+            continue
         records[patient] += 1
         if records[patient] > study.max_records_per_patient:
             continue
-        held_out = is_held_out(split_key, patient, study.evaluation.held_out_fraction)
+        by_key = is_held_out(split_key, patient, study.evaluation.held_out_fraction)
+        held_out = by_key if stated is None else stated[patient]
         sides[held_out].append((patient, inputs, label))
     return _pack(sides[0], study.dimension), _pack(sides[1], study.dimension)
+
+
+def _stated_sides(table: Table, patient: int, split: int) -> dict[str, bool]:
+    return stated_sides((row[patient], row[split]) for _, row in table.rows)
 
 
 def patients_per_row(table: Table, patient_column: str) -> float:
@@ -287,4 +305,13 @@ def _unusable(table: Table, line: int, column: str) -> DataUnusable:
         got="text or a number that is not finite",
         wanted="a number, or a blank where it was not measured",
         next_step="Correct the cell.",
+    )
+
+
+def _without_side(table: Table, line: int, column: str) -> DataUnusable:
+    return DataUnusable(
+        f"{table.row_word} {line} of {table.path} is of a patient on no side of the split",
+        got=f"another word, a blank, or both sides, in column '{column}'",
+        wanted=" or ".join(f"'{word}'" for word in SIDE_WORDS) + ", the same in all rows of a patient",
+        next_step="Correct the cells.",
     )

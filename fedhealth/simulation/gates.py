@@ -100,7 +100,7 @@ def open_gate(
         compute: its step functions.
         noise_secret: that of the site's seed, where several sites share one.
     """
-    key, signed = Ed25519PrivateKey.generate(), _signed(study, researcher)
+    key, signed, data_set = Ed25519PrivateKey.generate(), _signed(study, researcher), site.file.data_set
     budget = open_budget(_EPSILON_CAP, study.privacy.delta, study.training.sampling_rate, study.training.rounds)
     created = Created(
         site=site.file.id,
@@ -119,8 +119,10 @@ def open_gate(
             study=study.digest,
             researcher=public_key_hex(researcher.public_key()),
             data_set=study.data_set,
-            sides=sides_of(site.split_key, site.file.data_set.patient_column, study.evaluation.held_out_fraction),
-            declared_patients=site.file.data_set.declared_patients,
+            sides=sides_of(
+                site.split_key, data_set.patient_column, study.evaluation.held_out_fraction, data_set.split_column
+            ),
+            declared_patients=data_set.declared_patients,
             reply_after_ms={"train": reply_after, "evaluate": reply_after},
             envelope=envelope_of(study, budget),
             delta=study.privacy.delta,

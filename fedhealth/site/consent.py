@@ -254,8 +254,11 @@ def _signed_study(state: SiteState, study: Digest) -> Study | None:
 
 
 def _side_of(patient: str, state: SiteState, site: SiteFile, approval: Approved, study: Study | None) -> Cohort | None:
-    """Return the side a patient was on in a study; None if the split is not the one that was approved."""
-    if study is None:
+    """Return the side a patient was on in a study; None if the split is not the one that was approved.
+
+    None, too, where a column states it: what it said then is not kept.
+    """
+    if study is None or site.data_set.split_column is not None:
         return None
     key, fraction = state.split_key(site.split_key), study.evaluation.held_out_fraction
     if sides_of(key, site.data_set.patient_column, fraction) != approval.sides:

@@ -32,7 +32,7 @@ from fedhealth.site.state import SiteState, local_user
 from fedhealth.study.protocol import Study
 from fedhealth.table_source import TableFormat, TableSource, check_query, format_of
 
-_KEYS = ("name", "file", "format", "query", "patient_column", "declared_patients", "columns")
+_KEYS = ("name", "file", "format", "query", "patient_column", "declared_patients", "split_column", "columns")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ def check_data_set(folder: Path, study: Study | None) -> tuple[Table, tuple[Prob
         return table, (gone,)
     declared = {column.name: column.type for column in data_set.columns}
     tried = try_query(data_set.source, table, data_set.patient_column)
-    found = (*([tried] if tried else []), *find_problems(table, data_set.patient_column, declared))
+    problems = find_problems(table, data_set.patient_column, declared, data_set.split_column)
+    found = (*([tried] if tried else []), *problems)
     if study is None:
         return table, found
     known = {(each.column, each.rows) for each in found if each.rows}
@@ -211,6 +212,7 @@ def _values(folder: Path, connection: Connection) -> dict[str, object]:
         "query": source.query,
         "patient_column": connection.patient_column,
         "declared_patients": connection.declared_patients,
+        "split_column": None,  # it was of another table
         "columns": [{"name": column.name, "type": column.type} for column in connection.columns],
     }
 

@@ -133,9 +133,9 @@ class SiteInView:
         approval = approval_of(signed, self.site, self.created, self.split_key, {}, by, at)
         check_year(self.policy, self.account, approval, self.created.budgets[study.data_set])
         self.account.check_approval(approval)
-        column = self.site.data_set.patient_column
+        column, split_column = self.site.data_set.patient_column, self.site.data_set.split_column
         names: tuple[Cohort, ...] = ("training", "held-out")
-        records = prepare_records(self.table, study, column, self.split_key, strict=True)
+        records = prepare_records(self.table, study, column, self.split_key, split_column, strict=True)
         sides = dict(zip(names, records, strict=True))
         for name, side in sides.items():
             if side.patient_count < self.policy.min_patients_a_side:
@@ -219,7 +219,7 @@ def approval_of(
         study=study.digest,
         researcher=signed.researcher,
         data_set=study.data_set,
-        sides=sides_of(split_key, data_set.patient_column, study.evaluation.held_out_fraction),
+        sides=sides_of(split_key, data_set.patient_column, study.evaluation.held_out_fraction, data_set.split_column),
         declared_patients=data_set.declared_patients,
         reply_after_ms=durations,
         envelope=envelope_of(study, created.budgets[study.data_set]),

@@ -85,22 +85,18 @@ class PreparedStudies:
                 next_step="Correct site.toml, or withdraw the study.",
             )
         approval, inputs = self._ledger.account.approved.get(digest), self._inputs
-        column, fraction = inputs.site.data_set.patient_column, signed.study.evaluation.held_out_fraction
+        data_set, fraction = inputs.site.data_set, signed.study.evaluation.held_out_fraction
         if approval is None:
             raise ApprovalMissing(f"study '{signed.study.name}' is not approved here", next_step="Approve it first.")
-        if approval.sides != sides_of(inputs.split_key, column, fraction):
+        if approval.sides != sides_of(inputs.split_key, data_set.patient_column, fraction, data_set.split_column):
             raise ApprovalMissing(
                 f"study '{signed.study.name}' was approved with other patients on its two sides",
-                got="another split key or patient column than at approval",
-                next_step="Put split_key and patient_column in site.toml back as they were.",
+                got="another split key, patient column or split column than at approval",
+                next_step="Put split_key, patient_column and split_column in site.toml back as they were.",
             )
         self.signed[digest] = signed
         training, held_out = prepare_records(
-            self._table,
-            signed.study,
-            self._inputs.site.data_set.patient_column,
-            self._inputs.split_key,
-            strict=False,
+            self._table, signed.study, data_set.patient_column, inputs.split_key, data_set.split_column, strict=False
         )
         self.records[digest] = {"training": training, "held-out": held_out}
         self._warm_up(signed.study)
@@ -122,7 +118,7 @@ class PreparedStudies:
         """
         inputs, data_set = self._inputs, self._inputs.site.data_set
         read = (data_set.name, self._table.columns, self._table.rows, data_set.patient_column, inputs.split_key)
-        content = (*read, *_versions())
+        content = (*read, data_set.split_column, *_versions())
         mark = hmac.new(inputs.naming_secret, repr(content).encode(), hashlib.sha256).hexdigest()
         versions = [note for note in self._ledger.journal() if note.kind == "data"]
         if not versions or versions[-1].content != mark:

@@ -282,6 +282,8 @@ BAD_DATA_SETS = {
     "a database without a query": ("a.duckdb", "", "query is given exactly where"),
     "an empty query": ("a.duckdb", 'query = ""', "data_set.query"),
     "a query over everybody": ("a.duckdb", 'query = "SELECT * FROM v LIMIT 5"', "LIMIT"),
+    "a split column of the patient": ("a.csv", 'split_column = "id"', "split_column and patient_column are both 'id'"),
+    "a split column of private data": ("a.csv", 'split_column = "side"', "only where public_data is true"),
     "an unknown type": ("a.csv", COLUMNS.replace("number", "float"), "type"),
     "a range of a column": ("a.csv", COLUMNS + "range = [0, 90]", "unknown key"),
     "a column twice": ("a.csv", COLUMNS.replace("age", "id"), "name a column twice"),
