@@ -1,7 +1,11 @@
 """The coordinator's database, on SQLite and on a real PostgreSQL: studies, answers, rounds, receipts, migrations."""
 
+import contextlib
 import stat
+import subprocess
+import sys
 import threading
+from subprocess import PIPE
 
 import pytest
 from alembic import command
@@ -69,13 +73,17 @@ def url(request):
 def opened(tmp_path, url):
     engines = []
 
+    def close():
+        for engine in engines:
+            engine.dispose()
+
     def open_again():
+        close()  # one coordinator at a time
         engines.append(open_database(tmp_path, url, KEY))
         return engines[-1]
 
     yield open_again
-    for engine in engines:
-        engine.dispose()
+    close()
 
 
 @pytest.fixture
@@ -174,15 +182,71 @@ def test_no_move_and_no_stop_of_a_study_that_is_not_there(studies):
     assert studies.find("ab" * 32) is None
 
 
+SECOND = """
+import os, sys
+from pathlib import Path
+from fedhealth.coordinator.store.database import open_database
+from fedhealth.errors import ConfigInvalid
+try:
+    open_database(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+except ConfigInvalid as error:
+    sys.exit(f"refused: {error}")
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def second_coordinator(tmp_path, url):
+    """Another process with a copy of the same home."""
+    command = [sys.executable, "-c", SECOND, str(tmp_path), url, KEY]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.processes
+def test_a_second_coordinator_on_one_postgresql_is_refused_until_the_first_is_gone(tmp_path, server):
+    with second_coordinator(tmp_path, server) as first:
+        assert first.stdout.readline() == "open\n"
+        with pytest.raises(ConfigInvalid, match="a coordinator is using this database already"):
+            open_database(tmp_path, server, KEY)
+        first.kill()  # as kill -9 and power cuts do: nothing is given back
+        first.wait()
+        open_database(tmp_path, server, KEY).dispose()
+
+
+@pytest.mark.processes
+def test_a_coordinator_that_its_server_forgot_writes_nothing_once_another_one_is_there(tmp_path, server):
+    engine = open_database(tmp_path, server, KEY)
+    studies = Studies(engine)
+    admin = create_engine(server, connect_args={"client_encoding": "utf8"}, isolation_level="AUTOCOMMIT")
+    try:
+        forget = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'"  # a restart does so, too
+        with admin.connect() as connection:
+            assert connection.execute(text(forget)).scalar_one() is True
+        with second_coordinator(tmp_path, server) as second:
+            assert second.stdout.readline() == "open\n"
+            with pytest.raises(ConfigInvalid, match="a coordinator is using this database already"):
+                submit(studies)
+        digest = submit(studies).digest  # the other one has ended: this one has the lock again
+        assert kinds(studies, digest) == ["submitted"]
+    finally:
+        engine.dispose()
+        admin.dispose()
+
+
 def test_a_stop_is_kept_with_its_signature_and_is_final(studies, opened):
     digest = submit(studies).digest
     studies.stop(digest, "ee" * 32, "0f" * 64, 7)
+    with pytest.raises(ConfigInvalid, match="is stopped"):
+        studies.stop(digest, "ee" * 32, "0f" * 64, 8)
     with opened().connect() as connection:
         rows = connection.execute(text("select act, researcher, signature, at from signature order by act")).all()
     assert [row[0] for row in rows] == ["stop", "submit"]
     assert tuple(rows[0]) == ("stop", "ee" * 32, "0f" * 64, 7)
-    with pytest.raises(ConfigInvalid, match="is stopped"):
-        studies.stop(digest, "ee" * 32, "0f" * 64, 8)
 
 
 def test_an_approval_stays_whatever_is_answered_later(studies):
@@ -377,10 +441,11 @@ def test_a_database_that_a_newer_version_migrated_is_left_alone(opened):
         opened()
 
 
-def test_a_database_belongs_to_one_coordinator(tmp_path, url, opened):
-    opened()
+def test_a_database_belongs_to_one_coordinator_and_a_refusal_leaves_no_lock(tmp_path, url, opened):
+    opened().dispose()
     with pytest.raises(ConfigInvalid, match="belongs to another coordinator"):
         open_database(tmp_path, url, OTHER_KEY)
+    opened()
 
 
 def test_sqlite_is_durable_private_and_holds_to_its_foreign_keys(tmp_path):

@@ -1,10 +1,14 @@
 """Open the coordinator's database: SQLite in the coordinator's home, or PostgreSQL by URL, migrated to this version.
 
 Invariants: a commit that returned survives a power cut (SQLite: write-ahead log with `synchronous=FULL`; PostgreSQL:
-its default); foreign keys hold; a database belongs to one coordinator for ever; one that a newer version has migrated
-is left alone.
+its default); foreign keys hold; a database belongs to one coordinator for ever, and to one process of it at a time; one
+that a newer version has migrated is left alone. SQLite's file lies in the home, which has a lock of its own. In
+PostgreSQL a session holds a lock for as long as its connection lasts, so there is one connection, which takes the lock
+anew whenever it is made anew: whoever lost it writes nothing. A pooler between, such as
+PgBouncer, must pool sessions.
 
-Source: SQLAlchemy 2.1, "SQLite: foreign key support"; Alembic 1.20, "Sharing a connection with migration commands".
+Source: SQLAlchemy 2.1, "SQLite: foreign key support"; Alembic 1.20, "Sharing a connection with migration commands";
+PostgreSQL 15, 13.3.5 "Advisory Locks".
 """
 
 from collections.abc import Iterator
@@ -27,6 +31,10 @@ from fedhealth.secret_file import create_file
 
 DATABASE_FILE = "studies.sqlite"
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = int.from_bytes(b"fedhealt")
+"""Name of the lock among those of one PostgreSQL database; any number that nobody else would take."""
+_LOCK_SECONDS = 2
+"""For how long it is waited for: the server may take a moment to see that a process was killed."""
 
 
 class StoreUnavailable(FedHealthError):
@@ -44,7 +52,8 @@ def open_database(home: Path, url: str | None, witness_key: str) -> Engine:
         witness_key: the coordinator's public witness key, hexadecimal.
 
     Raises:
-        ConfigInvalid: the URL is none, the driver is not installed, or the database is another coordinator's.
+        ConfigInvalid: the URL is none, the driver is not installed, the database is another coordinator's, or a
+            coordinator is using it.
         StoreUnavailable: it cannot be reached or written, or a newer version has migrated it.
     """
     path = home / DATABASE_FILE
@@ -54,8 +63,13 @@ def open_database(home: Path, url: str | None, witness_key: str) -> Engine:
         parsed = make_url(f"sqlite:///{path}" if url is None else url)
         if url is not None and parsed.drivername != "postgresql+psycopg":
             raise ArgumentError(parsed.drivername)
-        options = {} if parsed.drivername == "sqlite" else {"client_encoding": "utf8"}  # whatever the server's is
-        engine = create_engine(parsed, connect_args=options, pool_pre_ping=True)
+        if parsed.drivername == "sqlite":
+            engine = create_engine(parsed)
+            event.listen(engine, "connect", _prepare_sqlite)
+        else:
+            encoding = {"client_encoding": "utf8"}  # whatever the server's is
+            engine = create_engine(parsed, connect_args=encoding, pool_pre_ping=True, pool_size=1, max_overflow=0)
+            event.listen(engine, "connect", _hold_postgres)
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigInvalid(
             "the coordinator cannot use this database",
@@ -67,13 +81,15 @@ def open_database(home: Path, url: str | None, witness_key: str) -> Engine:
         raise ConfigInvalid(
             "the driver for PostgreSQL is not installed", next_step="Install it: pip install 'fedhealth[postgres]'"
         ) from error
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
     try:
         with engine.begin() as connection:
             migrate(connection)
             _claim(connection, witness_key)
+    except FedHealthError:
+        engine.dispose()  # gives the lock back
+        raise
     except (DBAPIError, CommandError) as error:
+        engine.dispose()
         raise StoreUnavailable(
             f"the coordinator's database {parsed.render_as_string()} cannot be used",
             got=str(error.orig).strip() if isinstance(error, DBAPIError) else str(error),
@@ -88,6 +104,7 @@ def session_of(engine: Engine) -> Iterator[Session]:
 
     Raises:
         StoreUnavailable: the database cannot be reached or written.
+        ConfigInvalid: its server forgot this coordinator, and another one is using it now.
     """
     try:
         with Session(engine) as session:
@@ -130,3 +147,21 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _hold_postgres(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own class
+    """Keep every other coordinator away for as long as this connection lasts."""
+    from psycopg.errors import LockNotAvailable  # an optional package, which made this connection
+
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{_LOCK_SECONDS}s",))
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+    except LockNotAvailable as error:
+        raise ConfigInvalid(
+            "a coordinator is using this database already",
+            got=f"its lock is held by another process for {_LOCK_SECONDS} s",
+            wanted="one coordinator for each database: two would run the same studies twice",
+            next_step="Stop the other one first, or give this one a database of its own: --database.",
+        ) from error
+    connection.execute("RESET lock_timeout")
+    connection.commit()
