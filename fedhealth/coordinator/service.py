@@ -22,6 +22,7 @@ from fedhealth.coordinator.store.studies import KnownStudy, Studies
 from fedhealth.coordinator.store.tables import StudyState
 from fedhealth.coordinator.study_run import StudyRun
 from fedhealth.coordinator.witness import PinnedSite, Witness
+from fedhealth.flower.version import check_flower
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.catalogue import CATALOGUE, MAX_STUDIES, catalogue_service
 from fedhealth.link.frames import MAX_HEADER_BYTES
@@ -65,13 +66,15 @@ class Coordinator:
         on_event: told what happens, as JSON-ready mappings.
 
     Raises:
-        ConfigInvalid: the coordinator is running already, or the database is another's.
+        ConfigInvalid: the coordinator is running already, the database is another's, or the Flower that is installed
+            is not one that this runs with.
         StoreUnavailable: the database cannot be used.
     """
 
     def __init__(
         self, home: CoordinatorHome, database: str | None, allow_unsafe_test_sites: bool, on_event: OnEvent
     ) -> None:
+        check_flower()
         self.home, self.allow_unsafe_test_sites, self.on_event = home, allow_unsafe_test_sites, on_event
         self._witness_key = home.witness_key()
         self._held = home.hold()

@@ -1,5 +1,10 @@
-"""All contact with Flower: the Grid over our link, and the loop that drives Flower's strategies.
+"""All contact with Flower: the Grid over our link, the loop that drives Flower's strategies, its deployment engine.
 
-Private pieces of Flower used here, each with a contract test in `tests/flower`: `flwr.supercore.task_identity`
-(a `Message` reads the run and node ids of the process there) and `flwr.supercore.run.Run` (the type of `Grid.run`).
+Private pieces of Flower are used here and nowhere else, each with a contract test in
+`tests/flower/test_flower_contract.py`. They may be elsewhere in another version, so nothing of this package can be
+imported with one.
 """
+
+from fedhealth.flower.version import check_flower
+
+check_flower()
