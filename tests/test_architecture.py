@@ -73,6 +73,9 @@ def test_the_order_would_catch_an_import_upwards_and_one_sideways():
         "fedhealth.site.node",
         "fedhealth.link.client",
         "fedhealth.link.server",
+        "fedhealth.flower.task_worker",
+        "fedhealth.site.superlink_app",
+        "fedhealth.site.fleet_port",
         "fedhealth.privacy.verify",
         "fedhealth.compliance.bundle",
         "fedhealth.compliance.budget",
@@ -141,18 +144,21 @@ def test_only_training_and_the_tasks_import_torch():
     }
 
 
-def test_all_contact_with_flower_is_in_one_package_and_the_server_app():
+def test_all_contact_with_flower_is_in_one_package_and_the_two_apps():
     importers = {
         str(path.relative_to(PACKAGE))
         for path in modules()
         if any(name.split(".")[0] == "flwr" for name in imported_by(path))
     }
     assert importers == {
+        "flower/fleet_requests.py",
         "flower/frame_messages.py",
         "flower/link_grid.py",
         "flower/rounds.py",
         "flower/strategy_state.py",
+        "flower/task_worker.py",
         "coordinator/server_app.py",
+        "site/superlink_app.py",
     }
 
 

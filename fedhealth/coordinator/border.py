@@ -19,6 +19,7 @@ from fedhealth.coordinator.home import CoordinatorHome, renew_site
 from fedhealth.coordinator.invitations import Invitations
 from fedhealth.errors import FedHealthError
 from fedhealth.link.enrolment_port import EnrolmentPort
+from fedhealth.link.quota import QUOTA_OF_SITE, Quota
 from fedhealth.link.server import LinkServer, ServicesFor
 from fedhealth.pki.identity import IDENTITY_FILE
 from fedhealth.pki.profiles import Role
@@ -39,6 +40,7 @@ class Border:
         home: the coordinator's state.
         on_change: told of every site that connects or disconnects.
         services_for: what each site may ask, beside new certificates.
+        quota: how much of it.
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class Border:
         home: CoordinatorHome,
         on_change: Callable[[str, bool], None] | None = None,
         services_for: ServicesFor = lambda _site: {},
+        quota: Quota = QUOTA_OF_SITE,
     ) -> None:
         self._home = home
         identity = home.identity(datetime.now(UTC))
         self.link = LinkServer(
-            identity, home.federation(), home.members().check, on_change, services_for, self._certify
+            identity, home.federation(), home.members().check, on_change, services_for, self._certify, quota
         )
         self._enrolment = EnrolmentPort(home.tls / IDENTITY_FILE[Role.COORDINATOR], EnrolmentDesk(home).answer)
         self._tasks: list[asyncio.Task[None]] = []

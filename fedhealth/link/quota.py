@@ -28,6 +28,8 @@ QUOTA_OF_COORDINATOR = Quota(open_requests=256, held_bytes=32 * 2**20, requests_
 """At a site: far above what studies need, and a bound on the memory of a node."""
 QUOTA_OF_SITE = Quota(open_requests=4, held_bytes=2**18, requests_a_second=10.0)
 """At the coordinator, for each site: it asks now and then which studies wait, and for a new certificate."""
+QUOTA_OF_FLOWER_SITE = Quota(open_requests=16, held_bytes=16 * 2**20, requests_a_second=200.0)
+"""At the coordinator, for each site, where a SuperNode asks over the link as well: some 15 requests a message."""
 
 
 class Bucket:

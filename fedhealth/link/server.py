@@ -22,7 +22,7 @@ from fedhealth.errors import FedHealthError, LinkUnavailable
 from fedhealth.link.exchange import Exchange
 from fedhealth.link.memory import CHUNK_BYTES, Buffer, keep_freed_memory
 from fedhealth.link.peer import Admission, check_not_over, proven_leaf, refusal_code
-from fedhealth.link.quota import QUOTA_OF_SITE
+from fedhealth.link.quota import QUOTA_OF_SITE, Quota
 from fedhealth.link.renewal import Certify, renewal_handler
 from fedhealth.link.services import PeerAway, Service, away
 from fedhealth.link.session import (
@@ -61,6 +61,7 @@ class LinkServer:
         on_change: called with a site's id and whether it is connected now, after each change; must not block.
         services_for: what each site may ask; nothing, unless given.
         certify: renews a site's certificate; without it nobody can.
+        quota: how much each site may ask.
     """
 
     def __init__(
@@ -71,9 +72,11 @@ class LinkServer:
         on_change: Callable[[str, bool], None] | None = None,
         services_for: ServicesFor = lambda _site: {},
         certify: Certify | None = None,
+        quota: Quota = QUOTA_OF_SITE,
     ) -> None:
         self._identity, self._federation, self._admits = identity, federation, admits
         self._on_change, self._services_for, self._certify = on_change, services_for, certify
+        self._quota = quota
         self._streams: dict[str, _SiteStream] = {}
         self._changed = asyncio.Event()
         self._server: aio.Server | None = None
@@ -192,7 +195,7 @@ class LinkServer:
             self._admits(site, leaf, Role.SITE)
         except FedHealthError as error:
             await context.abort(refusal_code(context, error))
-        stream = _SiteStream(site, leaf, context, self._services_for(site), self._join)
+        stream = _SiteStream(site, leaf, context, self._services_for(site), self._quota, self._join)
         try:
             await stream.run()
         except ProtocolMismatch as error:
@@ -253,13 +256,14 @@ class _SiteStream:
         leaf: Certificate,
         context: aio.ServicerContext,
         services: Mapping[str, Service],
+        quota: Quota,
         on_ready: Callable[["_SiteStream"], None],
     ) -> None:
         self.site, self.leaf, self.context = site, leaf, context
         self.end_code = grpc.StatusCode.UNAVAILABLE
         session = SessionEnd(Role.COORDINATOR, secrets.token_bytes(SESSION_BYTES))
         self.frames = FrameStream(session, context.read, context.write)
-        self.exchange = Exchange(Role.COORDINATOR, self.frames, services, QUOTA_OF_SITE, f"site '{site}'")
+        self.exchange = Exchange(Role.COORDINATOR, self.frames, services, quota, f"site '{site}'")
         self._on_ready = on_ready
 
     async def run(self) -> None:

@@ -27,8 +27,23 @@ PUBLIC = ("flwr.app.", "flwr.serverapp.", "flwr.clientapp.")
 # Everything else that is used of Flower, and what for. A row here is a promise that a test below, or one that it names,
 # fails if the piece no longer does that.
 PRIVATE = {
+    "flwr.common.constant.SubStatus": "how a task of a SuperNode ended",
+    "flwr.proto.fab_pb2.GetFabResponse": "the app bundle is looked at before a SuperNode has it",
+    "flwr.proto.runtime_pb2.AcquireTaskRequest": "the worker takes tasks",
+    "flwr.supercore.constant.FLEET_HTTP_PUBLIC_KEY_HEADER": "whose node key signed a request",
+    "flwr.supercore.constant.TaskType": "the worker takes tasks of a ClientApp",
+    "flwr.supercore.heartbeat.HeartbeatSender": "a task that takes long is not given up",
+    "flwr.supercore.heartbeat.make_task_heartbeat_fn_http": "a task that takes long is not given up",
+    "flwr.supercore.interceptors.RuntimeTokenHttpInterceptor": "the worker names its task",
+    "flwr.supercore.interceptors.RuntimeVersionHttpInterceptor": "a SuperNode asks for the version of a worker",
+    "flwr.supercore.interceptors.SuperExecAuthHttpInterceptor": "only the site's own worker takes tasks",
+    "flwr.supercore.protobuf.client.ProtobufClientInterceptor": "the type of the three above",
     "flwr.supercore.run.Run": "the type of `Grid.run`",
+    "flwr.supercore.runtime.RuntimeHttpClient": "the worker's way to its SuperNode",
     "flwr.supercore.task_identity.TaskIdentity": "a `Message` reads the ids of the process there",
+    "flwr.supernode.runtime.run_clientapp.pull_task_input": "a task's message and bundle",
+    "flwr.supernode.runtime.run_clientapp.push_message": "a task's reply",
+    "flwr.supernode.runtime.run_clientapp.push_task_output": "a task's end",
 }
 
 

@@ -1,0 +1,162 @@
+"""The coordinator's end of what SuperNodes ask: looks at each request, and asks the SuperLink on this machine.
+
+A site is who its link's certificate says. Its requests must be signed with the node key that this site registered, and
+be calls that a node makes; everything else that a SuperLink serves on its one port is out of a site's reach.
+
+A SuperNode that is told "no message" sleeps for three seconds. So its question for messages waits here until there is
+one for its site, for as long as Flower's client waits with ease.
+
+Leaves to others: registering a key at the SuperLink, saying when a message waits, and starting the SuperLink.
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+
+import httpx
+from pydantic import ValidationError
+
+from fedhealth.errors import FedHealthError
+from fedhealth.flower.fab import FAB_SHA256
+from fedhealth.flower.fleet_requests import (
+    ACTIVATE,
+    FLEET,
+    HEADERS,
+    JOIN,
+    MAX_BODY_BYTES,
+    MAX_JOIN_BYTES,
+    MAX_PACKED_BYTES,
+    PUBLIC_KEY,
+    PULL,
+    FleetAnswer,
+    FleetInvalid,
+    FleetRequest,
+    JoinAnswer,
+    JoinQuestion,
+    key_header,
+    pack_fleet,
+    unpack_fleet,
+)
+from fedhealth.flower.version import check_flower, is_supported
+from fedhealth.link.services import Service, service_of
+
+_LOG = logging.getLogger(__name__)
+HOLD_SECONDS = 20.0
+"""How long a question for messages may wait; Flower's client waits 30 s for an answer."""
+_ANSWER_SECONDS = 25.0
+_OK, _FORBIDDEN, _AWAY = 200, 403, 503
+
+Register = Callable[[str, bytes], Awaitable[None]]
+"""Register a site's public key, in OpenSSH's form, at the SuperLink; raises `FedHealthError`."""
+
+
+class FleetDesk:
+    """Answers the SuperNodes of all sites; all methods belong to one event loop.
+
+    Args:
+        superlink: `host:port` of the SuperLink, on this machine.
+        certificate: PEM of the certificate that it shows.
+        register: registers a node's key.
+        on_active: told of a site whose SuperNode has just begun, with an empty memory.
+    """
+
+    def __init__(
+        self, superlink: str, certificate: bytes, register: Register, on_active: Callable[[str], None]
+    ) -> None:
+        context = ssl.create_default_context(cadata=certificate.decode("ascii"))
+        # No proxy of the environment: the SuperLink is on this machine.
+        self._client = httpx.AsyncClient(
+            base_url=f"https://{superlink}", verify=context, timeout=_ANSWER_SECONDS, trust_env=False
+        )
+        self._register, self._on_active = register, on_active
+        self._keys: dict[str, str] = {}
+        self._mail: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._began: defaultdict[str, int] = defaultdict(int)
+
+    def services(self, site: str) -> Mapping[str, Service]:
+        """Return what one site's SuperNode may ask over its link."""
+        return {
+            JOIN: service_of(lambda question: self._join(site, question), MAX_JOIN_BYTES),
+            FLEET: service_of(lambda question: self._fleet(site, question), MAX_PACKED_BYTES),
+        }
+
+    @property
+    def joined(self) -> frozenset[str]:
+        """The sites whose node key is registered."""
+        return frozenset(self._keys)
+
+    def mail(self, site: str) -> None:
+        """Say that the SuperLink has a message for a site now."""
+        self._mail[site].set()
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._client.aclose()
+
+    async def _join(self, site: str, raw: bytes) -> bytes:
+        code = await self._joined(site, raw)
+        if code != "registered":
+            _LOG.error("site '%(site)s': its SuperNode is not let in: %(code)s", {"site": site, "code": code})
+        return JoinAnswer.model_validate({"code": code, "flower": check_flower()}).model_dump_json().encode()
+
+    async def _joined(self, site: str, raw: bytes) -> str:
+        try:
+            question = JoinQuestion.model_validate_json(raw)
+            header = key_header(question.public_key)
+        except (ValidationError, FleetInvalid):
+            return "key-refused"
+        if not is_supported(question.flower):
+            return "other-flower"
+        if question.fab != FAB_SHA256:
+            return "other-fab"
+        if header in {key for other, key in self._keys.items() if other != site}:
+            return "key-refused"
+        try:
+            await self._register(site, question.public_key.encode())
+        except FedHealthError as error:
+            _LOG.error("site '%(site)s': %(error)s", {"site": site, "error": error})
+            return "key-refused"
+        self._keys[site] = header
+        return "registered"
+
+    async def _fleet(self, site: str, raw: bytes) -> bytes:
+        try:
+            request, body = unpack_fleet(FleetRequest, raw)
+        except FleetInvalid as error:
+            _LOG.warning("site '%(site)s': a request is refused: %(error)s", {"site": site, "error": error})
+            return pack_fleet(FleetAnswer(status=_FORBIDDEN), b"")
+        if site not in self._keys or request.headers.get(PUBLIC_KEY) != self._keys[site]:
+            _LOG.warning("site '%(site)s': a request that its node key did not sign is refused", {"site": site})
+            return pack_fleet(FleetAnswer(status=_FORBIDDEN), b"")
+        if request.path == PULL and not await self._has_mail(site):
+            return pack_fleet(FleetAnswer(status=_AWAY), b"")
+        answer, content = await self._asked(request, body)
+        if request.path == ACTIVATE and answer.status == _OK:
+            self._began[site] += 1
+            self._on_active(site)
+        return pack_fleet(answer, content)
+
+    async def _has_mail(self, site: str) -> bool:
+        """Wait for a message, or long enough; say whether the SuperNode that asked is still the one that counts."""
+        mail, began = self._mail[site], self._began[site]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HOLD_SECONDS):
+                await mail.wait()
+        if began != self._began[site]:
+            return False  # of a SuperNode that was killed; the message is for the next one
+        mail.clear()
+        return True
+
+    async def _asked(self, request: FleetRequest, body: bytes) -> tuple[FleetAnswer, bytes]:
+        try:
+            given = await self._client.post(request.path, content=body, headers=request.headers)
+        except httpx.HTTPError as error:
+            _LOG.warning("the SuperLink does not answer: %(defect)s", {"defect": type(error).__name__})
+            return FleetAnswer(status=_AWAY), b""
+        if len(given.content) > MAX_BODY_BYTES or given.status_code < _OK:
+            return FleetAnswer(status=_AWAY), b""
+        kept = {name: given.headers[name] for name in HEADERS if name in given.headers}
+        return FleetAnswer(status=given.status_code, headers=kept), given.content

@@ -1,0 +1,118 @@
+"""The worker of a SuperNode: takes task after task from its Runtime API, in one process that stays.
+
+Flower's own way is a `flower-superexec` that starts a process for each message, which installs the app bundle, puts its
+folder first on `sys.path` and imports from there. This worker does what those two do, through the same API and with
+Flower's own client code, but starts nothing and loads nothing: it compares the bundle's SHA-256 and then calls the app
+that it was given.
+
+Private pieces of Flower, all of them at work in `tests/flower/test_task_worker.py`: the client of the Runtime API, its
+interceptors, and the three steps of `run_clientapp`.
+
+Source: `flwr.supercore.superexec.run_superexec` and `flwr.supernode.runtime.run_clientapp`, Flower 1.41.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from fedhealth.errors import RefusalCode
+from fedhealth.flower.fab import check_fab
+from fedhealth.flower.link_grid import REFUSED_ERROR_CODE
+
+_LOG = logging.getLogger(__name__)
+LOOK_SECONDS = 0.1
+"""How often it asks for a task. A SuperNode looks for the reply each half second."""
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
+App = Callable[[Message, Context], Message]
+
+
+class TaskWorker:
+    """Works for one SuperNode on this machine.
+
+    Args:
+        port: of its Runtime API, on the loopback.
+        secret: that both know; who has it may take tasks.
+        app: what to call with each message.
+    """
+
+    def __init__(self, port: int, secret: bytes, app: App) -> None:
+        self._address, self._app = f"127.0.0.1:{port}", app
+        signed = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})
+        self._superexec = self._client("SuperExec", signed)
+        self._told = ""
+
+    def work(self) -> bool:
+        """Do the next task, if there is one; say whether there was.
+
+        Raises:
+            httpx.HTTPError: the SuperNode does not answer, or knows the task no more.
+        """
+        request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+        given = self._superexec.AcquireTask(request)
+        if not given.HasField("task") or not given.token:
+            return False
+        client = self._client("flwr-clientapp", RuntimeTokenHttpInterceptor(given.token))
+        heart = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        heart.start()
+        try:
+            self._do(client)
+        finally:
+            heart.stop()
+            client.close()
+        return True
+
+    def close(self) -> None:
+        """Hang up."""
+        self._superexec.close()
+
+    def _do(self, client: RuntimeHttpClient) -> None:
+        message, context, _run, fab = pull_task_input(client)
+        try:
+            check_fab(fab.content)
+            reply = self._app(message, context)
+        except Exception as error:  # whatever it is, the other side learns one word
+            self._tell(error)
+            reply = Message(Error(REFUSED_ERROR_CODE, RefusalCode.BAD_REQUEST.value), reply_to=message)
+        push_message(client, reply, context)
+        push_task_output(client, context, SubStatus.COMPLETED, "")
+
+    def _tell(self, error: Exception) -> None:
+        """Say once in a row what happened; the log leaves out the text of what is not ours."""
+        if str(error) != self._told:
+            _LOG.error("a message is refused: %(error)s", {"error": error})
+        self._told = str(error)
+
+    def _client(self, component: str, own: ProtobufClientInterceptor) -> RuntimeHttpClient:
+        return RuntimeHttpClient.from_server_address(
+            self._address,
+            insecure=True,  # both ends are on this machine's loopback
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name=component), own],
+        )
+
+
+def keep_working(worker: TaskWorker) -> None:
+    """Do task after task until this process is stopped, also while the SuperNode is away."""
+    while True:
+        try:
+            if not worker.work():
+                time.sleep(LOOK_SECONDS)
+        except httpx.HTTPError as error:
+            _LOG.warning("the SuperNode does not answer: %(defect)s", {"defect": type(error).__name__})
+            time.sleep(1.0)

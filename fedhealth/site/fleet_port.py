@@ -1,0 +1,155 @@
+"""Where a SuperNode finds its SuperLink: a port on this machine's loopback, in the node's process.
+
+What the SuperNode asks there crosses the link as a question, and the coordinator's SuperLink answers. TLS ends here,
+under a certificate that the site made for this port alone, because Flower's node authentication wants TLS; between
+hospital and datacentre the link's own holds. The app bundle is looked at on its way in, before Flower has it.
+
+While the coordinator is away the answer is 503, at which Flower tries again; a bundle that is refused is answered 403,
+at which it drops the message and goes on.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+
+import h11
+
+from fedhealth.errors import FederationFailed, LinkUnavailable
+from fedhealth.flower.fab import check_fab
+from fedhealth.flower.fleet_requests import (
+    CALLS,
+    GET_FAB,
+    HEADERS,
+    MAX_BODY_BYTES,
+    FleetAnswer,
+    FleetInvalid,
+    FleetRequest,
+    fab_in,
+    pack_fleet,
+    unpack_fleet,
+)
+
+_LOG = logging.getLogger(__name__)
+_READ_BYTES = 2**16
+_IDLE_SECONDS = 300.0
+_MOST_CONNECTIONS = 16
+_OK, _NOT_FOUND, _FORBIDDEN, _TOO_LARGE, _AWAY = 200, 404, 403, 413, 503
+
+AskCoordinator = Callable[[bytes], Awaitable[bytes]]
+"""Carry a packed request to the coordinator; raises `LinkUnavailable`."""
+
+
+class FleetPort:
+    """Answers the Fleet requests of one SuperNode.
+
+    Args:
+        listener: listens on the loopback already, because a node may bind nothing once it is confined.
+        tls: with the certificate that the SuperNode was given.
+        ask: asks the coordinator.
+    """
+
+    def __init__(self, listener: socket.socket, tls: ssl.SSLContext, ask: AskCoordinator) -> None:
+        self._listener, self._tls, self._ask = listener, tls, ask
+        self._server: asyncio.Server | None = None
+        self._open = set[asyncio.Task[None]]()
+        self._told = ""
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        self._server = await asyncio.start_server(self._serve, sock=self._listener, ssl=self._tls)
+
+    async def stop(self) -> None:
+        """Close the port and every connection."""
+        if self._server is not None:
+            self._server.close()
+            for task in list(self._open):
+                task.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio runs this as one
+        if len(self._open) >= _MOST_CONNECTIONS:
+            writer.close()
+            return
+        self._open.add(task)
+        connection = h11.Connection(h11.SERVER)
+        try:
+            while (request := await _next_request(connection, reader)) is not None:
+                answer, body = await self._answer(*request)
+                _write(connection, writer, answer, body)
+                await writer.drain()
+                if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
+                    return
+                connection.start_next_cycle()
+        except (OSError, TimeoutError, h11.ProtocolError, asyncio.CancelledError):
+            return  # a SuperNode connects again by itself
+        finally:
+            self._open.discard(task)
+            writer.close()
+
+    async def _answer(self, request: h11.Request, body: bytes | None) -> tuple[FleetAnswer, bytes]:
+        path = request.target.decode("ascii", "replace")
+        if request.method != b"POST" or path not in CALLS:
+            return FleetAnswer(status=_NOT_FOUND), b""
+        if body is None:
+            return FleetAnswer(status=_TOO_LARGE), b""
+        named = {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
+        head = FleetRequest(path=path, headers={name: named[name] for name in named.keys() & HEADERS})
+        try:
+            answer, content = unpack_fleet(FleetAnswer, await self._ask(pack_fleet(head, body)))
+            if path == GET_FAB and answer.status == _OK:
+                check_fab(fab_in(content))
+        except FederationFailed as error:
+            self._tell(error)
+            return FleetAnswer(status=_FORBIDDEN), b""
+        except (LinkUnavailable, FleetInvalid) as error:
+            self._tell(error)
+            return FleetAnswer(status=_AWAY), b""
+        self._told = ""
+        return answer, content
+
+    def _tell(self, error: Exception) -> None:
+        """Say it once in a row."""
+        if str(error) != self._told:
+            _LOG.warning("the SuperNode is not answered: %(error)s", {"error": error})
+        self._told = str(error)
+
+
+async def _next_request(
+    connection: h11.Connection, reader: asyncio.StreamReader
+) -> tuple[h11.Request, bytes | None] | None:
+    """Return the next request and its body, None for one that is too large; None when there are no more."""
+    request: h11.Request | None = None
+    body, size = bytearray(), 0
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            if connection.they_are_waiting_for_100_continue:
+                return None
+            async with asyncio.timeout(_IDLE_SECONDS):
+                connection.receive_data(await reader.read(_READ_BYTES))
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.Data):
+            size += len(event.data)
+            if size <= MAX_BODY_BYTES:
+                body += event.data
+        elif isinstance(event, h11.EndOfMessage) and request is not None:
+            return request, bytes(body) if size <= MAX_BODY_BYTES else None
+        else:
+            return None
+
+
+def _write(connection: h11.Connection, writer: asyncio.StreamWriter, answer: FleetAnswer, body: bytes) -> None:
+    headers = [*answer.headers.items(), ("content-length", str(len(body)))]
+    for event in (
+        h11.Response(status_code=answer.status, headers=headers),
+        h11.Data(data=body),
+        h11.EndOfMessage(),
+    ):
+        if (data := connection.send(event)) is not None:
+            writer.write(data)

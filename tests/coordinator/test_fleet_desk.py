@@ -1,0 +1,271 @@
+"""What crosses between a SuperNode's port at a site and the coordinator's desk: a node's calls, and nothing else."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.proto import fleet_pb2
+from flwr.supercore.protobuf.client import ProtobufRequestContext
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from scripted_superlink import ScriptedSuperLink
+
+from fedhealth.coordinator import fleet_desk
+from fedhealth.coordinator.fleet_desk import FleetDesk
+from fedhealth.errors import FederationFailed, LinkUnavailable
+from fedhealth.flower.fab import FAB_SHA256, fab_bytes
+from fedhealth.flower.fleet_requests import (
+    ACTIVATE,
+    CALLS,
+    FLEET,
+    GET_FAB,
+    JOIN,
+    PUBLIC_KEY,
+    PULL,
+    FleetAnswer,
+    FleetRequest,
+    JoinAnswer,
+    JoinQuestion,
+    key_header,
+    pack_fleet,
+    unpack_fleet,
+)
+from fedhealth.flower.version import check_flower
+from fedhealth.link.bodies import IncomingBody
+from fedhealth.link.memory import MemoryPool
+from fedhealth.pki.loopback import loopback_certificate
+from fedhealth.site.fleet_port import FleetPort
+
+PROTOBUF = {"content-type": "application/protobuf", "accept": "application/protobuf"}
+
+
+def make_key():
+    key = ec.generate_private_key(ec.SECP384R1())
+    return key, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+async def asked(services, name, question):
+    """Ask a service as the link does."""
+    body = IncomingBody(len(question), lambda _: None, MemoryPool())
+    body.feed(question)
+    answer = await services[name].answer(body)
+    return b"".join([bytes(chunk) async for chunk in answer.chunks])
+
+
+class Ends:
+    """A desk, its SuperLink, and the port of one site whose link can be cut."""
+
+    def __init__(self, folder):
+        key, certificate = loopback_certificate("test", datetime.now(UTC))
+        pem = folder / "loopback.pem"
+        pem.write_bytes(key + certificate)
+        self.superlink = ScriptedSuperLink(pem)
+        self.registered, self.active, self.cut = [], [], False
+        self.desk = FleetDesk(self.superlink.address, certificate, self.register, self.active.append)
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.load_cert_chain(pem)
+        self.trusted = ssl.create_default_context(cadata=certificate.decode())
+
+    async def register(self, site, key):
+        if key == b"taken":
+            raise FederationFailed("the key is another site's")
+        self.registered.append((site, key.decode()))
+
+    async def join(self, site, **changed):
+        question = {"flower": check_flower(), "fab": FAB_SHA256, "public_key": "none"} | changed
+        said = JoinQuestion.model_validate(question).model_dump_json().encode()
+        return JoinAnswer.model_validate_json(await asked(self.desk.services(site), JOIN, said)).code
+
+    async def ask(self, site, packed):
+        if self.cut:
+            raise LinkUnavailable("cut")
+        return await asked(self.desk.services(site), FLEET, packed)
+
+    async def call(self, site, path, headers, body=b""):
+        request = pack_fleet(FleetRequest(path=path, headers=headers), body)
+        return unpack_fleet(FleetAnswer, await self.ask(site, request))
+
+
+@contextlib.asynccontextmanager
+async def ends(tmp_path):
+    made = Ends(tmp_path)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = FleetPort(listener, made.tls, lambda packed: made.ask("hungary", packed))
+    await port.start()
+    made.address = f"https://127.0.0.1:{listener.getsockname()[1]}"
+    async with httpx.AsyncClient(base_url=made.address, verify=made.trusted, trust_env=False) as made.client:
+        yield made
+    await port.stop()
+    await made.desk.close()
+    await asyncio.to_thread(made.superlink.close)
+
+
+def on_ends(tmp_path, work):
+    async def run():
+        async with ends(tmp_path) as made:
+            await work(made)
+
+    asyncio.run(run())
+
+
+def test_a_site_joins_with_its_own_key_and_its_supernode_is_answered_through_both_ends(tmp_path):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        assert (await made.call("hungary", ACTIVATE, headers))[0].status == 403  # before it joined
+        assert await made.join("hungary", public_key=public) == "registered"
+        assert made.registered == [("hungary", public)]
+        given = await made.client.post(ACTIVATE, headers=headers | {"cookie": "a=b", "x-extra": "1"}, content=b"")
+        assert fleet_pb2.ActivateNodeResponse.FromString(given.content).node_id == 5
+        assert made.active == ["hungary"]
+        arrived = {name.lower() for name in made.superlink.headers[-1]}
+        assert PUBLIC_KEY in arrived and not arrived & {"cookie", "x-extra"}
+
+    on_ends(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"flower": "1.42.0"}, "other-flower"),
+        ({"fab": "0" * 64}, "other-fab"),
+        ({"public_key": "ssh-ed25519 AAAA"}, "key-refused"),
+        ({"public_key": "taken"}, "key-refused"),
+    ],
+)
+def test_another_flower_another_bundle_or_no_p384_key_is_refused_by_a_code(tmp_path, changed, code):
+    async def work(made):
+        _, public = make_key()
+        assert await made.join("hungary", **({"public_key": public} | changed)) == code
+        assert made.registered == []
+
+    on_ends(tmp_path, work)
+
+
+def test_a_key_that_another_site_registered_is_refused_and_that_site_goes_on(tmp_path):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        assert await made.join("hungary", public_key=public) == "registered"
+        assert await made.join("cleveland", public_key=public) == "key-refused"
+        assert (await made.call("cleveland", ACTIVATE, headers))[0].status == 403
+        assert (await made.call("hungary", ACTIVATE, headers))[0].status == 200
+        assert made.active == ["hungary"]
+
+    on_ends(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/acquire-task", "/docs", "/v1/health"),
+        *("/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/../control/start-run"),
+    ],
+)
+def test_what_is_no_nodes_business_reaches_the_superlink_from_neither_end(tmp_path, path):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        assert await made.join("hungary", public_key=public) == "registered"
+        assert (await made.client.post(made.address + path, headers=headers)).status_code == 404
+        assert (await made.call("hungary", path, headers))[0].status == 403  # a node that skips its own port
+        assert made.superlink.asked == []
+
+    on_ends(tmp_path, work)
+
+
+def test_a_question_for_messages_waits_until_there_is_one(tmp_path, monkeypatch):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        await made.join("hungary", public_key=public)
+        waiting = asyncio.create_task(made.call("hungary", PULL, headers))
+        await asyncio.sleep(0.05)
+        assert not waiting.done() and made.superlink.asked == []
+        made.desk.mail("hungary")
+        assert (await waiting)[0].status == 200
+        assert made.superlink.asked == [PULL]
+        monkeypatch.setattr(fleet_desk, "HOLD_SECONDS", 0.05)
+        assert (await made.call("hungary", PULL, headers))[0].status == 200  # "none", after the wait
+
+    on_ends(tmp_path, work)
+
+
+def test_a_killed_supernode_takes_no_message_from_the_one_that_follows(tmp_path):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        await made.join("hungary", public_key=public)
+        of_the_killed = asyncio.create_task(made.call("hungary", PULL, headers))
+        await asyncio.sleep(0.05)
+        await made.call("hungary", ACTIVATE, headers)
+        made.desk.mail("hungary")
+        assert (await of_the_killed)[0].status == 503
+        assert PULL not in made.superlink.asked
+        assert (await made.call("hungary", PULL, headers))[0].status == 200
+
+    on_ends(tmp_path, work)
+
+
+def test_a_bundle_with_one_byte_changed_is_refused_before_flower_has_it(tmp_path, caplog):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        await made.join("hungary", public_key=public)
+        assert (await made.client.post(GET_FAB, headers=headers)).status_code == 200
+        changed = bytearray(fab_bytes())
+        changed[60] ^= 1
+        made.superlink.fab = bytes(changed)
+        for _ in range(3):
+            given = await made.client.post(GET_FAB, headers=headers)
+            assert (given.status_code, given.content) == (403, b"")
+
+    on_ends(tmp_path, work)
+    said = [record.getMessage() for record in caplog.records if "Bundle" in record.getMessage()]
+    assert len(said) == 1 and FAB_SHA256 in said[0]  # once, with what was wanted
+
+
+def test_while_the_link_or_the_superlink_is_away_flower_is_told_to_try_again(tmp_path):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        await made.join("hungary", public_key=public)
+        made.cut = True
+        assert (await made.client.post(ACTIVATE, headers=headers)).status_code == 503
+        made.cut = False
+        assert (await made.client.post(ACTIVATE, headers=headers)).status_code == 200
+        made.desk._client.base_url = "https://127.0.0.1:1"
+        assert (await made.client.post(ACTIVATE, headers=headers)).status_code == 503
+
+    on_ends(tmp_path, work)
+
+
+def test_a_body_that_is_too_large_is_refused_and_kept_nowhere(tmp_path):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        await made.join("hungary", public_key=public)
+        given = await made.client.post(ACTIVATE, headers=headers, content=bytes(9 * 2**20))
+        assert given.status_code == 413
+        assert made.superlink.asked == []
+
+    on_ends(tmp_path, work)
+
+
+def test_flower_signs_with_the_header_that_the_desk_compares():
+    key, public = make_key()
+    request = httpx.Request("POST", "https://127.0.0.1/", content=b"")
+    context = ProtobufRequestContext("method", fleet_pb2.PullMessagesRequest(), request)
+    NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda _: httpx.Response(200))
+    assert request.headers[PUBLIC_KEY] == key_header(public)
+
+
+def test_the_calls_are_flowers_own():
+    from flwr.superlink.routers.fleet.router import router
+
+    assert {route.path for route in router.routes} >= CALLS
