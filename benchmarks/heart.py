@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.learning.diagnosis import logistic_loss
+from fedhealth.learning.losses import logistic_loss
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.records.table import Records, Table, prepare_records, read_table
 from fedhealth.simulation.gates import SimulatedSite

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fedhealth.demo.federation import Federation, point_node, set_up
-from fedhealth.learning.diagnosis import STEPS
+from fedhealth.learning.steps import STEPS
 from fedhealth.processes import Processes
 from fedhealth.site.egress import EgressLog
 from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate

@@ -32,8 +32,8 @@ from stock_flower import run_stock
 
 from fedhealth.demo.federation import Federation, set_up
 from fedhealth.demo.run import run_processes
-from fedhealth.learning.diagnosis import STEPS
 from fedhealth.learning.plan import plan_study
+from fedhealth.learning.steps import STEPS
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.table import Records, prepare_records, read_table

@@ -27,8 +27,8 @@ import numpy as np
 import psutil
 
 from fedhealth.flower.rounds import arrays_of, strategy_for, weights_of
-from fedhealth.learning.diagnosis import STEPS
 from fedhealth.learning.plan import model_update, plan_study
+from fedhealth.learning.steps import STEPS
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.table import Records, prepare_records, read_table
 from fedhealth.simulation.hospitals import Split, split_table

@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fedhealth.coordinator.evidence import Evidence
-    from fedhealth.coordinator.figures import Figure, Figures
     from fedhealth.coordinator.report import Score
     from fedhealth.coordinator.research_frames import Summary
+    from fedhealth.learning.binary_figures import Figures
+    from fedhealth.learning.figures import FigureTable
     from fedhealth.learning.foresight import Foresight
     from fedhealth.simulation.run import Simulation
     from fedhealth.study.protocol import Study as Protocol
@@ -196,7 +197,11 @@ class SimulationResult:
         """
         import pandas as pd
 
-        rows = [row for site, figures in self._by_site() for row in _figure_rows(site, figures)]
+        rows = [
+            (site, row.group, row.name, row.figure.estimate, row.figure.low, row.figure.high, row.figure.withheld)
+            for site, figures in self._by_site()
+            for row in figures.named()
+        ]
         return pd.DataFrame(rows, columns=["site", "group", "metric", "estimate", "low", "high", "withheld"])
 
     @cached_property
@@ -239,7 +244,7 @@ class SimulationResult:
         rows = list(self._raw_rows())
         return pd.DataFrame(rows, columns=["model", "patients", "accuracy", "auc"])
 
-    def _by_site(self) -> "Iterator[tuple[str, Figures]]":
+    def _by_site(self) -> "Iterator[tuple[str, Figures | FigureTable]]":
         for site in self.evidence.sites:
             if site.figures is not None:
                 yield site.site, site.figures
@@ -261,21 +266,6 @@ class SimulationResult:
         if reference.federated_without_privacy is not None:
             yield row("federated, without clip and noise", EVERYBODY, reference.federated_without_privacy)
         yield row("one table, no privacy", EVERYBODY, reference.pooled_without_privacy)
-
-
-def _figure_rows(site: str, figures: "Figures") -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a site's figures."""
-
-    def row(group: str, metric: str, figure: "Figure") -> tuple[Any, ...]:
-        return site, group, metric, figure.estimate, figure.low, figure.high, figure.withheld
-
-    groups = [("", figures), *((f"{each.column}={each.category}", each) for each in figures.subgroups)]
-    for group, table in groups:
-        for metric in ("accuracy", "sensitivity", "specificity"):
-            yield row(group, metric, getattr(table, metric))
-    if figures.scores is not None:
-        for metric in ("auc", "brier", "calibration_in_the_large"):
-            yield row("", metric, getattr(figures.scores, metric))
 
 
 def _inputs_of(study: "Protocol") -> Iterator[str]:

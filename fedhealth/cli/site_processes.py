@@ -62,7 +62,7 @@ def gate(
         )
     _tell_incomplete("gate", confine_gate(folder, made_state(state)))
     with loading(lifeline):
-        from fedhealth.learning.diagnosis import STEPS
+        from fedhealth.learning.steps import STEPS
         from fedhealth.site.administration import AdministratorPort
         from fedhealth.site.egress import EgressLog
         from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate

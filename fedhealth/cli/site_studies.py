@@ -66,7 +66,7 @@ def approve(
     """
     import dataclasses
 
-    from fedhealth.learning.diagnosis import STEPS
+    from fedhealth.learning.steps import STEPS
     from fedhealth.site.approval import approve_study, examine_study, rejected_before
     from fedhealth.site.state import SiteState
     from fedhealth.training.per_patient import make_deterministic

@@ -4,7 +4,7 @@ A study that is offered comes from a stranger, so its words are shown without wh
 """
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from fedhealth.compliance.times import time_text
@@ -42,7 +42,7 @@ def study_lines(view: "StudyView") -> Iterator[str]:
         yield from _said("", f"{cost.share_spent:.1%} was spent; {cost.share_left:.1%} {then}")
     if view.here is not None:
         for side, patients in view.here.patients.items():
-            yield from _said("here", f"{patients} {side} patients, {view.here.positives[side]} with the condition")
+            yield from _said("here", _counted(patients, side, view.here.composition[side]))
         for warning in view.here.warnings:
             yield from _said("WARNING", warning)
         yield from _said("to decide", f"fedhealth site approve, or reject, with {view.study[:12]}")
@@ -64,12 +64,16 @@ def proposal_lines(proposal: "Proposal") -> Iterator[str]:
         what = f"{step.name}: at most {step.rounds} times {step.mechanism.dimension:,} whole numbers with noise in them"
         yield from _said("leaves", f"{what}, {8 * step.mechanism.dimension:,} bytes each, of {step.cohort} patients")
     for side, patients in seen.patients.items():
-        yield from _said("here", f"{patients} {side} patients, {seen.positives[side]} with the condition")
+        yield from _said("here", _counted(patients, side, seen.composition[side]))
         planned = f"epsilon {seen.epsilon[side]:.3f} at delta {study.privacy.delta:g} as planned (informs)"
         yield from _said("costs", f"each of them at most {seen.share[side]:.1%} of the budget (binds); {planned}")
         yield from _said("", f"{seen.share_left[side]:.1%} would be left then")
     for warning in seen.warnings:
         yield from _said("WARNING", warning)
+
+
+def _counted(patients: int, side: str, composition: Mapping[str, int]) -> str:
+    return ", ".join([f"{patients} {side} patients", *(f"{count} {what}" for what, count in composition.items())])
 
 
 def budget_lines(sides: "Iterable[Spending]", approved: "Iterable[StudyView]") -> Iterator[str]:

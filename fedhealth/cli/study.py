@@ -110,7 +110,7 @@ def check(
     found = foresee(study, read_limits(limits or []))
     answer(asdict(found))
     say(f"{study.title} ({study.name}, {study.digest[:12]})")
-    _show(found, study.training.rounds, study.training.spare_rounds)
+    _show(found, study.rounds, study.spare_rounds)
     if any(site.refusals for site in found.sites):
         raise typer.Exit(PolicyForbids.exit_code)
 
@@ -162,9 +162,11 @@ def schema() -> None:
 
     Example: fedhealth study schema
     """
+    from fedhealth.learning.models.table import MODELS
     from fedhealth.study.protocol import Study
 
     found = Study.model_json_schema()
+    found["$defs"]["Model"]["properties"]["kind"]["enum"] = sorted(MODELS)
     say(json.dumps(found, indent=2), **found)
 
 
@@ -199,25 +201,24 @@ def _show(found: "Foresight", rounds: int, spare: int) -> None:
         (
             s.site or "(example)",
             f"{s.declared_patients:,}",
-            f"{s.update_noise:.3f}",
-            f"{s.weight_noise:.2f}",
-            ("-" if s.accuracy_half_width is None else f"+-{s.accuracy_half_width:.2f}")
-            + (" withheld" if s.withheld else ""),
+            "-" if s.update_noise is None else f"{s.update_noise:.3f}",
+            "-" if s.weight_noise is None else f"{s.weight_noise:.2f}",
+            ("-" if s.half_width is None else f"+-{s.half_width:.2f}") + (" withheld" if s.withheld else ""),
         )
         for s in found.sizes
     ]
-    if found.federation_weight_noise is not None:
-        half = found.federation_half_width
+    if found.sites:
+        half, noise = found.federation_half_width, found.federation_weight_noise
         shown = "-" if half is None else f"+-{half:.2f}"
-        rows.insert(len(found.sites), ("all of them", "", "", f"{found.federation_weight_noise:.2f}", shown))
+        rows.insert(len(found.sites), ("all of them", "", "", "-" if noise is None else f"{noise:.2f}", shown))
     show(
         "What the noise does to a hospital of each size",
-        ("hospital", "patients", "noise a round", "noise on a weight", "accuracy"),
+        ("hospital", "patients", "noise a round", "noise on a weight", found.headline),
         rows,
     )
     page.print(
         "Noise a round: on the mean gradient, in parts of the clip. On a weight: after all rounds, trained there "
-        "alone. Accuracy: half of the 95 % interval, were 8 in 10 right.",
+        "alone. Last: half of the 95 % interval to expect of the headline figure.",
         style="dim",
     )
     for warning in found.warnings:

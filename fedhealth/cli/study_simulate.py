@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fedhealth.coordinator.report import Reference, Score
+    from fedhealth.learning.binary_figures import Figures
     from fedhealth.simulation.run import OnProgress, Simulation
 
-_MOST_SITES_SHOWN = 20
+_MOST_SITES_SHOWN, _MOST_FIGURES_SHOWN = 20, 2
+_HEADS = {"auc": "AUC"}
 
 
 def simulate(
@@ -58,7 +60,7 @@ def simulate(
     study = with_rounds(load_study(protocol), rounds)
     folder = out or Path("runs") / f"simulation-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     page = console()
-    with _progress(page, study.training.rounds) as on_progress:
+    with _progress(page, study.rounds) as on_progress:
         found = simulate_table(
             study,
             data,
@@ -117,27 +119,31 @@ def _show(found: "Simulation", page: "Console") -> None:
 def _private_table(found: "Simulation") -> "Table":
     from rich.table import Table
 
-    from fedhealth.coordinator.figures import Figure, Figures
+    from fedhealth.learning.figures import Figure, FigureTable
 
-    def cells(figures: Figures | None) -> tuple[str, str]:
+    shown = found.evidence.pooled.named()
+    if not isinstance(found.evidence.pooled, FigureTable):  # the two that say most of a yes or no
+        shown = tuple(row for row in shown if (row.group, row.name) in (("", "accuracy"), ("", "auc")))
+    shown = shown[:_MOST_FIGURES_SHOWN]
+
+    def cells(figures: "Figures | FigureTable | None") -> list[str]:
         if figures is None:
-            return "not asked for", ""
-        return text(figures.accuracy), text(figures.scores.auc if figures.scores else None)
+            return ["not asked for", *[""] * (len(shown) - 1)]
+        stated = {(row.group, row.name): row.figure for row in figures.named()}
+        return [text(stated[row.group, row.name]) for row in shown]
 
-    def text(figure: Figure | None) -> str:
-        if figure is None:
-            return ""
+    def text(figure: Figure) -> str:
         if figure.estimate is None or figure.low is None or figure.high is None:
             return "too few patients"
         return f"{figure.estimate:.2f} ({figure.low:.2f}-{figure.high:.2f})"
 
     table = Table(title="As in a real run: held-out patients, 95 % intervals", title_justify="left")
-    for column in ("hospital", "patients", "accuracy", "AUC"):
+    for column in ("hospital", "patients", *(_HEADS.get(row.name, row.name) for row in shown)):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for site in found.evidence.sites[:_MOST_SITES_SHOWN]:
         table.add_row(site.site, f"{site.declared_patients:,}", *cells(site.figures))
     if (more := len(found.evidence.sites) - _MOST_SITES_SHOWN) > 0:
-        table.add_row(f"... {more} more", "", "", "")
+        table.add_row(f"... {more} more")
     table.add_section()
     declared = sum(site.declared_patients for site in found.evidence.sites)
     table.add_row("all together", f"{declared:,}", *cells(found.evidence.pooled))

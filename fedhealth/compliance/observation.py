@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.compliance.subjects import Subject, Vector
-from fedhealth.learning.diagnosis import Streams
+from fedhealth.learning.steps import Streams
 from fedhealth.privacy.release import ReleaseIdentity, input_digest, noise_key
 from fedhealth.privacy.stream import NoiseSecret
 

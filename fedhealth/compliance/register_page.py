@@ -11,7 +11,8 @@ from jinja2 import Environment, StrictUndefined
 
 from fedhealth.compliance.register import Register
 from fedhealth.compliance.times import time_text
-from fedhealth.study.protocol import NumberCondition, NumberFeature, Study
+from fedhealth.study.features import NumberCondition, NumberFeature
+from fedhealth.study.protocol import Study
 
 
 def render_register(register: Register) -> str:

@@ -175,8 +175,8 @@ def _check_study(folder: Path, read: _Read) -> str:
 
 def _check_rounds(read: _Read) -> str:
     evidence, signed = _wanted(read.evidence, "the evidence"), _wanted(read.signed, "the study")
-    plan = plan_study(signed.study)
-    found = check_rounds(evidence, plan["train"].rounds, plan["evaluate"].rounds)
+    study = signed.study
+    found = check_rounds(evidence, study.rounds + study.spare_rounds, plan_study(study)["evaluate"].rounds)
     read.bounded = True
     return found
 

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhealth.learning.diagnosis import STEPS, Streams
+from fedhealth.learning.evaluation import lines_of
 from fedhealth.learning.plan import Step, decode_release, plan_study
+from fedhealth.learning.steps import STEPS, Streams
 from fedhealth.privacy.events import Event, GaussianEvent
 from fedhealth.privacy.gaussian import GridGaussian
 from fedhealth.privacy.geometric import GeometricHistogram
@@ -138,7 +139,7 @@ def _evaluation(name: str, step: Step) -> Subject:
     weights[0] = 1.0
     called, ill = np.array([1.0, 1.0, -1.0, -1.0]), np.array([1.0, 0.0, 0.0, 1.0])
     # Log odds of 1 and -1 are chances of 0.73 and 0.27: of ten bins the eighth and the third, of the ill or the well.
-    table, scores = step.lines
+    table, scores = lines_of(step.study)
     directions = np.concatenate([table.weight * np.eye(4), scores.weight * np.eye(20)[[7, 17, 12, 2]]], axis=1)
     grid, fine_steps = step.mechanism.grid, step.mechanism.scale.fine_steps
     known = np.rint(_PEOPLE_A_CELL * np.rint(directions.sum(axis=0) / grid * fine_steps) / fine_steps)

@@ -15,8 +15,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from fedhealth.coordinator.figures import CalibrationBin, Figure, NetBenefit, RocPoint, ScoreFigures
 from fedhealth.coordinator.wording import figure_words, percent
+from fedhealth.learning.binary_figures import CalibrationBin, NetBenefit, RocPoint, ScoreFigures
+from fedhealth.learning.figures import Figure
 
 INK, FAINT, BLUE, AMBER, SAND = "#1b2733", "#c3ccd6", "#0b5394", "#8a3b00", "#fff4e5"
 _VARIABLES = {INK: "--ink", FAINT: "--line", BLUE: "--blue", AMBER: "--amber", SAND: "--sand"}

@@ -15,9 +15,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fedhealth.coordinator.figures import Figures, figures_of
 from fedhealth.coordinator.participation import Span
-from fedhealth.learning.evaluation import lines_of, noise_of
+from fedhealth.learning.binary_figures import Figures
+from fedhealth.learning.evaluation import noise_of
+from fedhealth.learning.figures import FigureTable
+from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.learning.plan import plan_study
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
@@ -105,7 +107,7 @@ class SiteEvidence(_Part):
     spent: tuple[Spent, ...]
     noisy_counts: dict[str, float]
     noise_standard_deviation: dict[str, float]
-    figures: Figures | None
+    figures: Figures | FigureTable | None
     ledger: LedgerHead
 
 
@@ -142,7 +144,7 @@ class Evidence(_Part):
     partial: bool
     held_out_fraction: float
     too_wide: float
-    pooled: Figures
+    pooled: Figures | FigureTable
     sites: tuple[SiteEvidence, ...]
     model_sha256: str
     unsafe_test_sites: tuple[str, ...] = ()
@@ -190,7 +192,7 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
     """Return what may be published of a run; every figure in it is computed here."""
     study = signed.study
     noise = noise_of(study, plan_study(study)["evaluate"].mechanism.standard_deviation)
-    lines, too_wide = lines_of(study), study.evaluation.too_wide
+    outcome, too_wide = outcome_of(study), study.evaluation.too_wide
     released = [site.noisy_counts for _, site in sorted(run.sites.items()) if site.noisy_counts]
     sites = []
     for name, site in sorted(run.sites.items()):
@@ -206,7 +208,7 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
                 spent=spent,
                 noisy_counts=dict(site.noisy_counts),
                 noise_standard_deviation=noise,
-                figures=figures_of([site.noisy_counts], lines, noise, too_wide)
+                figures=outcome.figures(study, [site.noisy_counts], noise)
                 if study.evaluation.each_site and site.noisy_counts
                 else None,
                 ledger=site.ledger,
@@ -225,13 +227,13 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
         researcher=signed.researcher,
         started=run.started,
         finished=run.finished,
-        rounds_planned=study.training.rounds,
+        rounds_planned=study.rounds,
         rounds_completed=run.rounds_completed,
         participation=run.participation,
         partial=run.participation.is_partial,
         held_out_fraction=study.evaluation.held_out_fraction,
         too_wide=too_wide,
-        pooled=figures_of(released, lines, noise, too_wide),
+        pooled=outcome.figures(study, released, noise),
         sites=tuple(sites),
         model_sha256=run.model_sha256,
         unsafe_test_sites=run.unsafe_test_sites,
@@ -286,8 +288,8 @@ def spent_by(study: Study, training_releases: int, evaluation_releases: int) -> 
         evaluation_releases: of the evaluation step.
     """
     lines = []
-    for step, releases in zip(plan_study(study).values(), (training_releases, evaluation_releases), strict=True):
-        if releases:
+    for step in plan_study(study).values():
+        if releases := training_releases if step.name == "train" else evaluation_releases:
             lines.append(
                 Spent(
                     purpose="training" if step.name == "train" else "evaluation",

@@ -18,6 +18,7 @@ from fedhealth.coordinator.wording import (
     epsilon_words,
     figure_words,
     number_words,
+    row_words,
     runs_of,
     together,
 )
@@ -39,6 +40,7 @@ def render_model_card(evidence: Evidence, study: Study) -> str:
         "text": _one_line,
         "figure": figure_words,
         "number": number_words,
+        "stated": row_words,
         "epsilon": epsilon_words,
         "runs": runs_of,
     }

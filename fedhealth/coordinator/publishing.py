@@ -25,7 +25,6 @@ from fedhealth.coordinator.store.runs import KnownRun
 from fedhealth.coordinator.store.studies import KnownStudy
 from fedhealth.coordinator.witness import PinnedSite
 from fedhealth.errors import FederationFailed, RefusalCode
-from fedhealth.learning.plan import plan_study
 from fedhealth.link.frames import Accepted
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.secret_file import replace_file
@@ -73,7 +72,7 @@ class Publisher:
         counts = run.counts or {}
         dropped = RefusalCode.BAD_REQUEST.value  # the site gave this release before, to a state that was lost
         lost = went_back or any(each.number > each.round or dropped in each.absent.values() for each in rounds)
-        most = plan_study(signed.study)["train"].rounds
+        most = signed.study.rounds + signed.study.spare_rounds
         sites = {}
         for site in run.sites:
             if site not in heads and (numbers_with(site, rounds) or site in counts):

@@ -33,12 +33,15 @@ from fedhealth.coordinator.wording import (
     number_words,
     per_hundred_patients,
     percent,
+    row_words,
     runs_of,
     together,
 )
 from fedhealth.errors import FedHealthError
+from fedhealth.learning.binary_figures import Figures
 from fedhealth.privacy.release import Digest, SiteId
-from fedhealth.study.protocol import NumberFeature, Study
+from fedhealth.study.features import NumberFeature
+from fedhealth.study.protocol import Study
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0)]
@@ -138,6 +141,7 @@ def render_report(
     environment.filters |= {
         "figure": figure_words,
         "number": number_words,
+        "stated": row_words,
         "per_patients": per_hundred_patients,
         "percent": percent,
         "epsilon": epsilon_words,
@@ -167,7 +171,9 @@ def render_report(
 
 def _charts_of(evidence: Evidence, titles: Mapping[str, str]) -> dict[str, Markup | None]:
     pooled = evidence.pooled
-    own = [(titles[site.site], site.figures.accuracy) for site in evidence.sites if site.figures is not None]
+    if not isinstance(pooled, Figures):
+        return {}
+    own = [(titles[site.site], site.figures.headline.figure) for site in evidence.sites if site.figures is not None]
     own = own if len(own) <= _MOST_IN_A_CHART else []  # the table has them
     held_out = "on held-out patients, with 95\u00a0% intervals"
     accuracy = forest_plot([*own, (together(evidence), pooled.accuracy)], "accuracy", f"Accuracy {held_out}")

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
@@ -51,6 +50,7 @@ from fedhealth.flower.rounds import (
 from fedhealth.flower.strategy_state import StrategyState
 from fedhealth.learning.evaluation import counts_of
 from fedhealth.learning.model_file import model_bytes
+from fedhealth.learning.models.table import model_of
 from fedhealth.learning.plan import decode_release, encode_weights, model_update, plan_study
 from fedhealth.privacy.release import Digest, ReleaseIdentity, StepName, input_digest
 from fedhealth.secret_file import replace_file
@@ -140,15 +140,15 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
     def main(_grid: Grid, _context: Context) -> None:
         strategy = strategy_for(study, len(sites))
         state = StrategyState(strategy)
-        weights = np.zeros(plan_study(study)["train"].input_length)
+        weights = model_of(study).start(study)
         done: list[CompletedRound] = []
         if (checkpoint := load_checkpoint(folder, study.digest)) is not None:
             state.put_back(checkpoint.arrays, checkpoint.notes.strategy)
             weights, done = checkpoint.weights, rounds_of(checkpoint.notes.rounds)
         course = Course(
-            rounds=study.training.rounds,
+            rounds=study.rounds,
             counts_with=quorum.holds,
-            spare=study.training.spare_rounds,
+            spare=study.spare_rounds,
             completed=len(done),
             number=done[-1].number if done else 0,
         )

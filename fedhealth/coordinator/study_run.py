@@ -339,7 +339,7 @@ class StudyRun:
         event = {
             "event": "round",
             "round": done.round,
-            "of": self.study.training.rounds,
+            "of": self.study.rounds,
             "seconds": done.seconds,
             "sites": len(self.sites) - len(done.absent),
             "absent": done.absent,

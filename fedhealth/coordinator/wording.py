@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable
 
 from fedhealth.coordinator.evidence import Evidence
-from fedhealth.coordinator.figures import Figure
-from fedhealth.study.protocol import Condition, NumberCondition
+from fedhealth.learning.figures import Figure, FigureRow
+from fedhealth.study.features import Condition, NumberCondition
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -30,6 +30,14 @@ def number_words(figure: Figure) -> str:
     if figure.estimate is None or figure.low is None or figure.high is None:
         return figure_words(figure)
     return f"{figure.estimate:.2f} ({figure.low:.2f} to {figure.high:.2f})".replace("-", "\u2212")
+
+
+def row_words(row: FigureRow) -> str:
+    """Return a row of a table of figures with its interval and unit, or why it is withheld."""
+    if row.unit == "share":
+        return figure_words(row.figure)
+    unit = f" {row.unit}" if row.unit and row.figure.estimate is not None else ""
+    return number_words(row.figure) + unit
 
 
 def per_hundred_patients(figure: Figure) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from fedhealth.coordinator.enrolling import EnrolmentDesk, invite_site
 from fedhealth.coordinator.home import CoordinatorHome, init_coordinator, install_chain
 from fedhealth.errors import ConfigInvalid, FedHealthError
-from fedhealth.learning.diagnosis import STEPS
+from fedhealth.learning.steps import STEPS
 from fedhealth.link.enrolment_port import EnrolmentPort
 from fedhealth.pki.identity import IDENTITY_FILE
 from fedhealth.pki.invitation import parse_invitation

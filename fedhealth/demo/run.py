@@ -17,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedhealth.coordinator.evidence import Evidence
-from fedhealth.coordinator.figures import Figure
 from fedhealth.coordinator.report import Reference, render_report
 from fedhealth.coordinator.wording import partial_words
 from fedhealth.demo.federation import Federation, point_node, set_up
 from fedhealth.errors import ApprovalMissing, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
+from fedhealth.learning.figures import Figure
 from fedhealth.privacy.verified_ledger import VerifiedLedger
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.processes import Child, Processes
@@ -190,7 +190,7 @@ def _follow(
         TimeRemainingColumn(),
         console=console,
     ) as progress:
-        task = progress.add_task("rounds", total=federation.study.training.rounds, state="waiting for sites")
+        task = progress.add_task("rounds", total=federation.study.rounds, state="waiting for sites")
         connected: set[str] = set()
         for event in events:
             on_event(event)
@@ -226,10 +226,10 @@ def _summary(evidence: Evidence, ledgers: tuple[VerifiedLedger, ...]) -> Table:
         ledger = ledger_of[site.ledger.ledger_key]
         used = max(line.share_spent for line in ledger.spending)
         rounds, epsilon = f"{len(site.rounds)}/{evidence.rounds_planned}", f"{site.epsilon:.2f}"
-        accuracy = _say(site.figures.accuracy) if site.figures else ""
+        accuracy = _say(site.figures.headline.figure) if site.figures else ""
         table.add_row(site.site, accuracy, rounds, epsilon, f"{used:.0%}")
     table.add_section()
-    table.add_row("all together", _say(evidence.pooled.accuracy), "", "", "")
+    table.add_row("all together", _say(evidence.pooled.headline.figure), "", "", "")
     table.caption = partial_words(evidence) or None
     return table
 

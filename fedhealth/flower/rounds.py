@@ -45,7 +45,7 @@ class SiteMissing(Exception):
 def strategy_for(study: Study, sites: int) -> Strategy:
     """Return the Flower strategy that a study names, made to wait for all `sites`."""
     training = study.training
-    if training.strategy == "fedavgm":
+    if training is not None and training.strategy == "fedavgm":
         return FedAvgM(
             min_train_nodes=sites,
             min_evaluate_nodes=sites,

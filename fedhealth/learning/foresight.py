@@ -8,8 +8,8 @@ whose norm one patient can move by the clip c. Of n training patients the mean g
 one patient pulls at it with at most c / n; after T rounds of step length r a weight has moved by noise of standard
 deviation r s sqrt(T) / n, and over k sites, weighted by their declared patients, by r s sqrt(T k) / (n_1 + ... + n_k).
 
-Interval of the evaluation: half of that of the accuracy, if the model were right for 8 in 10 of the hospital's held-out
-patients and every count were as expected.
+Interval of the evaluation: half of that of the headline figure; what is assumed of the model, its module in
+`fedhealth.learning.outcomes` says.
 """
 
 import math
@@ -17,23 +17,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fedhealth.errors import ConfigInvalid
-from fedhealth.learning.evaluation import TABLE, lines_of, noise_of
+from fedhealth.learning.evaluation import lines_of, noise_of
+from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.learning.plan import envelope_of, plan_study
-from fedhealth.metrics.proportion import proportion_of
 from fedhealth.policy.limits import SiteLimits
 from fedhealth.privacy.accountant import AnyBudget, open_budget
 from fedhealth.privacy.events import GaussianEvent, plan_of
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
-from fedhealth.study.protocol import NumberFeature, Study
+from fedhealth.study.features import NumberFeature
+from fedhealth.study.protocol import Study, Training
 
 OPEN = "?"
 """The text that `fedhealth study new` writes where a person must say it: what for, on what ground, in what unit."""
 
 SIZES = (50, 100, 200, 500, 1000, 5000, 20_000)
 """Declared patients of the hospitals that are shown, beside those that are known."""
-
-_RIGHT = 0.8
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,17 @@ class SizeLine:
     Attributes:
         site: its id, "" for an example.
         declared_patients: its public round figure.
-        update_noise: noise of a round's mean gradient, in parts of the clip.
-        weight_noise: what all rounds' noise moves a weight of a model trained there alone.
-        accuracy_half_width: of the hospital's own accuracy; None where nothing can be said at all.
+        update_noise: noise of a round's mean gradient, in parts of the clip; None where nothing is trained.
+        weight_noise: what all rounds' noise moves a weight of a model trained there alone; None likewise.
+        half_width: of the hospital's own headline figure; None where nothing can be said at all.
         withheld: it is wider than the protocol publishes.
     """
 
     site: str
     declared_patients: int
-    update_noise: float
-    weight_noise: float
-    accuracy_half_width: float | None
+    update_noise: float | None
+    weight_noise: float | None
+    half_width: float | None
     withheld: bool
 
 
@@ -102,7 +101,8 @@ class Foresight:
         sizes: known sites first, then examples.
         sites: verdicts, in the order of the sites' ids.
         federation_weight_noise: of the model of all known sites together; None without any.
-        federation_half_width: of the accuracy over all known sites; None without any, or where nothing can be said.
+        headline: name of the figure whose half-width is stated.
+        federation_half_width: of it, over all known sites; None without any, or where nothing can be said.
         warnings: what a person should look at.
     """
 
@@ -111,6 +111,7 @@ class Foresight:
     sizes: tuple[SizeLine, ...]
     sites: tuple[SiteVerdict, ...]
     federation_weight_noise: float | None
+    headline: str
     federation_half_width: float | None
     warnings: tuple[str, ...]
 
@@ -135,6 +136,7 @@ def foresee(study: Study, limits: Sequence[SiteLimits] = ()) -> Foresight:
         ),
         sites=tuple(_verdict(study, site) for site in limits),
         federation_weight_noise=_weight_noise(study, declared) if declared else None,
+        headline=outcome_of(study).HEADLINE,
         federation_half_width=_half_width(study, sum(declared), len(declared)) if declared else None,
         warnings=tuple(_warnings(study, limits)),
     )
@@ -157,14 +159,15 @@ def refuse_open_texts(study: Study) -> None:
 
 def _costs(study: Study) -> Iterable[CostLine]:
     plan, delta = plan_study(study), study.privacy.delta
-    training, evaluation = plan["train"], plan["evaluate"]
-    yield CostLine(
-        "training",
-        training.cohort,
-        training.rounds,
-        informative_epsilon(training.plan(), delta).epsilon,
-        training.mechanism.standard_deviation / training.mechanism.l2_clip_norm,
-    )
+    evaluation = plan["evaluate"]
+    if (training := plan.get("train")) is not None:
+        yield CostLine(
+            "training",
+            training.cohort,
+            training.rounds,
+            informative_epsilon(training.plan(), delta).epsilon,
+            training.mechanism.standard_deviation / training.mechanism.l2_clip_norm,
+        )
     noise = noise_of(study, evaluation.mechanism.standard_deviation)
     for line in lines_of(study):
         # Alone, its patients would measure the root of the share: the same noise is so much more of that.
@@ -175,32 +178,35 @@ def _costs(study: Study) -> Iterable[CostLine]:
 
 
 def _size_line(study: Study, site: str, declared: int) -> SizeLine:
-    mechanism = plan_study(study)["train"].mechanism
-    half = _half_width(study, declared, 1)
+    half, update_noise = _half_width(study, declared, 1), None
+    if study.training is not None:
+        mechanism, patients = plan_study(study)["train"].mechanism, _trained_on(study, study.training, declared)
+        update_noise = mechanism.standard_deviation / mechanism.l2_clip_norm / patients
     return SizeLine(
         site=site,
         declared_patients=declared,
-        update_noise=mechanism.standard_deviation / mechanism.l2_clip_norm / _trained_on(study, declared),
+        update_noise=update_noise,
         weight_noise=_weight_noise(study, [declared]),
-        accuracy_half_width=half,
+        half_width=half,
         withheld=half is None or half > study.evaluation.too_wide,
     )
 
 
-def _trained_on(study: Study, declared: int) -> float:
-    return study.training.sampling_rate * (1 - study.evaluation.held_out_fraction) * declared
+def _trained_on(study: Study, training: Training, declared: int) -> float:
+    return training.sampling_rate * (1 - study.evaluation.held_out_fraction) * declared
 
 
-def _weight_noise(study: Study, declared: Sequence[int]) -> float:
+def _weight_noise(study: Study, declared: Sequence[int]) -> float | None:
+    training = study.training
+    if training is None:
+        return None
     noise = plan_study(study)["train"].mechanism.standard_deviation * math.sqrt(len(declared))
-    return study.training.learning_rate * noise * math.sqrt(study.training.rounds) / _trained_on(study, sum(declared))
+    return training.learning_rate * noise * math.sqrt(training.rounds) / _trained_on(study, training, sum(declared))
 
 
 def _half_width(study: Study, declared: int, sites: int) -> float | None:
-    noise = noise_of(study, plan_study(study)["evaluate"].mechanism.standard_deviation)[TABLE]
-    held_out = study.evaluation.held_out_fraction * declared
-    found = proportion_of(_RIGHT * held_out, (1 - _RIGHT) * held_out, noise * math.sqrt(2 * sites))
-    return None if found is None else found.half_width
+    noise = noise_of(study, plan_study(study)["evaluate"].mechanism.standard_deviation)
+    return outcome_of(study).half_width(study, noise, study.evaluation.held_out_fraction * declared, sites)
 
 
 def _verdict(study: Study, site: SiteLimits) -> SiteVerdict:
@@ -249,5 +255,5 @@ def _warnings(study: Study, limits: Sequence[SiteLimits]) -> Iterable[str]:
     for site in limits:
         if study.privacy.delta * site.declared_patients > 1:
             yield f"delta {study.privacy.delta:g} is more than 1 / {site.declared_patients}, as many as {site.site} has"
-    if study.training.spare_rounds == 0:
+    if study.training is not None and study.training.spare_rounds == 0:
         yield "no spare rounds: a coordinator that loses its state cannot finish the study"

@@ -24,7 +24,8 @@ from fedhealth.errors import DataUnusable
 from fedhealth.learning.plan import plan_study
 from fedhealth.records.cells import is_unreadable
 from fedhealth.records.table import inputs_of
-from fedhealth.study.protocol import CategoryFeature, Feature, NumberFeature, Study
+from fedhealth.study.features import CategoryFeature, Feature, NumberFeature
+from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
 
 _LENGTH = struct.Struct("<Q")

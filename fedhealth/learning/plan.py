@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.errors import ConfigInvalid
-from fedhealth.learning.evaluation import Line, lines_of, released_of
+from fedhealth.learning.evaluation import lines_of, released_of
+from fedhealth.learning.models.table import model_of
 from fedhealth.privacy.accountant import AnyBudget, AnyCost
 from fedhealth.privacy.events import GaussianEvent, Plan, plan_of
 from fedhealth.privacy.gaussian import GridGaussian
@@ -23,7 +24,7 @@ from fedhealth.privacy.mu_squared import noise_multiplier_for
 from fedhealth.privacy.noise_table import TOTAL_VARIATION_PER_COORDINATE
 from fedhealth.privacy.pld import noise_multiplier_for_plan
 from fedhealth.privacy.release import Cohort, StepName
-from fedhealth.study.protocol import Study
+from fedhealth.study.protocol import Study, Training
 
 _OFF_THE_GRID = 1e-3
 """Of a grid step: far more than rounding to doubles can move a count, far less than a change of one that is seen."""
@@ -39,8 +40,8 @@ class Step:
         rounds: how often a gate admits it, spare rounds included; the noise is priced for all of them.
         input_length: number of model weights it takes, each a finite double.
         mechanism: how its release is clipped and noised.
+        study: that it is of.
         sampling_rate: the probability with which each patient of the cohort is in a release; 1 is all.
-        lines: of an evaluation, what its vector holds.
     """
 
     name: StepName
@@ -48,8 +49,8 @@ class Step:
     rounds: int
     input_length: int
     mechanism: GridGaussian
+    study: Study
     sampling_rate: float = 1.0
-    lines: tuple[Line, ...] = ()
 
     @property
     def event(self) -> GaussianEvent:
@@ -66,7 +67,8 @@ def plan_study(study: Study) -> dict[StepName, Step]:
     """Return the steps of a study; the order of the dict is the order they run in.
 
     Raises:
-        ConfigInvalid: no mechanism of ours gives so little epsilon over so many rounds or weights.
+        ConfigInvalid: task, endpoint and model do not fit each other, or no mechanism of ours gives so little epsilon
+            over so many rounds or weights.
     """
     try:
         return _steps_of(study)
@@ -79,37 +81,37 @@ def plan_study(study: Study) -> dict[StepName, Step]:
 
 
 def _steps_of(study: Study) -> dict[StepName, Step]:
-    weights = study.dimension + 1
-    privacy, training = study.privacy, study.training
+    weights = model_of(study).size(study)
+    steps: dict[StepName, Step] = {}
+    if study.training is not None and study.privacy.training_epsilon is not None:
+        steps["train"] = _training_step(study, study.training, study.privacy.training_epsilon, weights)
+    steps["evaluate"] = Step(
+        name="evaluate",
+        cohort="held-out",
+        rounds=1,
+        input_length=weights,
+        mechanism=GridGaussian(
+            noise_multiplier=noise_multiplier_for(study.privacy.evaluation_epsilon, study.privacy.delta, 1),
+            l2_clip_norm=1.0,
+            dimension=sum(len(line.cells) for line in lines_of(study)),
+        ),
+        study=study,
+    )
+    return steps
+
+
+def _training_step(study: Study, training: Training, epsilon: float, weights: int) -> Step:
     rounds = training.rounds + training.spare_rounds
-    return {
-        "train": Step(
-            name="train",
-            cohort="training",
-            rounds=rounds,
-            input_length=weights,
-            mechanism=GridGaussian(
-                noise_multiplier=_noise_multiplier(
-                    privacy.training_epsilon, privacy.delta, training.sampling_rate, rounds, weights
-                ),
-                l2_clip_norm=training.l2_clip_norm,
-                dimension=weights,
-            ),
-            sampling_rate=training.sampling_rate,
-        ),
-        "evaluate": Step(
-            name="evaluate",
-            cohort="held-out",
-            rounds=1,
-            input_length=weights,
-            mechanism=GridGaussian(
-                noise_multiplier=noise_multiplier_for(privacy.evaluation_epsilon, privacy.delta, 1),
-                l2_clip_norm=1.0,
-                dimension=sum(len(line.cells) for line in lines_of(study)),
-            ),
-            lines=lines_of(study),
-        ),
-    }
+    multiplier = _noise_multiplier(epsilon, study.privacy.delta, training.sampling_rate, rounds, weights)
+    return Step(
+        name="train",
+        cohort="training",
+        rounds=rounds,
+        input_length=weights,
+        mechanism=GridGaussian(noise_multiplier=multiplier, l2_clip_norm=training.l2_clip_norm, dimension=weights),
+        study=study,
+        sampling_rate=training.sampling_rate,
+    )
 
 
 def _noise_multiplier(epsilon: float, delta: float, sampling_rate: float, rounds: int, dimension: int) -> float:
@@ -193,6 +195,8 @@ def model_update(payload: bytes | memoryview, study: Study, declared_patients: i
     The noisy sum of clipped gradients is divided by the public number of training patients,
     (1 - held_out_fraction) * declared_patients, times the sampling rate; never by a count.
     """
+    if study.training is None:
+        raise ValueError("nothing is trained in this study")
     total = decode_release(payload, plan_study(study)["train"].mechanism)
     expected_patients = study.training.sampling_rate * (1 - study.evaluation.held_out_fraction) * declared_patients
     return -study.training.learning_rate * total / expected_patients

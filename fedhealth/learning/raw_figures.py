@@ -1,7 +1,7 @@
 """Raw figures, and models trained without privacy: for public data and simulations, never in a federation.
 
 No gate and no coordinator calls this. A patient counts once, whatever the number of records, and is judged as in
-`fedhealth.learning.diagnosis`: called ill when the mean score is above zero, ill when any record says so.
+`fedhealth.learning.steps`: called ill when the mean score is above zero, ill when any record says so.
 
 A model of one hospital, or of all records together, is a logistic regression fitted to convergence (Newton's method,
 far beyond a protocol's rounds) with the usual ridge of 1/2 |weights|^2 beside the summed loss, so that a small hospital
@@ -121,6 +121,8 @@ def train_without_privacy(study: Study, sides: Sequence[Records], declared_patie
     labels = np.concatenate([side.labels for side in sides])
     shares = np.concatenate([1 / np.bincount(side.patients)[side.patients] for side in sides])
     training = study.training
+    if training is None:
+        raise ValueError("nothing is trained in this study")
     pace = training.learning_rate / ((1 - study.evaluation.held_out_fraction) * declared_patients)
     weights, momentum = np.zeros(features.shape[1]), np.zeros(features.shape[1])
     for _ in range(training.rounds):

@@ -20,7 +20,7 @@ from fedhealth.privacy.currency import Budget, Cost
 from fedhealth.privacy.entries import Account, Approved, WitnessPolicy, WitnessWait
 from fedhealth.privacy.mu_squared import mu_of
 from fedhealth.privacy.release import Digest
-from fedhealth.study.protocol import PurposeClass
+from fedhealth.study.protocol import PurposeClass, Task
 from fedhealth.study.signature import SignedStudy
 
 
@@ -83,7 +83,7 @@ class Policy(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    tasks: tuple[Literal["diagnosis"], ...]
+    tasks: tuple[Task, ...]
     purposes: tuple[PurposeClass, ...]
     hours: tuple[Annotated[int, Field(ge=0, le=23)], ...] = tuple(range(24))
     time_zone: str = "UTC"
@@ -145,7 +145,7 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str])
     """
     study = signed.study
     allowed = {pinned[name] for name in policy.researchers if name in pinned}
-    most = max(study.privacy.training_epsilon, study.privacy.evaluation_epsilon)
+    most = max(study.privacy.training_epsilon or 0.0, study.privacy.evaluation_epsilon)
     rules: tuple[tuple[bool, str, str, str], ...] = (
         (study.task in policy.tasks, "tasks", f"task '{study.task}'", f"one of {list(policy.tasks)}"),
         (

@@ -6,23 +6,32 @@ every program reads alike is unreadable (NaN), never guessed at.
 
 import math
 import re
+from collections.abc import Sequence
 
-from fedhealth.study.protocol import CategoryCondition, CategoryEndpoint, Condition, Endpoint
+from fedhealth.study.endpoints import CategoryEndpoint, Endpoint
+from fedhealth.study.features import CategoryCondition, Condition
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BLANKS = frozenset({"", "na", "nan", "null", "none", "?"})
 
 
-def label_of(endpoint: Endpoint, cell: str) -> float | None:
-    """Return 1.0 for yes, 0.0 for no, NaN where the cell is unreadable, None where there is no outcome."""
+def label_of(endpoint: Endpoint, cells: Sequence[str]) -> tuple[float, ...] | None:
+    """Return a record's label, `endpoint.label_width` numbers; None where it has no outcome and is not in the study.
+
+    Yes is 1.0 and no is 0.0; NaN where a cell is unreadable.
+
+    Args:
+        endpoint: what the label is.
+        cells: those of `endpoint.columns`, in that order.
+    """
     if isinstance(endpoint, CategoryEndpoint):
-        if cell in endpoint.positive_categories:
-            return 1.0
-        return 0.0 if cell in endpoint.negative_categories else None
-    outcome = number_of(cell)
+        if cells[0] in endpoint.positive_categories:
+            return (1.0,)
+        return (0.0,) if cells[0] in endpoint.negative_categories else None
+    outcome = number_of(cells[0])
     if outcome is None or math.isnan(outcome):
-        return outcome
-    return float(outcome > endpoint.positive_above)
+        return None if outcome is None else (outcome,)
+    return (float(outcome > endpoint.positive_above),)
 
 
 def meets(condition: Condition, cell: str) -> bool:

@@ -10,6 +10,7 @@ value. A word is shown only where it is one of the protocol's own but for case a
 Source: the area under the ROC curve as a rank statistic, Hanley and McNeil 1982.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,14 +21,8 @@ from numpy.typing import NDArray
 from fedhealth.records.cells import is_blank, is_unreadable, label_of, meets, number_of
 from fedhealth.records.columns import Problem, cells_of
 from fedhealth.records.table import Table, columns_of, number_columns
-from fedhealth.study.protocol import (
-    CategoryCondition,
-    CategoryEndpoint,
-    CategoryFeature,
-    Feature,
-    NumberFeature,
-    Study,
-)
+from fedhealth.study.features import CategoryCondition, CategoryFeature, Feature, NumberFeature
+from fedhealth.study.protocol import Study
 
 GIVES_AWAY = 0.99
 """Area under the ROC curve of one feature alone, from which on it may encode the label."""
@@ -70,10 +65,11 @@ def find_giveaways(table: Table, study: Study) -> tuple[Giveaway, ...]:
     place = {column: table.columns.index(column) for column in columns_of(study) if column in table.columns}
     rows, labels = [], []
     for _, row in table.rows:
-        label = label_of(study.endpoint, row[place[study.endpoint.column]])
-        if label is not None and label == label and all(meets(each, row[place[each.column]]) for each in study.include):
+        label = label_of(study.endpoint, [row[place[column]] for column in study.endpoint.columns])
+        met = all(meets(each, row[place[each.column]]) for each in study.include)
+        if met and label is not None and not math.isnan(label[0]):
             rows.append(row)
-            labels.append(label > 0)
+            labels.append(label[0] > 0)
     ill = np.array(labels, dtype=np.bool_)
     found = []
     for feature in study.features:
@@ -120,8 +116,8 @@ def _words_of(study: Study) -> dict[str, set[str]]:
             words[part.column] |= set(part.categories)
         elif isinstance(part, CategoryCondition):
             words[part.column] |= set(part.any_of)
-    if isinstance(study.endpoint, CategoryEndpoint):
-        words[study.endpoint.column] |= {*study.endpoint.positive_categories, *study.endpoint.negative_categories}
+    for column, known in study.endpoint.words.items():
+        words[column] |= known
     return words
 
 

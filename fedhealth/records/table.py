@@ -18,19 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fedhealth.errors import DataUnusable
 from fedhealth.records.cells import is_unreadable, label_of, meets, number_of
 from fedhealth.records.split import SIDE_WORDS, is_held_out, stated_sides
-from fedhealth.study.protocol import (
-    BinaryEndpoint,
-    CategoryFeature,
-    Feature,
-    NumberCondition,
-    NumberFeature,
-    Study,
-)
+from fedhealth.study.features import CategoryFeature, Feature, NumberCondition, NumberFeature
+from fedhealth.study.protocol import Study
 
 MAX_CELLS = 2**26
 """Numbers that a gate holds of one study at once, 512 MiB."""
@@ -47,7 +41,8 @@ class Records:
 
     Attributes:
         features: shape (records, study.dimension), within [-1, 1], or NaN where a cell is unreadable.
-        labels: shape (records,), 0.0 or 1.0, or NaN where the endpoint is unreadable.
+        labels: shape (records,), or (records, numbers of a label) where those are several; NaN where the endpoint is
+            unreadable.
         patients: shape (records,), for each record the index of its patient, 0 to patient_count - 1.
         patient_count: number of patients; it must not leave the gate.
     """
@@ -191,14 +186,14 @@ def prepare_records(
         )
     place = {column: table.columns.index(column) for column in wanted}
     numbers = number_columns(study) if strict else ()
-    sides: tuple[list[tuple[str, list[float], float]], ...] = ([], [])
+    sides: tuple[list[_Row], ...] = ([], [])
     records: Counter[str] = Counter()
     stated = _stated_sides(table, place[patient_column], place[split_column]) if split_column else None
     for line, row in table.rows:
         for column in numbers:
             if is_unreadable(row[place[column]]):
                 raise _unusable(table, line, column)
-        label = label_of(study.endpoint, row[place[study.endpoint.column]])
+        label = label_of(study.endpoint, [row[place[column]] for column in study.endpoint.columns])
         met = [meets(each, row[place[each.column]]) for each in study.include]
         patient = row[place[patient_column]]
         inputs = [value for feature in study.features for value in inputs_of(feature, row[place[feature.column]])]
@@ -214,7 +209,7 @@ def prepare_records(
         by_key = is_held_out(split_key, patient, study.evaluation.held_out_fraction)
         held_out = by_key if stated is None else stated[patient]
         sides[held_out].append((patient, inputs, label))
-    return _pack(sides[0], study.dimension), _pack(sides[1], study.dimension)
+    return _pack(sides[0], study), _pack(sides[1], study)
 
 
 def _stated_sides(table: Table, patient: int, split: int) -> dict[str, bool]:
@@ -252,17 +247,26 @@ def made_up_records(study: Study, patients: int) -> Records:
     generator = np.random.default_rng(0)
     return Records(
         features=generator.uniform(-1, 1, (count, study.dimension)),
-        labels=generator.integers(0, 2, count).astype(np.float64),
+        labels=_shaped(generator.integers(0, 2, (count, study.endpoint.label_width)), study),
         patients=np.repeat(np.arange(patients, dtype=np.int64), study.max_records_per_patient),
         patient_count=patients,
     )
 
 
-def _pack(side: list[tuple[str, list[float], float]], dimension: int) -> Records:
+_Row = tuple[str, list[float], tuple[float, ...]]
+"""A patient, the record's inputs, and its label."""
+
+
+def _shaped(labels: ArrayLike, study: Study) -> NDArray[np.float64]:
+    width = study.endpoint.label_width
+    return np.array(labels, dtype=np.float64).reshape((-1,) if width == 1 else (-1, width))
+
+
+def _pack(side: list[_Row], study: Study) -> Records:
     names = {patient: index for index, patient in enumerate(dict.fromkeys(patient for patient, _, _ in side))}
     return Records(
-        features=np.array([inputs for _, inputs, _ in side], dtype=np.float64).reshape(len(side), dimension),
-        labels=np.array([label for _, _, label in side], dtype=np.float64),
+        features=np.array([inputs for _, inputs, _ in side], dtype=np.float64).reshape(len(side), study.dimension),
+        labels=_shaped([label for _, _, label in side], study),
         patients=np.array([names[patient] for patient, _, _ in side], dtype=np.int64),
         patient_count=len(names),
     )
@@ -270,14 +274,14 @@ def _pack(side: list[tuple[str, list[float], float]], dimension: int) -> Records
 
 def columns_of(study: Study) -> tuple[str, ...]:
     """Return the columns that a study asks for, each once."""
-    return tuple(dict.fromkeys(each.column for each in (*study.features, *study.include, study.endpoint)))
+    return tuple(dict.fromkeys((*(each.column for each in (*study.features, *study.include)), *study.endpoint.columns)))
 
 
 def number_columns(study: Study) -> tuple[str, ...]:
     """Return those of a study's columns in which a cell must be a number or blank, each once."""
-    numbers = (BinaryEndpoint, NumberCondition, NumberFeature)
-    parts = (study.endpoint, *study.include, *study.features)
-    return tuple(dict.fromkeys(each.column for each in parts if isinstance(each, numbers)))
+    parts = (*study.include, *study.features)
+    columns = (each.column for each in parts if isinstance(each, NumberCondition | NumberFeature))
+    return tuple(dict.fromkeys((*study.endpoint.number_columns, *columns)))
 
 
 def inputs_of(feature: Feature, cell: str) -> list[float]:

@@ -18,8 +18,8 @@ from fedhealth.coordinator.asking import Asker, NoRelease
 from fedhealth.coordinator.evidence import LedgerHead
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.flower.link_grid import NotReleased
-from fedhealth.learning.diagnosis import STEPS
 from fedhealth.learning.plan import envelope_of
+from fedhealth.learning.steps import STEPS
 from fedhealth.policy.rules import Policy
 from fedhealth.policy.site_file import SiteFile
 from fedhealth.privacy.accountant import open_budget
@@ -101,7 +101,8 @@ def open_gate(
         noise_secret: that of the site's seed, where several sites share one.
     """
     key, signed, data_set = Ed25519PrivateKey.generate(), _signed(study, researcher), site.file.data_set
-    budget = open_budget(_EPSILON_CAP, study.privacy.delta, study.training.sampling_rate, study.training.rounds)
+    work = (1.0, 1) if study.training is None else (study.training.sampling_rate, study.training.rounds)
+    budget = open_budget(_EPSILON_CAP, study.privacy.delta, *work)
     created = Created(
         site=site.file.id,
         ledger_key=public_key_hex(key.public_key()),

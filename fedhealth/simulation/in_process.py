@@ -16,7 +16,7 @@ from fedhealth.coordinator.evidence import LedgerHead
 from fedhealth.coordinator.server_app import StudyCodec
 from fedhealth.flower.link_grid import BatchGrid, NotReleased, Question, set_task_identity
 from fedhealth.flower.rounds import EXAMPLES, Course, evaluate_model, strategy_for, train_rounds
-from fedhealth.learning.plan import plan_study
+from fedhealth.learning.models.table import model_of
 from fedhealth.privacy.release import StepName
 from fedhealth.simulation.gates import SimulatedSite, SiteGroup
 from fedhealth.study.protocol import Study
@@ -66,8 +66,8 @@ class SimulatedFederation:
         Raises:
             SiteMissing: a gate failed.
         """
-        start = np.zeros(plan_study(self.study)["train"].input_length)
-        course = Course(self.study.training.rounds, self._is_everybody)
+        start = model_of(self.study).start(self.study)
+        course = Course(self.study.rounds, self._is_everybody)
         for trained in train_rounds(self._grid, self._strategy, start, course):
             yield trained.round, trained.weights
 

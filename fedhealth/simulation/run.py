@@ -36,6 +36,7 @@ from fedhealth.coordinator.run_folder import MODEL, REPORT
 from fedhealth.errors import ConfigInvalid, FederationFailed
 from fedhealth.flower.rounds import SiteMissing
 from fedhealth.learning.model_file import model_bytes
+from fedhealth.learning.models.table import model_of
 from fedhealth.privacy.simulated_ledger import SIMULATED_LEDGER
 from fedhealth.records.source import read_table_file
 from fedhealth.simulation.gates import SimulatedSite, SiteGroup
@@ -79,9 +80,17 @@ class Simulation:
 
 
 def with_rounds(study: Study, rounds: int | None) -> Study:
-    """Return the protocol with another number of rounds, which is another study; None leaves it as it is."""
+    """Return the protocol with another number of rounds, which is another study; None leaves it as it is.
+
+    Raises:
+        ConfigInvalid: nothing is trained in it.
+    """
     if rounds is None:
         return study
+    if study.training is None:
+        raise ConfigInvalid(
+            f"study '{study.name}' trains nothing", got=f"{rounds} rounds", next_step="Leave out --rounds."
+        )
     return study.model_copy(update={"training": study.training.model_copy(update={"rounds": rounds})})
 
 
@@ -146,7 +155,7 @@ def simulate(
     on_progress("opening the gates", 0)
     with _quiet_flower(), _gates(study, hospitals.sites, researcher, workers) as gates:
         federation = SimulatedFederation(study, hospitals.declared_patients, gates)
-        weights = np.zeros(study.dimension + 1)
+        weights = model_of(study).start(study)
         on_progress("training", 0)
         try:
             for number, trained in federation.train():
@@ -162,11 +171,11 @@ def simulate(
         heads = gates.heads()
         results = folder / RESULTS
         results.mkdir(parents=True)
-        on_progress("writing the ledger", study.training.rounds)
+        on_progress("writing the ledger", study.rounds)
         gates.write_ledgers(folder / SIMULATED_LEDGER)
-    (results / MODEL).write_bytes(model_bytes(weights, study, study.training.rounds))
+    (results / MODEL).write_bytes(model_bytes(weights, study, study.rounds))
     model = (results / MODEL).read_bytes()
-    rounds = tuple(range(1, study.training.rounds + 1))
+    rounds = tuple(range(1, study.rounds + 1))
     ids = tuple(site.file.id for site in hospitals.sites)
     evidence = evidence_of(
         open_signed_study(signed),
@@ -176,7 +185,7 @@ def simulate(
             started=started,
             finished=_now(),
             rounds_completed=len(rounds),
-            participation=Participation(sites=ids, rounds=(Span(first=1, last=len(rounds)),)),
+            participation=Participation(sites=ids, rounds=(Span(first=1, last=len(rounds)),) if rounds else ()),
             sites={
                 site: SiteResult(
                     declared_patients=hospitals.declared_patients[site],
@@ -194,10 +203,10 @@ def simulate(
     )
     reference = None
     if with_reference:
-        on_progress("working out what only a simulation may know", study.training.rounds)
+        on_progress("working out what only a simulation may know", study.rounds)
         reference = reference_of(study, hospitals, weights, model)
         (folder / REFERENCE).write_text(reference.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    on_progress("writing the report", study.training.rounds)
+    on_progress("writing the report", study.rounds)
     # By nobody's key: the seal only tells that no byte was changed since.
     write_results(results, signed, evidence, Ed25519PrivateKey.generate())
     (folder / REPORT).write_text(render_report(evidence, study, hospitals.titles, reference), encoding="utf-8")
@@ -207,7 +216,7 @@ def simulate(
 def workers_for(study: Study, sites: tuple[SimulatedSite, ...]) -> int:
     """Return how many processes pay for a simulation; 1 is this one."""
     rows = sum(len(site.table.rows) for site in sites)
-    if study.training.rounds * (1000 * len(sites) + rows) < _WORTH_A_PROCESS:
+    if study.rounds * (1000 * len(sites) + rows) < _WORTH_A_PROCESS:
         return 1
     return min(len(sites), len(os.sched_getaffinity(0)))
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from fedhealth.errors import ApprovalMissing, DataUnusable
+from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.policy.rules import Policy, check_policy, check_year, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
@@ -40,7 +39,7 @@ class Feasibility:
 
     Attributes:
         patients: per side.
-        positives: of those, how many have the condition.
+        composition: of those, how many have what matters for the study, such as the condition.
         share: the part of the data set's whole budget that the study may cost a patient of each side; this binds.
         share_left: what is left of that budget then.
         epsilon: what that is as an epsilon, at the study's delta: it holds for the study as committed in advance.
@@ -48,7 +47,7 @@ class Feasibility:
     """
 
     patients: Mapping[Cohort, int]
-    positives: Mapping[Cohort, int]
+    composition: Mapping[Cohort, Mapping[str, int]]
     share: Mapping[Cohort, float]
     share_left: Mapping[Cohort, float]
     epsilon: Mapping[Cohort, float]
@@ -136,7 +135,7 @@ class SiteInView:
         column, split_column = self.site.data_set.patient_column, self.site.data_set.split_column
         names: tuple[Cohort, ...] = ("training", "held-out")
         records = prepare_records(self.table, study, column, self.split_key, split_column, strict=True)
-        sides = dict(zip(names, records, strict=True))
+        sides = {name: side for name, side in zip(names, records, strict=True) if name in approval.envelope}
         for name, side in sides.items():
             if side.patient_count < self.policy.min_patients_a_side:
                 raise DataUnusable(
@@ -149,7 +148,7 @@ class SiteInView:
         aside = {each.cohort: each.share_set_aside for each in spending_of(self.account)}
         seen = Feasibility(
             patients={name: side.patient_count for name, side in sides.items()},
-            positives={name: np.unique(side.patients[side.labels > 0]).size for name, side in sides.items()},
+            composition={name: outcome_of(study).composition(study, side) for name, side in sides.items()},
             share={name: budget.share(cost) for name, cost in approval.envelope.items()},
             share_left={name: 1.0 - aside[name] - budget.share(cost) for name, cost in approval.envelope.items()},
             epsilon={

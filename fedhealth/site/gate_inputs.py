@@ -25,7 +25,7 @@ from fedhealth.site.hold import LedgerHold
 from fedhealth.site.state import SiteState
 
 Compute = Mapping[StepName, Callable[..., tuple[bytes, int]]]
-"""The step functions of `fedhealth.learning.diagnosis.STEPS`; an argument, so that this module loads no torch."""
+"""The step functions of `fedhealth.learning.steps.STEPS`; an argument, so that this module loads no torch."""
 
 
 @dataclass(frozen=True)

@@ -12,180 +12,34 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from fedhealth.canonical import canonical_bytes, digest_of
 from fedhealth.config import read_toml
-
-StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
-Column = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
-Real = Annotated[float, Field(allow_inf_nan=False)]
-
+from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
+from fedhealth.study.features import CategoryFeature, Condition, Feature
+from fedhealth.study.part import Column, Part, StudyName, Text
 
 MAX_INPUTS = 100_000
 """So many weights, as doubles, fit one frame of the gate."""
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NumberFeature(_Part):
-    """A measured quantity, scaled linearly from its public range to [-1, 1] and clamped there.
-
-    Attributes:
-        column: name of the column in the data set.
-        unit: for people.
-        range: lowest and highest value that count; values outside are clamped, at every site alike.
-        missing_values: numbers that mean "not measured", beside blank cells.
-        impute: the value put in place of a missing one, within the range.
-        missing_indicator: add a feature that is 1 where the value was missing, else 0.
-    """
-
-    kind: Literal["number"]
-    column: Column
-    unit: Text
-    range: tuple[Real, Real]
-    missing_values: tuple[Real, ...] = ()
-    impute: Real
-    missing_indicator: bool = False
-
-    @model_validator(mode="after")
-    def _range_runs_upwards(self) -> Self:
-        low, high = self.range
-        if not low < high:
-            raise ValueError(f"range of '{self.column}' is [{low}, {high}], wanted the lower value first")
-        if not math.isfinite(high - low):
-            raise ValueError(f"range of '{self.column}' is wider than a number can say")
-        if not low <= self.impute <= high:
-            raise ValueError(f"impute of '{self.column}' is {self.impute}, wanted a value within [{low}, {high}]")
-        return self
-
-    @property
-    def width(self) -> int:
-        """Number of model inputs this feature becomes."""
-        return 1 + self.missing_indicator
+Task = Literal["diagnosis", "survival", "efficacy"]
+"""What kind of question a study asks; a site's policy names those that may be asked."""
 
 
-class CategoryFeature(_Part):
-    """A closed list of words, one model input each (1 or 0); a missing value is all zeros.
+class Model(Part):
+    """What is fitted.
 
     Attributes:
-        column: name of the column in the data set.
-        categories: the words, spelled as in the data set. Another word counts as missing and is reported locally.
-        missing_indicator: add a feature that is 1 where the value was missing, else 0.
+        kind: its name in the table of `fedhealth.learning.models`, which says what endpoints it is for.
+        hidden: widths of the hidden layers, from the inputs on; for the kinds that have any.
     """
 
-    kind: Literal["category"]
-    column: Column
-    categories: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
-    missing_indicator: bool = False
-
-    @model_validator(mode="after")
-    def _categories_differ(self) -> Self:
-        if len(set(self.categories)) != len(self.categories):
-            raise ValueError(f"categories of '{self.column}' repeat a word")
-        return self
-
-    @property
-    def width(self) -> int:
-        """Number of model inputs this feature becomes."""
-        return len(self.categories) + self.missing_indicator
+    kind: StudyName
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=10)] = ()
 
 
-Feature = Annotated[NumberFeature | CategoryFeature, Field(discriminator="kind")]
-
-
-class BinaryEndpoint(_Part):
-    """Yes or no, read from a number: yes when it is above a threshold.
-
-    Attributes:
-        column: name of the column in the data set; a patient without a value is not in the study.
-        positive_above: the patient has the condition when the value is greater than this.
-        positive: what yes means, in words.
-        restated_by: columns that say the same in other words; none of them may be a feature.
-    """
-
-    kind: Literal["binary"]
-    column: Column
-    positive_above: Real
-    positive: Text
-    restated_by: tuple[Column, ...] = ()
-
-
-class CategoryEndpoint(_Part):
-    """Yes or no, read from a word.
-
-    Attributes:
-        column: name of the column in the data set; a patient without a value is not in the study.
-        positive_categories: the words that mean yes, spelled as in the data set.
-        negative_categories: the words that mean no; with any other word, the record is left out.
-        positive: what yes means, in words.
-        restated_by: columns that say the same in other words; none of them may be a feature.
-    """
-
-    kind: Literal["category"]
-    column: Column
-    positive_categories: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
-    negative_categories: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
-    positive: Text
-    restated_by: tuple[Column, ...] = ()
-
-    @model_validator(mode="after")
-    def _categories_differ(self) -> Self:
-        words = self.positive_categories + self.negative_categories
-        if len(set(words)) != len(words):
-            raise ValueError(f"categories of '{self.column}' repeat a word")
-        return self
-
-
-Endpoint = Annotated[BinaryEndpoint | CategoryEndpoint, Field(discriminator="kind")]
-
-
-class NumberCondition(_Part):
-    """A record is in the cohort when a number lies in a range, ends included; a blank does not.
-
-    Attributes:
-        column: name of the column in the data set.
-        range: lowest and highest value.
-    """
-
-    kind: Literal["number"]
-    column: Column
-    range: tuple[Real, Real]
-
-    @model_validator(mode="after")
-    def _range_runs_upwards(self) -> Self:
-        low, high = self.range
-        if not low <= high:
-            raise ValueError(f"range of '{self.column}' is [{low}, {high}], wanted the lower value first")
-        return self
-
-
-class CategoryCondition(_Part):
-    """A record is in the cohort when a word is one of a list; a blank is not.
-
-    Attributes:
-        column: name of the column in the data set.
-        any_of: the words, spelled as in the data set.
-    """
-
-    kind: Literal["category"]
-    column: Column
-    any_of: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
-
-
-Condition = Annotated[NumberCondition | CategoryCondition, Field(discriminator="kind")]
-
-
-class LogisticRegression(_Part):
-    """One linear layer and a logistic output; starts from zero."""
-
-    kind: Literal["logistic-regression"]
-
-
-class Training(_Part):
+class Training(Part):
     """How the model is trained; one step a round, every step charged.
 
     Attributes:
@@ -218,7 +72,7 @@ class Training(_Part):
 Share = Annotated[float, Field(ge=0.01, le=1)]
 
 
-class Scores(_Part):
+class Scores(Part):
     """A histogram of the predicted chance, for ill and well patients apart.
 
     Attributes:
@@ -231,7 +85,7 @@ class Scores(_Part):
     bins: Annotated[int, Field(ge=2, le=100, multiple_of=2)] = 10
 
 
-class Subgroups(_Part):
+class Subgroups(Part):
     """A confusion table for each word of some category features.
 
     Attributes:
@@ -243,14 +97,15 @@ class Subgroups(_Part):
     columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=20)]
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """How the result is measured, once, on patients the model has never seen.
 
     What is released has up to three lines, which divide `evaluation_epsilon` between them: a line's share is its part
     of the squared signal, so its noise is 1 / sqrt(share) as large as if it were alone. The shares add up to 1.
 
     Attributes:
-        held_out_fraction: the share of patients kept from training; membership is decided for each patient alone.
+        held_out_fraction: the share of patients kept from training; membership is decided for each patient alone. 1
+            where nothing is trained.
         too_wide: no figure is published where its 95 % interval is wider than this to each side.
         each_site: state the figures of each hospital too, beside those over all of them.
         table: share of the confusion table: accuracy, sensitivity, specificity.
@@ -258,7 +113,7 @@ class Evaluation(_Part):
         subgroups: the line of accuracy within groups of patients; None leaves it out.
     """
 
-    held_out_fraction: Annotated[float, Field(gt=0, lt=1)]
+    held_out_fraction: Annotated[float, Field(gt=0, le=1)]
     too_wide: Annotated[float, Field(gt=0, le=0.5)] = 0.15
     each_site: bool = False
     table: Share = 0.5
@@ -273,23 +128,23 @@ class Evaluation(_Part):
         return self
 
 
-class Privacy(_Part):
+class Privacy(Part):
     """What the study may cost a patient, at most.
 
     Attributes:
         unit: who is protected: one patient, with all records.
         delta: for the training and the evaluation, each on its own patients.
-        training_epsilon: for all rounds together, for a patient in training.
+        training_epsilon: for all rounds together, for a patient in training; None where nothing is trained.
         evaluation_epsilon: for all figures together, for a held-out patient.
     """
 
     unit: Literal["patient"]
     delta: Annotated[float, Field(ge=1e-12, le=0.01)]
-    training_epsilon: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
+    training_epsilon: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)] | None = None
     evaluation_epsilon: Annotated[float, Field(gt=0, le=20, allow_inf_nan=False)]
 
 
-class Sites(_Part):
+class Sites(Part):
     """Who must take part, and how long anybody is waited for.
 
     Attributes:
@@ -314,7 +169,7 @@ PurposeClass = Literal["scientific-research", "quality-of-care", "public-health"
 """Why health data may be used a second time, in classes that a policy can refer to."""
 
 
-class Study(_Part):
+class Study(Part):
     """A whole study protocol.
 
     Attributes:
@@ -331,12 +186,13 @@ class Study(_Part):
             reply is measured with so many records for every patient, so that nobody's records decide it.
         retention_days: how long the coordinator keeps the results after the end.
         include: conditions that a record must meet, all of them; others are not in the study.
+        training: None for an estimate that every patient takes part in once, by one release of each site.
     """
 
     format: Literal[1]
     name: StudyName
     title: Text
-    task: Literal["diagnosis"]
+    task: Task
     purpose: Text
     purpose_class: PurposeClass = "scientific-research"
     legal_basis: Text
@@ -348,8 +204,8 @@ class Study(_Part):
     include: Annotated[tuple[Condition, ...], Field(max_length=100)] = ()
     features: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=1000)]
     endpoint: Endpoint
-    model: LogisticRegression
-    training: Training
+    model: Model
+    training: Training | None = None
     evaluation: Evaluation
     privacy: Privacy
 
@@ -359,12 +215,12 @@ class Study(_Part):
         repeated = sorted({column for column in columns if columns.count(column) > 1})
         if repeated:
             raise ValueError(f"features name a column twice: {', '.join(repeated)}")
-        if self.endpoint.column in columns:
-            raise ValueError(f"the endpoint '{self.endpoint.column}' is among the features")
+        if outcomes := sorted(set(self.endpoint.columns) & set(columns)):
+            raise ValueError(f"the endpoint '{', '.join(outcomes)}' is among the features")
         if restated := sorted(set(self.endpoint.restated_by) & set(columns)):
             raise ValueError(f"features that restate the endpoint '{self.endpoint.column}': {', '.join(restated)}")
-        if any(condition.column == self.endpoint.column for condition in self.include):
-            raise ValueError(f"include looks at the endpoint '{self.endpoint.column}', which would choose the answer")
+        if looked_at := sorted(set(self.endpoint.columns) & {condition.column for condition in self.include}):
+            raise ValueError(f"include looks at the endpoint '{', '.join(looked_at)}', which would choose the answer")
         if self.dimension > MAX_INPUTS:
             raise ValueError(f"features become {self.dimension} model inputs, wanted at most {MAX_INPUTS}")
         return self
@@ -380,6 +236,27 @@ class Study(_Part):
         return self
 
     @model_validator(mode="after")
+    def _training_has_its_price(self) -> Self:
+        if (self.training is None) != (self.privacy.training_epsilon is None):
+            raise ValueError("[training] and privacy.training_epsilon go together: give both or neither")
+        if (self.training is None) != (self.evaluation.held_out_fraction == 1):
+            raise ValueError(
+                f"held_out_fraction is {self.evaluation.held_out_fraction:g}, wanted 1 where nothing is trained, and "
+                "less than 1 where something is"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lines_fit_the_endpoint(self) -> Self:
+        named = {"table", "scores", "subgroups"} & self.evaluation.model_fields_set
+        if named and not isinstance(self.endpoint, BinaryEndpoint | CategoryEndpoint):
+            raise ValueError(
+                f"[evaluation] names {', '.join(sorted(named))}, which are for endpoints that are yes or no; this one "
+                f"is of kind '{self.endpoint.kind}'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _quorum_holds_the_required(self) -> Self:
         if self.sites.quorum is not None and self.sites.quorum < len(self.sites.required):
             raise ValueError(
@@ -391,6 +268,16 @@ class Study(_Part):
     def dimension(self) -> int:
         """Number of model inputs."""
         return sum(feature.width for feature in self.features)
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds of training; 0 where nothing is trained."""
+        return 0 if self.training is None else self.training.rounds
+
+    @property
+    def spare_rounds(self) -> int:
+        """Number of spare rounds of training."""
+        return 0 if self.training is None else self.training.spare_rounds
 
     @property
     def digest(self) -> str:

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from fedhealth.coordinator.figures import Figure, figures_of
-from fedhealth.learning.evaluation import CONFUSION_CELLS, SCORES, TABLE, Line, score_cells, subgroup_cell
+from fedhealth.learning.binary_cells import CONFUSION_CELLS, SCORES, TABLE, score_cells, subgroup_cell
+from fedhealth.learning.binary_figures import figures_of
+from fedhealth.learning.figures import Figure
+from fedhealth.learning.lines import Line
 
 WITHHELD = Figure(estimate=None, low=None, high=None, withheld="too few patients to say")
 TABLE_LINE = Line(TABLE, 1.0, CONFUSION_CELLS)

@@ -15,7 +15,7 @@ from fedhealth.coordinator.evidence import (
 from fedhealth.coordinator.report import Reference, Score, SiteReference, render_report
 from fedhealth.coordinator.wording import partial_words
 from fedhealth.errors import FedHealthError
-from fedhealth.learning.evaluation import CONFUSION_CELLS, score_cells, subgroup_cell
+from fedhealth.learning.binary_cells import CONFUSION_CELLS, score_cells, subgroup_cell
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import SignedStudy
 

@@ -20,9 +20,9 @@ from fedhealth.coordinator.witness import Witness
 from fedhealth.demo.federation import Federation, set_up
 from fedhealth.demo.run import run_processes
 from fedhealth.errors import FederationFailed, LedgerDamaged
-from fedhealth.learning.diagnosis import STEPS
-from fedhealth.learning.evaluation import CONFUSION_CELLS
+from fedhealth.learning.binary_cells import CONFUSION_CELLS
 from fedhealth.learning.plan import encode_weights, plan_study
+from fedhealth.learning.steps import STEPS
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.privacy.verify import read_ledger, verify_ledger

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from small_study import protocol
 from unix_users import GATE, GROUP, NODE, STRANGER, as_user, environment, why_not
 
-from fedhealth.learning.diagnosis import STEPS
+from fedhealth.learning.steps import STEPS
 from fedhealth.signing import public_key_hex
 from fedhealth.site.approval import approve_study, examine_study
 from fedhealth.site.state import SiteState, init_site
@@ -89,7 +89,7 @@ NOT_TO_BE_HAD = {
 BARE_GATE = """
 import sys
 from pathlib import Path
-from fedhealth.learning.diagnosis import STEPS
+from fedhealth.learning.steps import STEPS
 from fedhealth.site.administration import AdministratorPort
 from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
 from fedhealth.site.running_site import RunningSite

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from fedhealth.learning.diagnosis import STEPS
-from fedhealth.learning.evaluation import CONFUSION_CELLS, counts_of, lines_of, noise_of, score_edges
+from fedhealth.learning.binary_cells import CONFUSION_CELLS, score_edges
+from fedhealth.learning.evaluation import counts_of, lines_of, noise_of
 from fedhealth.learning.plan import decode_release, plan_study
+from fedhealth.learning.steps import STEPS
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study

@@ -69,7 +69,7 @@ def test_noise_shrinks_as_hospitals_grow_and_with_every_hospital_more():
     assert found.federation_weight_noise == pytest.approx(1.5 * math.sqrt(20) * sd * math.sqrt(2) / 675)
     assert [line.update_noise for line in examples] == sorted((e.update_noise for e in examples), reverse=True)
     assert examples[0].withheld and not examples[-1].withheld
-    assert found.federation_half_width < one.accuracy_half_width
+    assert found.federation_half_width < one.half_width
 
 
 REFUSALS = {

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhealth.learning import diagnosis
+from fedhealth.learning import steps
 from fedhealth.learning.plan import plan_study
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.table import Table, prepare_records
@@ -102,7 +102,7 @@ def prepared(table):
 
 def release(name, weights, table, prepare=prepared):
     records = prepare(table)[SIDES[name]]
-    payload, _ = diagnosis.STEPS[name](PLAN[name], weights, records, partial(SECRET.stream, "0" * 64))
+    payload, _ = steps.STEPS[name](PLAN[name], weights, records, partial(SECRET.stream, "0" * 64))
     return np.frombuffer(payload, dtype="<i8")
 
 
@@ -183,7 +183,7 @@ def scores_over_the_largest(model, weights, features):
     return 3 * scores / np.nanmax(np.abs(scores), initial=1e-9)
 
 
-MODEL_OUTPUTS = diagnosis.model_outputs
+MODEL_OUTPUTS = steps.model_outputs
 MISTAKES = [
     conditions_by_the_mean,
     records_of_everybody_together_are_capped,
@@ -209,5 +209,5 @@ def test_a_planted_mistake_in_what_is_read_is_found(mistake, name):
 
 def test_a_planted_mistake_in_what_is_counted_is_found(monkeypatch):
     assert not is_found("evaluate")
-    monkeypatch.setattr(diagnosis, "model_outputs", scores_over_the_largest)
+    monkeypatch.setattr(steps, "model_outputs", scores_over_the_largest)
     assert is_found("evaluate")

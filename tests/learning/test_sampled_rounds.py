@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedhealth.errors import ConfigInvalid
-from fedhealth.learning.diagnosis import STEPS
 from fedhealth.learning.plan import decode_release, envelope_of, model_update, plan_study
+from fedhealth.learning.steps import STEPS
 from fedhealth.privacy.mu_squared import MuSquaredBudget
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.renyi import RenyiBudget

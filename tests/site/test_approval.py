@@ -189,7 +189,7 @@ def test_the_administrator_is_shown_patients_and_not_records(ward, make_protocol
     here = ward("id,age,dose,ill\n" + "\n".join(rows) + "\n", epsilon=5.0)
     approved, seen = here.approve(make_protocol(), steps["noise_only"])
     assert sum(seen.patients.values()) == 24
-    assert seen.positives == seen.patients
+    assert {side: what["with the condition"] for side, what in seen.composition.items()} == seen.patients
     assert approved.declared_patients == 30
     # What the study costs, by the accountant, is what the protocol asks: 2.0 for each side.
     for side in ("training", "held-out"):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from fedhealth.learning.diagnosis import STEPS
+from fedhealth.learning.steps import STEPS
 from fedhealth.link.frames import PutStudy, Refused, ReleaseReply, pack, unpack_reply
 from fedhealth.local_log import FieldFormatter
 

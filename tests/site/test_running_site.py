@@ -35,7 +35,7 @@ from fedhealth.errors import (
     PolicyForbids,
     RefusalCode,
 )
-from fedhealth.learning.diagnosis import STEPS
+from fedhealth.learning.steps import STEPS
 from fedhealth.link.frames import (
     Accepted,
     Answer,

@@ -80,7 +80,10 @@ def test_a_study_is_seen_on_its_way_from_offer_to_withdrawal(ward, make_protocol
     seen = [(each.step, each.releases, each.charged, each.numbers, each.bytes) for each in view.leaves]
     assert seen == [("train", 2, 0, 3, 24), ("evaluate", 1, 0, cells, 8 * cells)]
     # 24 patients in the table, every second of them ill: what the hospital alone may see.
-    assert sum(view.here.patients.values()) == 24 and sum(view.here.positives.values()) == 12
+    assert (
+        sum(view.here.patients.values()) == 24
+        and sum(what["with the condition"] for what in view.here.composition.values()) == 12
+    )
     for cost in view.costs:
         assert cost.share_left == pytest.approx(1 - cost.share) and cost.share_spent == 0
         assert 0.99 < cost.epsilon <= 1.0 and 0 < cost.share < 1

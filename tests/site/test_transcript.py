@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhealth.learning.diagnosis import STEPS
+from fedhealth.learning.evaluation import lines_of
 from fedhealth.learning.plan import encode_weights, plan_study
+from fedhealth.learning.steps import STEPS
 from fedhealth.link.frames import (
     Answer,
     AskHead,
@@ -290,13 +291,13 @@ def tells_the_count_by_its_size(step, weights_, records, streams):
 
 def releases_groups_that_have_somebody(step, weights_, records, streams):
     payload, zeroed = STEPS[step.name](step, weights_, records, streams)
-    start, end = next(line.inputs for line in step.lines if line.name == "subgroup cp")
+    start, end = next(line.inputs for line in lines_of(step.study) if line.name == "subgroup cp")
     empty = int((records.features[:, start:end].max(axis=0) == 0).sum())
     return payload[: len(payload) - 4 * 8 * empty], zeroed
 
 
 def divides_by_the_size_of_a_group(step, weights_, records, streams):
-    start, end = next(line.inputs for line in step.lines if line.name == "subgroup cp")
+    start, end = next(line.inputs for line in lines_of(step.study) if line.name == "subgroup cp")
     with np.errstate(all="raise"):
         1 / records.features[:, start:end].sum(axis=0)[[0, 2, 3]]
     return STEPS[step.name](step, weights_, records, streams)

@@ -106,7 +106,6 @@ CLOSED = {
     ("features", 0, "kind"),
     ("features", 1, "kind"),
     ("endpoint", "kind"),
-    ("model", "kind"),
     ("privacy", "unit"),
 }
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhealth.learning.diagnosis import STEPS
 from fedhealth.learning.plan import (
     decode_release,
     decode_weights,
@@ -18,6 +17,7 @@ from fedhealth.learning.plan import (
     model_update,
     plan_study,
 )
+from fedhealth.learning.steps import STEPS
 from fedhealth.privacy.mu_squared import MuSquaredBudget, epsilon_of
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.table import Records

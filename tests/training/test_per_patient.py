@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus import GradSampleModule
 
-from fedhealth.learning.diagnosis import logistic_loss
+from fedhealth.learning.losses import logistic_loss
 from fedhealth.training.per_patient import RowwiseLinear, model_outputs, per_patient_gradients
 
 PATIENTS = np.array([0, 1, 1, 2, 3, 3, 3, 4, 5, 0, 2])

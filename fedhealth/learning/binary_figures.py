@@ -8,30 +8,15 @@ same patients, so each makes the other less noisy.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from fedhealth.learning.evaluation import CONFUSION_CELLS, SCORES, TABLE, Line, score_cells, subgroup_cell
+from fedhealth.learning.binary_cells import CONFUSION_CELLS, SCORES, TABLE, score_cells, subgroup_cell
+from fedhealth.learning.figures import Figure, FigurePart, FigureRow, figure_of
+from fedhealth.learning.lines import Line
 from fedhealth.metrics.calibration import brier_of, calibration_in_the_large, observed_rates
 from fedhealth.metrics.decision_curve import decision_curve
 from fedhealth.metrics.discrimination import auc_of, roc_of
-from fedhealth.metrics.estimate import Estimate
 from fedhealth.metrics.histogram import Binned, ScoreHistogram
 from fedhealth.metrics.proportion import proportion_of
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Figure(_Part):
-    """One metric: an estimate with its 95 % interval, or nothing because too few patients stand behind it."""
-
-    estimate: float | None
-    low: float | None
-    high: float | None
-    withheld: Literal["too few patients to say"] | None = None
 
 
 class BinnedFigure(Figure):
@@ -45,7 +30,7 @@ class BinnedFigure(Figure):
     binning: float | None
 
 
-class TableFigures(_Part):
+class TableFigures(FigurePart):
     """How often the model's yes or no is right.
 
     Attributes:
@@ -59,7 +44,7 @@ class TableFigures(_Part):
     specificity: Figure
 
 
-class CalibrationBin(_Part):
+class CalibrationBin(FigurePart):
     """Patients whose predicted chance lies in (low, high], and how many of them are ill."""
 
     low: float
@@ -67,7 +52,7 @@ class CalibrationBin(_Part):
     observed: Figure
 
 
-class RocPoint(_Part):
+class RocPoint(FigurePart):
     """What follows from calling everybody ill whose predicted chance is above `threshold`."""
 
     threshold: float
@@ -75,7 +60,7 @@ class RocPoint(_Part):
     specificity: Figure
 
 
-class NetBenefit(_Part):
+class NetBenefit(FigurePart):
     """Net benefit at one threshold, of the model and of treating everybody; that of treating nobody is 0."""
 
     threshold: float
@@ -83,7 +68,7 @@ class NetBenefit(_Part):
     treat_all: Figure
 
 
-class ScoreFigures(_Part):
+class ScoreFigures(FigurePart):
     """What the histogram of predicted chances says.
 
     Attributes:
@@ -121,6 +106,48 @@ class Figures(TableFigures):
     scores: ScoreFigures | None = None
     subgroups: tuple[SubgroupFigures, ...] = ()
 
+    @property
+    def headline(self) -> FigureRow:
+        """The figure that is shown first: the accuracy."""
+        return _row("", "accuracy", self.accuracy)
+
+    def named(self) -> tuple[FigureRow, ...]:
+        """Return the figures that are single numbers, subgroups included."""
+        groups: list[tuple[str, TableFigures]] = [("", self)]
+        groups += [(f"{each.column}={each.category}", each) for each in self.subgroups]
+        rows = [
+            _row(group, name, figure)
+            for group, table in groups
+            for name, figure in (
+                ("accuracy", table.accuracy),
+                ("sensitivity", table.sensitivity),
+                ("specificity", table.specificity),
+            )
+        ]
+        if self.scores is not None:
+            of_scores = (
+                ("auc", self.scores.auc),
+                ("brier", self.scores.brier),
+                ("calibration_in_the_large", self.scores.calibration_in_the_large),
+            )
+            rows += [_row("", name, figure) for name, figure in of_scores]
+        return tuple(rows)
+
+
+def _row(group: str, name: str, figure: Figure) -> FigureRow:
+    plain = Figure(estimate=figure.estimate, low=figure.low, high=figure.high, withheld=figure.withheld)
+    return FigureRow(group=group, name=name, unit="share", meaning=_MEANINGS[name], figure=plain)
+
+
+_MEANINGS = {
+    "accuracy": "of all patients, how many the model is right about",
+    "sensitivity": "of the ill, how many it calls ill",
+    "specificity": "of the healthy, how many it calls healthy",
+    "auc": "how often an ill patient gets a higher chance than a healthy one",
+    "brier": "mean squared distance of chance and truth",
+    "calibration_in_the_large": "share of ill patients less the mean chance given",
+}
+
 
 def figures_of(
     counts: Sequence[Mapping[str, float]], lines: Sequence[Line], noise: Mapping[str, float], too_wide: float
@@ -155,9 +182,9 @@ def _table_figures(table: Sequence[float], noise_sd: float, too_wide: float) -> 
     true_positive, false_positive, true_negative, false_negative = table  # as in CONFUSION_CELLS
     right, wrong = true_positive + true_negative, false_positive + false_negative
     return TableFigures(
-        accuracy=_figure(proportion_of(right, wrong, math.sqrt(2) * noise_sd), too_wide),
-        sensitivity=_figure(proportion_of(true_positive, false_negative, noise_sd), too_wide),
-        specificity=_figure(proportion_of(true_negative, false_positive, noise_sd), too_wide),
+        accuracy=figure_of(proportion_of(right, wrong, math.sqrt(2) * noise_sd), too_wide),
+        sensitivity=figure_of(proportion_of(true_positive, false_negative, noise_sd), too_wide),
+        specificity=figure_of(proportion_of(true_negative, false_positive, noise_sd), too_wide),
     )
 
 
@@ -174,34 +201,28 @@ def _score_figures(scores: ScoreHistogram, too_wide: float) -> ScoreFigures:
         brier=_binned_figure(brier_of(scores), too_wide),
         calibration_in_the_large=_binned_figure(calibration_in_the_large(scores), too_wide),
         calibration=tuple(
-            CalibrationBin(low=low, high=high, observed=_figure(rate, too_wide))
+            CalibrationBin(low=low, high=high, observed=figure_of(rate, too_wide))
             for low, high, rate in zip(edges, edges[1:], observed_rates(scores), strict=False)
         ),
         roc=tuple(
             RocPoint(
                 threshold=point.threshold,
-                sensitivity=_figure(point.sensitivity, too_wide),
-                specificity=_figure(point.specificity, too_wide),
+                sensitivity=figure_of(point.sensitivity, too_wide),
+                specificity=figure_of(point.specificity, too_wide),
             )
             for point in roc_of(scores)
         ),
         net_benefit=tuple(
             NetBenefit(
                 threshold=point.threshold,
-                model=_figure(point.model, too_wide),
-                treat_all=_figure(point.treat_all, too_wide),
+                model=figure_of(point.model, too_wide),
+                treat_all=figure_of(point.treat_all, too_wide),
             )
             for point in decision_curve(scores)
         ),
     )
 
 
-def _figure(found: Estimate | None, too_wide: float) -> Figure:
-    if found is None or found.half_width > too_wide:
-        return Figure(estimate=None, low=None, high=None, withheld="too few patients to say")
-    return Figure(estimate=found.estimate, low=found.low, high=found.high)
-
-
 def _binned_figure(found: Binned, too_wide: float) -> BinnedFigure:
-    figure = _figure(found.value, too_wide)
+    figure = figure_of(found.value, too_wide)
     return BinnedFigure(**dict(figure), binning=None if figure.estimate is None else found.binning)

@@ -1,0 +1,1 @@
+"""What can be fitted, by the kind of model: one module each, and a table of them."""

@@ -1,0 +1,77 @@
+"""The kinds of model, each with the module that says how it is computed; a line for each. Torch-free."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhealth.errors import ConfigInvalid
+from fedhealth.learning.models import logistic_regression
+from fedhealth.study.protocol import Study
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedhealth.training.per_patient import RecordLoss
+
+
+class Model(Protocol):
+    """What a module of this package says of its kind of model.
+
+    Attributes:
+        ENDPOINTS: the kinds of endpoint that it can be fitted to.
+        HAS_HIDDEN_LAYERS: whether it takes `model.hidden`, and needs some.
+    """
+
+    @property
+    def ENDPOINTS(self) -> frozenset[str]: ...  # noqa: N802, D102
+
+    @property
+    def HAS_HIDDEN_LAYERS(self) -> bool: ...  # noqa: N802, D102
+
+    def size(self, study: Study) -> int:
+        """Return the number of its weights; 0 for an estimate that is not trained."""
+        ...
+
+    def start(self, study: Study) -> NDArray[np.float64]:
+        """Return the weights of the first round, from the protocol alone, shape (size,)."""
+        ...
+
+    def module(self, study: Study) -> "torch.nn.Module":
+        """Return it for torch, without buffers, each row computed alone; torch is loaded by this."""
+        ...
+
+    def loss(self, study: Study) -> "RecordLoss":
+        """Return the loss of one record."""
+        ...
+
+
+MODELS: Mapping[str, Model] = MappingProxyType({"logistic-regression": logistic_regression})
+"""By `model.kind`."""
+
+
+def model_of(study: Study) -> Model:
+    """Return the module of a study's model.
+
+    Raises:
+        ConfigInvalid: there is none of this kind, or it does not fit the endpoint, or it is given layers it has not.
+    """
+    kind, endpoint = study.model.kind, study.endpoint.kind
+    fitting = sorted(name for name, model in MODELS.items() if endpoint in model.ENDPOINTS)
+    if kind not in fitting:
+        raise ConfigInvalid(
+            f"study '{study.name}' has a model that cannot be fitted to its endpoint",
+            got=f"model.kind = '{kind}', endpoint.kind = '{endpoint}'",
+            wanted=", ".join(f"'{name}'" for name in fitting),
+            next_step="Correct [model].",
+        )
+    if bool(study.model.hidden) != MODELS[kind].HAS_HIDDEN_LAYERS:
+        raise ConfigInvalid(
+            f"study '{study.name}' gives its model layers that do not fit",
+            got=f"model.hidden = {list(study.model.hidden)}",
+            wanted="the widths of the hidden layers" if MODELS[kind].HAS_HIDDEN_LAYERS else "none",
+            next_step="Correct [model].",
+        )
+    return MODELS[kind]

@@ -1,0 +1,110 @@
+"""What a model looks at, and who is in the cohort: features and conditions, with public ranges and words."""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedhealth.study.part import Column, Part, Real, Text
+
+
+class NumberFeature(Part):
+    """A measured quantity, scaled linearly from its public range to [-1, 1] and clamped there.
+
+    Attributes:
+        column: name of the column in the data set.
+        unit: for people.
+        range: lowest and highest value that count; values outside are clamped, at every site alike.
+        missing_values: numbers that mean "not measured", beside blank cells.
+        impute: the value put in place of a missing one, within the range.
+        missing_indicator: add a feature that is 1 where the value was missing, else 0.
+    """
+
+    kind: Literal["number"]
+    column: Column
+    unit: Text
+    range: tuple[Real, Real]
+    missing_values: tuple[Real, ...] = ()
+    impute: Real
+    missing_indicator: bool = False
+
+    @model_validator(mode="after")
+    def _range_runs_upwards(self) -> Self:
+        low, high = self.range
+        if not low < high:
+            raise ValueError(f"range of '{self.column}' is [{low}, {high}], wanted the lower value first")
+        if not math.isfinite(high - low):
+            raise ValueError(f"range of '{self.column}' is wider than a number can say")
+        if not low <= self.impute <= high:
+            raise ValueError(f"impute of '{self.column}' is {self.impute}, wanted a value within [{low}, {high}]")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs this feature becomes."""
+        return 1 + self.missing_indicator
+
+
+class CategoryFeature(Part):
+    """A closed list of words, one model input each (1 or 0); a missing value is all zeros.
+
+    Attributes:
+        column: name of the column in the data set.
+        categories: the words, spelled as in the data set. Another word counts as missing and is reported locally.
+        missing_indicator: add a feature that is 1 where the value was missing, else 0.
+    """
+
+    kind: Literal["category"]
+    column: Column
+    categories: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
+    missing_indicator: bool = False
+
+    @model_validator(mode="after")
+    def _categories_differ(self) -> Self:
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError(f"categories of '{self.column}' repeat a word")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs this feature becomes."""
+        return len(self.categories) + self.missing_indicator
+
+
+Feature = Annotated[NumberFeature | CategoryFeature, Field(discriminator="kind")]
+
+
+class NumberCondition(Part):
+    """A record is in the cohort when a number lies in a range, ends included; a blank does not.
+
+    Attributes:
+        column: name of the column in the data set.
+        range: lowest and highest value.
+    """
+
+    kind: Literal["number"]
+    column: Column
+    range: tuple[Real, Real]
+
+    @model_validator(mode="after")
+    def _range_runs_upwards(self) -> Self:
+        low, high = self.range
+        if not low <= high:
+            raise ValueError(f"range of '{self.column}' is [{low}, {high}], wanted the lower value first")
+        return self
+
+
+class CategoryCondition(Part):
+    """A record is in the cohort when a word is one of a list; a blank is not.
+
+    Attributes:
+        column: name of the column in the data set.
+        any_of: the words, spelled as in the data set.
+    """
+
+    kind: Literal["category"]
+    column: Column
+    any_of: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1000)]
+
+
+Condition = Annotated[NumberCondition | CategoryCondition, Field(discriminator="kind")]
