@@ -107,7 +107,7 @@ def node(state: State, lifeline: Lifeline = False) -> None:
     with loading(lifeline):
         from fedhealth.site.node import run_node
         from fedhealth.site.state import SiteState
-        from fedhealth.site.status import record_link
+        from fedhealth.site.status import record_link, seen_running
 
     def on_state(change: str) -> None:
         _LOG.info("link: %(state)s", {"state": str(change)})
@@ -115,7 +115,8 @@ def node(state: State, lifeline: Lifeline = False) -> None:
         with suppress(OSError):  # a full disk is no reason to lose the link
             record_link(state / "node", change, datetime.now(UTC))
 
-    run_until_stopped(run_node(SiteState(state), file, on_state), lifeline)
+    with seen_running(state / "node"):
+        run_until_stopped(run_node(SiteState(state), file, on_state), lifeline)
 
 
 def egress(

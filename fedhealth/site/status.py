@@ -4,9 +4,12 @@ The gate may be running. What this user may not read is said to be unknown, not 
 node's, everything else the gate's.
 """
 
+import fcntl
 import json
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,7 +39,7 @@ class SiteStatus:
         site: its id.
         certificate: how long the link's certificate lasts.
         renewal: how long the certificate lasts with which it is renewed.
-        link: the last that the node said of it, and when.
+        link: the last that the node said of it, and when; or that no node runs.
         gate: whether something listens at its socket.
         spending: per data set and side.
         studies: approved and not withdrawn.
@@ -81,6 +84,17 @@ def record_link(node: Path, change: str, now: datetime) -> None:
     new = node / "link.json.new"
     new.write_text(json.dumps(said), encoding="utf-8")  # nothing that must survive a power cut
     new.replace(node / "link.json")
+
+
+@contextmanager
+def seen_running(node: Path) -> Iterator[None]:
+    """Let `status_of` see that a node runs; the kernel takes this back however the process ends."""
+    folder = _open_folder(node)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(folder)
 
 
 def status_of(state: SiteState, now: datetime) -> SiteStatus:
@@ -153,7 +167,23 @@ def _life(state: SiteState, role: Role, now: datetime) -> str:
 def _link(node: Path, now: datetime) -> str:
     said = recorded_link(node)
     minutes = max(0, int((now - datetime.fromisoformat(said.since)).total_seconds() // 60))
-    return f"{said.state} for {minutes // 60} h {minutes % 60} min"
+    since = f"{minutes // 60} h {minutes % 60} min"
+    return f"{said.state} for {since}" if _runs(node) else f"no node runs; the last one said '{said.state}' {since} ago"
+
+
+def _runs(node: Path) -> bool:
+    folder = _open_folder(node)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(folder)
+    return False
+
+
+def _open_folder(node: Path) -> int:
+    return os.open(node, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _gate(path: Path) -> str:

@@ -18,6 +18,7 @@ from fedhealth.privacy.verified_ledger import spending_of
 from fedhealth.site.examination import Feasibility, SiteInView
 from fedhealth.site.offers import read_offers
 from fedhealth.site.state import SiteState, local_user
+from fedhealth.study.protocol import Study
 from fedhealth.study.signature import SignedStudy, open_signed_study
 
 _LOG = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ Standing = Literal[
     "waits", "waits for a second person", "approved", "running", "stopped", "complete", "withdrawn", "rejected"
 ]
 """Where a study stands: nobody decided yet; one of two people approved; nothing left yet; some of it left; a failure
-stopped it here; all that was planned left; withdrawn; rejected."""
+stopped it here; its last step left, so that nothing more is asked; withdrawn; rejected."""
 
 
 @dataclass(frozen=True)
@@ -216,13 +217,23 @@ def _standing(view: SiteInView, study: Digest, signed: SignedStudy | None) -> tu
     if study in account.approved:
         if study in view.stopped:
             return "stopped", decided
-        charged = _charged(view, study)
-        if signed and all(charged[name] >= step.rounds for name, step in plan_study(signed.study).items()):
+        if signed and _is_complete(view, signed.study):
             return "complete", decided
-        return "running" if any(charged.values()) else "approved", decided
+        return "running" if any(_charged(view, study).values()) else "approved", decided
     if study in account.decisions.rejected:
         return "rejected", decided
     return "waits for a second person" if study in account.decisions.first else "waits", decided
+
+
+def _is_complete(view: SiteInView, study: Study) -> bool:
+    """Say whether the last step left as often as planned; it comes after all others, used up or not."""
+    account, last = view.account, list(plan_study(study).values())[-1]
+    left = [
+        release
+        for release, charge in account.reserved.items()
+        if (charge.study, charge.step) == (study.digest, last.name) and release in account.stored
+    ]
+    return len(left) >= last.rounds
 
 
 def _charged(view: SiteInView, study: Digest) -> Mapping[StepName, int]:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -26,7 +27,7 @@ from fedhealth.site.acts import pause_site
 from fedhealth.site.file_rights import may
 from fedhealth.site.offers import folder_of, keep_offers
 from fedhealth.site.preflight import inspect_site
-from fedhealth.site.status import UNKNOWN, record_link, status_of
+from fedhealth.site.status import UNKNOWN, record_link, seen_running, status_of
 from fedhealth.study.signature import sign_study
 
 NODE = (61002, frozenset({61000, 61002}))
@@ -300,7 +301,8 @@ def test_the_command_names_each_remedy_and_ends_with_3_if_something_is_wrong(sit
 def test_status_says_certificate_link_budget_and_what_waits(site, command, make_protocol):
     now = datetime.now(UTC)
     record_link(site.state.node, "connected", now - timedelta(hours=3, minutes=5))
-    found = status_of(site.state, now)
+    with seen_running(site.state.node):
+        found = status_of(site.state, now)
     assert (found.site, found.studies, found.gate) == ("ward-a", 0, "not running")
     assert found.link == "connected for 3 h 5 min"
     # A leaf lives for 24 hours, a renewal certificate for 90 days; both were made moments ago.
@@ -316,7 +318,27 @@ def test_status_says_certificate_link_budget_and_what_waits(site, command, make_
     assert "waits: 1 offered studies wait to be looked at: fedhealth site studies" in said
     assert "waits: the ledger came from a backup" in said
     assert all(len(line) <= 80 for line in said.splitlines())
-    assert json.loads(command("status", "--state", site.state.root, "--json")[1])["link"] == "connected for 3 h 5 min"
+    with seen_running(site.state.node):
+        told = command("status", "--state", site.state.root, "--json")[1]
+    assert json.loads(told)["link"] == "connected for 3 h 5 min"
+
+
+@pytest.mark.processes
+def test_status_does_not_call_the_link_of_a_node_that_was_killed_connected(site):
+    now = datetime.now(UTC)
+    record_link(site.state.node, "connected", now - timedelta(minutes=61))
+    program = (
+        "import sys, pathlib\n"
+        "from fedhealth.site.status import seen_running\n"
+        "with seen_running(pathlib.Path(sys.argv[1])):\n    print(flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(site.state.node)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as node:
+        node.stdout.readline()
+        assert status_of(site.state, now).link == "connected for 1 h 1 min"
+        node.kill()
+        node.wait()
+    assert status_of(site.state, now).link == "no node runs; the last one said 'connected' 1 h 1 min ago"
 
 
 def test_status_tells_a_gate_that_runs_from_a_socket_that_was_left(site):

@@ -14,6 +14,7 @@ from fedhealth.compliance.acts import acts_of
 from fedhealth.compliance.history import read_gate
 from fedhealth.errors import ApprovalMissing, BudgetExhausted, ConfigInvalid, IdentityInvalid, PolicyForbids
 from fedhealth.learning.plan import plan_study
+from fedhealth.link.frames import Answer, pack, unpack_reply
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.signing import public_key_hex
 from fedhealth.site import approval, state
@@ -104,6 +105,31 @@ def test_a_study_is_seen_on_its_way_from_offer_to_withdrawal(ward, make_protocol
     assert view.here is None, "patients are counted for a decision alone"
     withdraw_study(here.folder, here.state, study.digest)
     assert views(here)["walk"].standing == "withdrawn"
+
+
+def test_a_study_is_complete_once_its_evaluation_left_although_spare_rounds_are_left(ward, make_protocol, steps):
+    here, study = ward(epsilon=20.0), small(make_protocol, "spare", training={"rounds": 1, "spare_rounds": 2})
+    here.approve(study, steps["noise_only"])
+    gate, ledger = here.open_gate(steps["noise_only"])
+    standings = []
+    for step, number in (("train", 1), ("train", 2), ("train", 3), ("evaluate", 1)):
+        here.ask(gate, ledger, study, step, number)
+        standings.append(views(here)["spare"].standing)
+    ledger.close()
+    assert standings == ["running", "running", "running", "complete"]
+
+
+def test_a_study_whose_evaluation_was_charged_and_has_not_left_is_running(ward, make_protocol, steps):
+    here, study = ward(epsilon=20.0), small(make_protocol, "charged", training={"rounds": 1, "spare_rounds": 2})
+    here.approve(study, steps["noise_only"])
+    gate, ledger = here.open_gate(steps["noise_only"])
+    here.ask(gate, ledger, study)
+    question = pack(Answer(study=study.digest, step="evaluate", round=1), bytes(24))
+    assert unpack_reply(gate.handle(question).frame)[0].kind == "need-witness"
+    ledger.close()
+    (view,) = views(here).values()
+    assert [each.charged for each in view.leaves] == [1, 1]
+    assert view.standing == "running"
 
 
 def test_a_study_that_a_failure_stopped_is_seen_so(ward, make_protocol, steps):
