@@ -158,8 +158,12 @@ def test_all_contact_with_flower_is_in_one_package_and_the_two_apps():
         "flower/link_grid.py",
         "flower/rounds.py",
         "flower/strategy_state.py",
+        "flower/superlink_control.py",
+        "flower/superlink_database.py",
+        "flower/superlink_guard.py",
         "flower/task_worker.py",
         "coordinator/server_app.py",
+        "coordinator/superlink_app.py",
         "site/superlink_app.py",
     }
 

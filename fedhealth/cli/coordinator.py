@@ -10,6 +10,7 @@ from fedhealth.cli.completion import joined_sites
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
 from fedhealth.cli.output import agreed, remark, say, say_event
 from fedhealth.errors import INTERRUPTED_EXIT_CODE, ConfigInvalid
+from fedhealth.link.engine import Engine
 
 app = typer.Typer(
     help="For the datacentre: found a federation, run a study over the sites that joined.", no_args_is_help=True
@@ -19,6 +20,9 @@ app = typer.Typer(
 Home = Annotated[Path, typer.Option(help="The coordinator's state folder.")]
 Database = Annotated[
     str | None, typer.Option(help="postgresql+psycopg://USER@HOST/NAME; SQLite in the home if not given.")
+]
+EngineOption = Annotated[
+    Engine, typer.Option(help="How sites are asked in a run: over the link, or through a stock Flower SuperLink.")
 ]
 Where = "HOST:PORT, as sites reach it."
 
@@ -145,6 +149,7 @@ def serve(
         bool, typer.Option("--allow-unsafe-test-sites", help="For tests only: their noise is known.")
     ] = False,
     database: Database = None,
+    engine: EngineOption = Engine.LINK,
     lifeline: Lifeline = False,
 ) -> None:
     """Serve sites and researchers until it is stopped: sites join and connect, studies are taken in and run.
@@ -164,7 +169,8 @@ def serve(
             from fedhealth.coordinator.service import Ports
 
         async def work() -> None:
-            daemon = Daemon(CoordinatorHome(home.absolute()), database, allow_unsafe_test_sites, researchers, say_event)
+            there = CoordinatorHome(home.absolute())
+            daemon = Daemon(there, database, allow_unsafe_test_sites, researchers, say_event, engine)
             await daemon.serve(Ports(address, enrolment))
 
         run_until_stopped(work(), lifeline)
@@ -186,6 +192,7 @@ def run(
         str | None, typer.Option(help="Where sites join meanwhile, HOST:PORT; nobody can if not given.")
     ] = None,
     database: Database = None,
+    engine: EngineOption = Engine.LINK,
     lifeline: Lifeline = False,
 ) -> None:
     """Run one study to its end and write its results, sealed by the coordinator's key; events as JSON lines.
@@ -216,7 +223,7 @@ def run(
             there = CoordinatorHome(home)
             there.file()  # a home that is none is said to be missing, not empty
             there.pinned_sites()
-            coordinator = Coordinator(there, database, allow_unsafe_test_sites, say_event)
+            coordinator = Coordinator(there, database, allow_unsafe_test_sites, say_event, engine)
             try:
                 known = coordinator.submit(signed)
                 port = await coordinator.start(Ports(address, enrolment))

@@ -24,6 +24,7 @@ from fedhealth.coordinator.store.studies import KnownStudy
 from fedhealth.coordinator.store.tables import StudyState
 from fedhealth.coordinator.study_run import ask_approval
 from fedhealth.errors import FedHealthError
+from fedhealth.link.engine import Engine
 from fedhealth.study.signature import open_signed_study
 
 _LOG = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Daemon:
         allow_unsafe_test_sites: the same.
         group: the Unix group whose members are researchers; None for the coordinator's own user.
         on_event: told what happens, as JSON-ready mappings.
+        engine: as `Coordinator` has it.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class Daemon:
         allow_unsafe_test_sites: bool,
         group: str | None,
         on_event: OnEvent,
+        engine: Engine = Engine.LINK,
     ) -> None:
         self._home, self._tell = home, on_event
-        self.coordinator = Coordinator(home, database, allow_unsafe_test_sites, self._on_event)
+        self.coordinator = Coordinator(home, database, allow_unsafe_test_sites, self._on_event, engine)
         desk = ResearchDesk(self.coordinator, self._end_run, self._wake)
         self._port = ResearchPort(home.root, group, desk.answer, desk.follow, self._asked)
         self._changed, self._to_ask = asyncio.Event(), asyncio.Event()

@@ -21,6 +21,7 @@ from fedhealth.learning.evaluation import noise_of
 from fedhealth.learning.figures import FigureTable
 from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.learning.plan import plan_study
+from fedhealth.link.engine import Engine
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
 from fedhealth.study.protocol import Study
@@ -135,7 +136,7 @@ class Evidence(_Part):
     federation: str
     study: dict[str, str]
     researcher: str
-    engine: Literal["link"] = "link"
+    engine: Engine = Engine.LINK
     started: str
     finished: str
     rounds_planned: int
@@ -186,6 +187,7 @@ class RunResult:
     model_sha256: str
     unsafe_test_sites: tuple[str, ...] = ()
     simulation: bool = False
+    engine: Engine = Engine.LINK
 
 
 def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
@@ -225,6 +227,7 @@ def evidence_of(signed: SignedStudy, run: RunResult) -> Evidence:
             "legal_basis": study.legal_basis,
         },
         researcher=signed.researcher,
+        engine=run.engine,
         started=run.started,
         finished=run.finished,
         rounds_planned=study.rounds,
@@ -264,6 +267,7 @@ def result_of(evidence: Evidence) -> RunResult:
         model_sha256=evidence.model_sha256,
         unsafe_test_sites=evidence.unsafe_test_sites,
         simulation=evidence.simulation,
+        engine=evidence.engine,
     )
 
 

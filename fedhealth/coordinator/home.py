@@ -83,6 +83,11 @@ class CoordinatorHome:
         return self.root / "runs"
 
     @property
+    def superlink(self) -> Path:
+        """The stock SuperLink's, with `engine = "superlink"`; nothing of a study."""
+        return self.root / "superlink"
+
+    @property
     def invitations(self) -> Path:
         """One file per site that is invited."""
         return self.root / "invitations"

@@ -25,6 +25,7 @@ from fedhealth.coordinator.store.runs import KnownRun
 from fedhealth.coordinator.store.studies import KnownStudy
 from fedhealth.coordinator.witness import PinnedSite
 from fedhealth.errors import FederationFailed, RefusalCode
+from fedhealth.link.engine import Engine
 from fedhealth.link.frames import Accepted
 from fedhealth.privacy.checkpoint import open_checkpoint
 from fedhealth.secret_file import replace_file
@@ -40,11 +41,13 @@ class Publisher:
         federation: its name.
         pinned: the sites that joined.
         key: the coordinator's witness key, which seals.
+        engine: how the sites are asked.
     """
 
     federation: str
     pinned: Mapping[str, PinnedSite]
     key: Ed25519PrivateKey
+    engine: Engine = Engine.LINK
 
     def publish(
         self,
@@ -108,6 +111,7 @@ class Publisher:
             sites=sites,
             model_sha256=hashlib.sha256((folder / MODEL).read_bytes()).hexdigest(),
             unsafe_test_sites=tuple(site for site in sorted(sites) if approved[site].unsafe_test_site),
+            engine=self.engine,
         )
         write_results(folder, known.signed, evidence_of(signed, result), self.key)
 

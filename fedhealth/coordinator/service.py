@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedhealth.coordinator.asking import Asker
 from fedhealth.coordinator.border import Border
@@ -25,12 +25,18 @@ from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.flower.version import check_flower
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.catalogue import CATALOGUE, MAX_STUDIES, catalogue_service
+from fedhealth.link.engine import Engine
 from fedhealth.link.frames import MAX_HEADER_BYTES
 from fedhealth.link.memory import Buffer
+from fedhealth.link.quota import QUOTA_OF_FLOWER_SITE, QUOTA_OF_SITE
+from fedhealth.link.services import Service
 from fedhealth.privacy.copies import PAGE_BYTES
 from fedhealth.signing import public_key_hex
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
+
+if TYPE_CHECKING:
+    from fedhealth.coordinator.superlink_engine import SuperLinkEngine
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,6 +70,7 @@ class Coordinator:
         database: URL of its PostgreSQL database; None for SQLite in its home.
         allow_unsafe_test_sites: take part with sites whose noise is known; for tests.
         on_event: told what happens, as JSON-ready mappings.
+        engine: how sites are asked during a study's run; all else goes over the link.
 
     Raises:
         ConfigInvalid: the coordinator is running already, the database is another's, or the Flower that is installed
@@ -72,20 +79,28 @@ class Coordinator:
     """
 
     def __init__(
-        self, home: CoordinatorHome, database: str | None, allow_unsafe_test_sites: bool, on_event: OnEvent
+        self,
+        home: CoordinatorHome,
+        database: str | None,
+        allow_unsafe_test_sites: bool,
+        on_event: OnEvent,
+        engine: Engine = Engine.LINK,
     ) -> None:
         check_flower()
         self.home, self.allow_unsafe_test_sites, self.on_event = home, allow_unsafe_test_sites, on_event
         self._witness_key = home.witness_key()
         self._held = home.hold()
-        engine = open_database(home.root, database, public_key_hex(self._witness_key.public_key()))
-        self.studies, self.runs = Studies(engine), Runs(engine)
+        store = open_database(home.root, database, public_key_hex(self._witness_key.public_key()))
+        self.studies, self.runs = Studies(store), Runs(store)
         self._pinned: dict[str, PinnedSite] = {}
         self._joined: frozenset[str] = frozenset()
         self.look_for_sites()
         offered = {CATALOGUE: catalogue_service(_Offered(self.studies))}
-        self._border = Border(home, self._on_link, lambda _site: offered)
+        quota = QUOTA_OF_FLOWER_SITE if engine is Engine.SUPERLINK else QUOTA_OF_SITE
+        self._border = Border(home, self._on_link, lambda site: {**offered, **self._flower_services(site)}, quota)
         self.link = self._border.link
+        self._engine = engine
+        self._superlink = _superlink_of(home, on_event) if engine is Engine.SUPERLINK else None
         self.asker = Asker(self._carry, Witness(home.witnessed, self._pinned, self._witness_key))
         self._running: StudyRun | None = None
 
@@ -100,16 +115,21 @@ class Coordinator:
         self._joined = self.home.joined_sites()
 
     async def start(self, ports: Ports) -> int:
-        """Open the border and return the link's port.
+        """Open the border and return the link's port; before that, start the SuperLink where there is to be one.
 
         Raises:
             LinkUnavailable: a port is in use, or the address is not this machine's.
+            FedHealthError: the SuperLink cannot be started.
         """
+        if self._superlink is not None:
+            await self._superlink.start()
         return await self._border.start(ports.address, ports.enrolment)
 
     async def close(self) -> None:
         """Close the border, and let others have the home."""
         await self._border.stop()
+        if self._superlink is not None:
+            await self._superlink.stop()
         self.studies.close()
         self._held.close()
 
@@ -130,12 +150,14 @@ class Coordinator:
 
     async def run(self, known: KnownStudy, folder: Path, patience_seconds: float | None = None) -> Evidence:
         """Run a study, or go on with it; arguments, result and errors are those of `StudyRun`."""
-        publisher = Publisher(self.home.federation(), self._pinned, self._witness_key)
+        publisher = Publisher(self.home.federation(), self._pinned, self._witness_key, self._engine)
         self._running = StudyRun(self, known, folder, publisher, patience_seconds)
         try:
             return await self._running.run()
         finally:
             self._running = None
+            if self._superlink is not None:
+                await self._superlink.end_run()
 
     @staticmethod
     def unix_ms() -> int:
@@ -148,10 +170,23 @@ class Coordinator:
             longest = longest_answer(self._running.study)
             if (accepted := self._running.approved.get(site)) is not None:
                 seconds += min(max(accepted.reply_after_ms.values()) / 1000, _LONGEST_REPLY_SECONDS)
+        if self._superlink is not None and self._running is not None:
+            return await self._superlink.carry(site, frame, seconds, longest)
         return await self.link.ask(site, "gate", frame, seconds, longest)
 
     def _on_link(self, site: str, connected: bool) -> None:
+        if self._superlink is not None:
+            self._superlink.linked(site, connected)
         self.on_event({"event": "site", "site": site, "connected": connected})
+
+    def _flower_services(self, site: str) -> Mapping[str, Service]:
+        return {} if self._superlink is None else self._superlink.services(site)
+
+
+def _superlink_of(home: CoordinatorHome, on_event: OnEvent) -> "SuperLinkEngine":
+    from fedhealth.coordinator.superlink_engine import SuperLinkEngine  # Flower takes a second to load
+
+    return SuperLinkEngine(home.superlink, on_event)
 
 
 class _Offered:

@@ -1,0 +1,104 @@
+"""The ServerApp that a stock SuperLink runs with `engine = "superlink"`: it carries frames, and knows nothing else.
+
+It has no state and no key. The coordinator's main process gives it frames over a Unix socket; each becomes one Flower
+message to one node over the stock Grid, and the reply goes back. It can be killed at any moment: what was under way is
+asked again by the coordinator, through the ServerApp that is started in its place, and the gate gives the same bytes.
+
+Flower's own waiting (`Grid.send_and_receive`) looks for replies every 3 s; here it is every `POLL_SECONDS`.
+"""
+
+import os
+import select
+import socket
+import time
+
+from flwr.app import Context, Message
+from flwr.serverapp import Grid, ServerApp
+
+from fedhealth.coordinator.carried_frames import (
+    LENGTHS,
+    SOCKET,
+    Arrived,
+    Carry,
+    Lost,
+    Sent,
+    lengths_in,
+    message_of,
+)
+from fedhealth.errors import FederationFailed
+from fedhealth.flower.fab import FAB_SHA256
+from fedhealth.flower.frame_messages import FRAME_MESSAGE, NotOneFrame, frame_of, to_content
+from fedhealth.flower.stock_process import POLL_SECONDS
+from fedhealth.link.memory import Buffer
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, _context: Context) -> None:
+    """Carry frames until the coordinator hangs up."""
+    if grid.run.fab_hash != FAB_SHA256:
+        raise FederationFailed("another bundle than this release's named this app", got=grid.run.fab_hash)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(os.environ[SOCKET])
+        FrameCarrier(grid, connection).run()
+
+
+class FrameCarrier:
+    """Carries frames between a socket and a Grid.
+
+    Args:
+        grid: Flower's.
+        connection: to the coordinator.
+    """
+
+    def __init__(self, grid: Grid, connection: socket.socket) -> None:
+        self._grid, self._connection = grid, connection
+        self._under_way: dict[str, Carry] = {}
+
+    def run(self) -> None:
+        """Carry until the connection ends."""
+        look_at = time.monotonic()
+        while True:
+            wait = max(0.0, look_at - time.monotonic()) if self._under_way else None
+            if select.select([self._connection], [], [], wait)[0]:
+                start = self._exactly(LENGTHS.size)
+                header, frame = (None, None) if start is None else map(self._exactly, lengths_in(start))
+                if header is None or frame is None:
+                    return  # the coordinator has hung up
+                self._send(Carry.model_validate_json(bytes(header)), frame)
+            if self._under_way and time.monotonic() >= look_at:
+                self._look()
+                look_at = time.monotonic() + POLL_SECONDS
+
+    def _send(self, carry: Carry, frame: Buffer) -> None:
+        message = Message(to_content(bytes(frame)), int(carry.node), FRAME_MESSAGE, ttl=carry.seconds)
+        (name,) = self._grid.push_messages([message]) or ("",)
+        if not name:
+            self._tell(Lost(number=carry.number))
+            return
+        self._under_way[name] = carry
+        self._tell(Sent(number=carry.number))
+
+    def _look(self) -> None:
+        for reply in self._grid.pull_messages(list(self._under_way)):
+            carry = self._under_way.pop(reply.metadata.reply_to_message_id, None)
+            if carry is None:
+                continue
+            try:
+                frame = b"" if reply.has_error() else frame_of(reply.content, carry.longest)
+            except NotOneFrame:
+                frame = b""
+            self._tell(Arrived(number=carry.number) if frame else Lost(number=carry.number), frame)
+
+    def _tell(self, told: Sent | Arrived | Lost, frame: bytes = b"") -> None:
+        self._connection.sendall(message_of(told, frame))
+
+    def _exactly(self, count: int) -> Buffer | None:
+        part, filled = memoryview(bytearray(count)), 0
+        while filled < count:
+            more = self._connection.recv_into(part[filled:])
+            if more == 0:
+                return None
+            filled += more
+        return part
