@@ -26,6 +26,7 @@ unit: $(VENV)/.dev
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/python benchmarks/heart.py
+	$(BIN)/python benchmarks/heart_flamby.py
 	$(BIN)/python benchmarks/rounds.py
 	$(BIN)/python benchmarks/simulate.py
 	$(BIN)/python benchmarks/link.py

@@ -12,18 +12,19 @@ import argparse
 import hashlib
 import logging
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.learning.losses import logistic_loss
+from fedhealth.learning.raw_figures import outcomes_of, train_without_privacy
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.records.table import Records, Table, prepare_records, read_table
 from fedhealth.simulation.gates import SimulatedSite
 from fedhealth.simulation.in_process import InProcessFederation
 from fedhealth.study.protocol import Study, load_study
-from fedhealth.training.per_patient import RowwiseLinear, make_deterministic, model_outputs, per_patient_gradients
+from fedhealth.training.per_patient import make_deterministic
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = "FLamby, logistic regression, pooled test: pooled training 0.795, FedAvg 0.748, FedAdam 0.779"
@@ -36,20 +37,18 @@ def main() -> None:
     seeds = parser.parse_args().seeds
     logging.disable(logging.WARNING)
     make_deterministic()
-    study = load_study(ROOT / "protocols" / "heart-disease-diagnosis.toml")
-    files = [load_site_file(path.parent) for path in sorted((ROOT / "sites").glob("*/site.toml"))]
-    tables = {file.id: read_table(file.data_set.file, strict=True) for file in files}
+    study, hospitals = load_study(ROOT / "protocols" / "heart-disease-diagnosis.toml"), load_hospitals()
     print("seed  with DP  without  epsilon  delta")
     private, plain = [], []
     for seed in range(seeds):
-        keys = {file.id: hashlib.sha256(f"benchmark/{seed}/{file.id}".encode()).digest() for file in files}
-        sides = {
-            file.id: prepare_records(tables[file.id], study, file.data_set.patient_column, keys[file.id], strict=True)
-            for file in files
-        }
-        held_out = [side[1] for side in sides.values()]
-        private.append(accuracy(train_private(study, files, tables, keys, seed), held_out))
-        plain.append(accuracy(train_plain(study, files, sides), held_out))
+        keys = [hashlib.sha256(f"benchmark/{seed}/{file.id}".encode()).digest() for file, _ in hospitals]
+        sites = [
+            SimulatedSite(*hospital, key, 1000 * seed + i)
+            for i, (hospital, key) in enumerate(zip(hospitals, keys, strict=True))
+        ]
+        held_out = [side for _, side in sides_of_sites(study, sites)]
+        private.append(accuracy(train_private(study, sites), held_out))
+        plain.append(accuracy(train_plain(study, sites), held_out))
         print(
             f"{seed:4d}  {private[-1]:.4f}   {plain[-1]:.4f}   {study.privacy.training_epsilon:.2f}"
             f"     {study.privacy.delta:g}",
@@ -63,11 +62,24 @@ def main() -> None:
     print(PUBLISHED)
 
 
-def train_private(
-    study: Study, files: list[SiteFile], tables: dict[str, Table], keys: dict[str, bytes], seed: int
-) -> NDArray[np.float64]:
+def load_hospitals() -> list[tuple[SiteFile, Table]]:
+    """Return each hospital's file and table, in the order of their ids, as they are in the repository."""
+    files = [load_site_file(path.parent) for path in sorted((ROOT / "sites").glob("*/site.toml"))]
+    return [(file, read_table(file.data_set.file, strict=True)) for file in files]
+
+
+def sides_of_sites(study: Study, sites: Sequence[SimulatedSite]) -> list[tuple[Records, Records]]:
+    """Return the training side and the held-out side of each site."""
+    sides = []
+    for site in sites:
+        data_set = site.file.data_set
+        split = data_set.patient_column, site.split_key, data_set.split_column
+        sides.append(prepare_records(site.table, study, *split, strict=True))
+    return sides
+
+
+def train_private(study: Study, sites: Sequence[SimulatedSite]) -> NDArray[np.float64]:
     """Return the model trained through gates and ledgers."""
-    sites = [SimulatedSite(file, tables[file.id], keys[file.id], 1000 * seed + i) for i, file in enumerate(files)]
     federation = InProcessFederation(study, sites)
     try:
         return [weights for _, weights in federation.train()][-1]
@@ -75,31 +87,16 @@ def train_private(
         federation.close()
 
 
-def train_plain(study: Study, files: list[SiteFile], sides: dict[str, tuple[Records, Records]]) -> NDArray[np.float64]:
+def train_plain(study: Study, sites: Sequence[SimulatedSite]) -> NDArray[np.float64]:
     """Return the same federated model without clip and noise."""
-    weights = np.zeros(study.dimension + 1)
-    declared = {file.id: file.data_set.declared_patients for file in files}
-    for _ in range(study.training.rounds):
-        step = np.zeros_like(weights)
-        for site, (training, _) in sides.items():
-            gradients = per_patient_gradients(
-                RowwiseLinear(study.dimension), weights, logistic_loss, training.features, training.labels,
-                training.patients, training.patient_count,
-            )  # fmt: skip
-            public = (1 - study.evaluation.held_out_fraction) * declared[site]
-            step += declared[site] / sum(declared.values()) * gradients.sum(axis=0) / public
-        weights = weights - study.training.learning_rate * step
-    return weights
+    training = [side for side, _ in sides_of_sites(study, sites)]
+    return train_without_privacy(study, training, sum(site.file.data_set.declared_patients for site in sites))
 
 
-def accuracy(weights: NDArray[np.float64], held_out: list[Records]) -> float:
-    """Return the raw accuracy over all sites' held-out patients."""
-    right = total = 0
-    for records in held_out:
-        called = model_outputs(RowwiseLinear(len(weights) - 1), weights, records.features)[:, 0] > 0
-        right += int(np.sum(called == (records.labels > 0)))
-        total += len(records.labels)
-    return right / total
+def accuracy(weights: NDArray[np.float64], held_out: Sequence[Records]) -> float:
+    """Return the raw accuracy over all these patients."""
+    outcomes = outcomes_of(weights, held_out)
+    return float(np.mean((outcomes.scores > 0) == outcomes.ill))
 
 
 if __name__ == "__main__":
