@@ -118,9 +118,9 @@ def patients_of(study: Study, file: SiteFile, table: Table) -> dict[str, bool]:
     place = {column: at for at, column in enumerate(table.columns)}
     found = {}
     for _, row in table.rows:
-        label = label_of(study.endpoint, row[place[study.endpoint.column]])
-        if label is not None and all(meets(each, row[place[each.column]]) for each in study.include):
-            found[row[place[file.data_set.patient_column]]] = label > 0
+        labels = label_of(study.endpoint, [row[place[column]] for column in study.endpoint.columns])
+        if labels is not None and all(meets(each, row[place[each.column]]) for each in study.include):
+            found[row[place[file.data_set.patient_column]]] = labels[0] > 0
     return found
 
 

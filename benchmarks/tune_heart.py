@@ -6,6 +6,9 @@ turn is held out. A candidate's figure is its accuracy on all folds, on average 
 are reported. First the indicator of missing cholesterol is decided, without privacy; then rounds, step length, momentum
 and clip, out of a coarse grid: the folds cannot tell finer ones apart.
 
+Noise follows from a study's digest, so a later version of the format may rank candidates that lie close together
+otherwise. The protocol holds what was chosen before the first run of heart_flamby.py, and stays.
+
 The splits that are reported have other test patients, of whom most trained here: with 740 patients in all, no patient
 could be kept from both. The accuracy on the test patients of this split, whom nothing here has seen, is said at the
 end, for the protocol as it is.
