@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from fedhealth.flower.rounds import arrays_of, strategy_for, weights_of
+from fedhealth.flower.rounds import arrays_of, weights_of
+from fedhealth.flower.strategies import strategy_for
 from fedhealth.learning.plan import model_update, plan_study
 from fedhealth.learning.steps import STEPS
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret

@@ -73,6 +73,8 @@ def _explain(detail: Any, values: Any, model: type[BaseModel]) -> str:  # noqa: 
     place = ".".join(str(part) for part in detail["loc"]) or "the file"
     if detail["type"] == "extra_forbidden":
         known = sorted(_known_keys(model))
+        if detail["loc"][-1] in known:
+            return f"key '{place}' does not belong there"
         near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
         return f"unknown key '{place}'" + (f" (did you mean '{near[0]}'?)" if near else "")
     if detail["type"] == "missing":

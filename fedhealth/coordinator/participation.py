@@ -67,9 +67,9 @@ class Quorum:
 
 
 def quorum_of(study: Study, sites: Collection[str]) -> Quorum:
-    """Return what a study asks of the sites of its run; without a quorum it is all of them."""
-    least = len(sites) if study.sites.quorum is None else study.sites.quorum
-    return Quorum(frozenset(study.sites.required), least)
+    """Return what a study asks of the sites of its run: without a quorum all, and always what its strategy needs."""
+    declared = len(sites) if study.sites.quorum is None else study.sites.quorum
+    return Quorum(frozenset(study.sites.required), max(declared, study.strategy.least_sites(len(sites))))
 
 
 def spans_of(rounds: Iterable[CompletedRound]) -> tuple[Span, ...]:

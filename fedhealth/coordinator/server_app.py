@@ -43,10 +43,10 @@ from fedhealth.flower.rounds import (
     SiteMissing,
     arrays_of,
     evaluate_model,
-    strategy_for,
     train_rounds,
     weights_of,
 )
+from fedhealth.flower.strategies import strategy_for
 from fedhealth.flower.strategy_state import StrategyState
 from fedhealth.learning.evaluation import counts_of
 from fedhealth.learning.model_file import model_bytes

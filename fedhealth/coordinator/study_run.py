@@ -140,7 +140,7 @@ class StudyRun:
             ApprovalMissing: too few sites have approved the study.
             QuorumMissing: too few gave a release; the study waits.
             ConfigInvalid: it was stopped, or its results are in another folder.
-            FederationFailed: its ServerApp ended again and again.
+            FederationFailed: fewer sites have joined than it needs, or its ServerApp ended again and again.
             LinkUnavailable: too few sites are connected, or a site is away at the end.
         """
         run = self._check()
@@ -173,6 +173,14 @@ class StudyRun:
                 got=f"--out {self._folder}",
                 wanted=f"its folder {run.folder}",
                 next_step="Go on there: its checkpoint or its results are in it.",
+            )
+        if run is None and not self._quorum.holds(self.sites):
+            missing = sorted(self._quorum.required - set(self.sites))
+            raise FederationFailed(
+                f"study '{self.study.name}' needs more sites than have joined",
+                got=str(len(self.sites)),
+                wanted=f"at least {self._quorum.least}" + (f", {', '.join(missing)} among them" if missing else ""),
+                next_step="Invite them: fedhealth coordinator invite --help",
             )
         if run is None and (found := [name for name in (*PUBLISHED, SEAL) if (self._folder / name).exists()]):
             raise ConfigInvalid(

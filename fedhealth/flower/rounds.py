@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp.strategy import FedAvg, FedAvgM, Strategy
+from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedhealth.flower.link_grid import LinkGrid
-from fedhealth.study.protocol import Study
 
 WEIGHTS = "weights"
 """The one array of a model: all weights, flattened."""
@@ -40,19 +39,6 @@ class SiteMissing(Exception):
     def __init__(self, absent: dict[str, str]) -> None:
         super().__init__(", ".join(f"{site}: {code}" for site, code in sorted(absent.items())))
         self.absent = absent
-
-
-def strategy_for(study: Study, sites: int) -> Strategy:
-    """Return the Flower strategy that a study names, made to wait for all `sites`."""
-    training = study.training
-    if training is not None and training.strategy == "fedavgm":
-        return FedAvgM(
-            min_train_nodes=sites,
-            min_evaluate_nodes=sites,
-            min_available_nodes=sites,
-            server_momentum=training.server_momentum,
-        )
-    return FedAvg(min_train_nodes=sites, min_evaluate_nodes=sites, min_available_nodes=sites)
 
 
 def arrays_of(weights: NDArray[np.float64]) -> ArrayRecord:

@@ -106,27 +106,19 @@ def fit_without_privacy(sides: Sequence[Records]) -> Vector:
     return weights
 
 
-def train_without_privacy(study: Study, sides: Sequence[Records], declared_patients: int) -> Vector:
-    """Return the model of the protocol's rounds, step length and momentum, with every patient, no clip and no noise.
-
-    The sites' steps are weighted by what they declare and divided by it, so that the sum over all of them is one
-    gradient over all patients, divided by the public number of those in training.
+def step_without_privacy(study: Study, weights: Vector, side: Records, declared_patients: int) -> Vector:
+    """Return one site's step of a round: every patient, no clip and no noise.
 
     Args:
         study: the protocol.
-        sides: the training side of each site.
-        declared_patients: of all sites together.
+        weights: the common model, shape (features + 1,), the bias last.
+        side: the training side of the site.
+        declared_patients: the site's public figure, by which the sum is divided as that of a release is.
     """
-    features = np.concatenate([np.column_stack([side.features, np.ones(len(side.labels))]) for side in sides])
-    labels = np.concatenate([side.labels for side in sides])
-    shares = np.concatenate([1 / np.bincount(side.patients)[side.patients] for side in sides])
-    training = study.training
-    if training is None:
+    if study.training is None:
         raise ValueError("nothing is trained in this study")
-    pace = training.learning_rate / ((1 - study.evaluation.held_out_fraction) * declared_patients)
-    weights, momentum = np.zeros(features.shape[1]), np.zeros(features.shape[1])
-    for _ in range(training.rounds):
-        chance = 1 / (1 + np.exp(-(features @ weights)))
-        momentum = training.server_momentum * momentum + pace * (features.T @ (shares * (chance - labels)))
-        weights = weights - momentum
-    return weights
+    features = np.column_stack([side.features, np.ones(len(side.labels))])
+    shares = 1 / np.bincount(side.patients)[side.patients]
+    chance = 1 / (1 + np.exp(-(features @ weights)))
+    pace = study.training.learning_rate / ((1 - study.evaluation.held_out_fraction) * declared_patients)
+    return -pace * (features.T @ (shares * (chance - side.labels)))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from fedhealth.coordinator.evidence import LedgerHead
 from fedhealth.coordinator.server_app import StudyCodec
 from fedhealth.flower.link_grid import BatchGrid, NotReleased, Question, set_task_identity
-from fedhealth.flower.rounds import EXAMPLES, Course, evaluate_model, strategy_for, train_rounds
+from fedhealth.flower.rounds import EXAMPLES, Course, evaluate_model, train_rounds
+from fedhealth.flower.strategies import strategy_for
 from fedhealth.learning.models.table import model_of
 from fedhealth.privacy.release import StepName
 from fedhealth.simulation.gates import SimulatedSite, SiteGroup

@@ -17,10 +17,10 @@ from fedhealth.learning.raw_figures import (
     area_under_curve,
     fit_without_privacy,
     outcomes_of,
-    train_without_privacy,
 )
 from fedhealth.records.table import Records
 from fedhealth.simulation.hospitals import Hospitals
+from fedhealth.simulation.without_privacy import train_without_privacy
 from fedhealth.study.protocol import Study
 
 
@@ -55,7 +55,8 @@ def reference_of(study: Study, hospitals: Hospitals, weights: NDArray[np.float64
                 federated=_score_of(outcomes_of(weights, [kept])),
             )
         )
-    plain = train_without_privacy(study, training, sum(hospitals.declared_patients.values()))
+    own_sides = {site: own for site, (own, _) in sides.items()}
+    plain = train_without_privacy(study, own_sides, hospitals.declared_patients)
     return Reference(
         study=study.digest,
         model_sha256=hashlib.sha256(model).hexdigest(),

@@ -19,6 +19,7 @@ from fedhealth.config import read_toml
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryFeature, Condition, Feature
 from fedhealth.study.part import Column, Part, StudyName, Text
+from fedhealth.study.strategies import FedAvg, Strategy
 
 MAX_INPUTS = 100_000
 """So many weights, as doubles, fit one frame of the gate."""
@@ -50,8 +51,7 @@ class Training(Part):
             full batch, which is often best for small hospitals. Less is for budgets counted in Renyi divergence.
         learning_rate: step length on the clipped mean gradient.
         l2_clip_norm: the most one patient's gradient may measure.
-        strategy: how the coordinator combines, by its name in Flower.
-        server_momentum: momentum of "fedavgm", in [0, 1); 0 for "fedavg".
+        strategy: how the coordinator combines the sites' steps.
     """
 
     rounds: Annotated[int, Field(ge=1, le=10_000)]
@@ -59,14 +59,7 @@ class Training(Part):
     sampling_rate: Annotated[float, Field(ge=1e-4, le=1)] = 1.0
     learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     l2_clip_norm: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
-    strategy: Literal["fedavg", "fedavgm"] = "fedavg"
-    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-    @model_validator(mode="after")
-    def _momentum_has_a_strategy(self) -> Self:
-        if (self.strategy == "fedavgm") != (self.server_momentum > 0):
-            raise ValueError("server_momentum is for strategy 'fedavgm', which needs one above 0")
-        return self
+    strategy: Strategy = FedAvg(kind="fedavg")
 
 
 Share = Annotated[float, Field(ge=0.01, le=1)]
@@ -264,6 +257,13 @@ class Study(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _quorum_is_enough_to_combine(self) -> Self:
+        quorum, strategy = self.sites.quorum, self.strategy
+        if quorum is not None and quorum < (least := strategy.least_sites(quorum)):
+            raise ValueError(f"quorum is {quorum}, wanted at least the {least} sites that '{strategy.kind}' needs")
+        return self
+
     @property
     def dimension(self) -> int:
         """Number of model inputs."""
@@ -278,6 +278,11 @@ class Study(Part):
     def spare_rounds(self) -> int:
         """Number of spare rounds of training."""
         return 0 if self.training is None else self.training.spare_rounds
+
+    @property
+    def strategy(self) -> Strategy:
+        """How the sites' steps are combined; the average where nothing is trained."""
+        return FedAvg(kind="fedavg") if self.training is None else self.training.strategy
 
     @property
     def digest(self) -> str:

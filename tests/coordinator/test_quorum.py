@@ -9,7 +9,7 @@ from fedhealth.coordinator.participation import CompletedRound, Quorum, rounds_o
 from fedhealth.coordinator.run_folder import EVIDENCE
 from fedhealth.coordinator.store.tables import StudyState
 from fedhealth.coordinator.study_run import QuorumMissing
-from fedhealth.errors import ApprovalMissing, LinkUnavailable
+from fedhealth.errors import ApprovalMissing, FederationFailed, LinkUnavailable
 from fedhealth.link.frames import Answer, unpack_request
 from fedhealth.privacy.entries import Withdrawn
 
@@ -51,6 +51,49 @@ def absent_in(evidence):
 )
 def test_a_quorum_is_so_many_sites_with_those_that_are_required(required, least, given, holds):
     assert Quorum(frozenset(required), least).holds(given) is holds
+
+
+@pytest.mark.parametrize(
+    ("sites", "strategy", "wanted"),
+    [
+        ({}, {"kind": "krum", "malicious_sites": 1}, "got 3; wanted at least 5"),
+        ({"quorum": 4}, {"kind": "fedavg"}, "got 3; wanted at least 4"),
+        ({"required": ("ward-z",)}, {"kind": "fedavg"}, "got 3; wanted at least 3, ward-z among them"),
+    ],
+)
+def test_nothing_is_asked_where_fewer_sites_have_joined_than_the_study_needs(tmp_path, sites, strategy, wanted):
+    made = Scene(tmp_path, study_of(sites=sites, training=TRAINING | {"strategy": strategy}), THREE)
+    try:
+        with pytest.raises(FederationFailed, match=wanted):
+            made.run(patience=0.3)
+        assert not any(asks_for(frame, "train", 1) for site in made.sites.values() for frame in site.frames)
+    finally:
+        made.close()
+
+
+def test_a_median_goes_on_without_one_of_four_and_not_without_two(tmp_path):
+    # 2 f + 1 = 3 sites for one that may lie; the quorum is the study's own.
+    strategy = {"kind": "fedmedian", "malicious_sites": 1}
+    four = (*THREE, "ward-d")
+    made = Scene(tmp_path, study_of(sites={"quorum": 3}, training=TRAINING | {"strategy": strategy}), four)
+    away = {2: ("ward-b",), 3: ("ward-b", "ward-d")}
+
+    def leaving(site):
+        async def delay(frame):
+            request, _ = unpack_request(frame)
+            if isinstance(request, Answer) and request.step == "train":
+                made.sites[site].connected = site not in away.get(request.round, ())
+
+        return delay
+
+    for name in four:
+        made.sites[name].delay = leaving(name)
+    try:
+        with pytest.raises(QuorumMissing, match=r"round 3.*ward-b \(away\), ward-d \(away\).*one from 3 of 4 sites"):
+            made.run(patience=0.3)
+        assert [each.absent for each in made.hub.runs.rounds(made.study.digest)] == [{}, {"ward-b": "away"}]
+    finally:
+        made.close()
 
 
 def test_rounds_are_kept_as_the_fewest_spans_and_come_back_as_they_were():

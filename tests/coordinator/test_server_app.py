@@ -266,17 +266,29 @@ class Killed(BaseException):
     """A process that is gone."""
 
 
-MOMENTUM = Study.model_validate(
-    STUDY.model_dump(mode="json")
-    | {"training": STUDY.training.model_dump() | {"rounds": 4, "strategy": "fedavgm", "server_momentum": 0.7}}
-)
+WITH_MEMORY = {
+    "fedavgm": {"server_momentum": 0.7},
+    "fedadam": {"server_learning_rate": 0.2, "beta_1": 0.8},
+    "fedyogi": {"server_learning_rate": 0.2, "beta_2": 0.9},
+    "fedadagrad": {"server_learning_rate": 0.2},
+}
+"""The strategies that remember; what the others combine depends on the round alone."""
 
 
+def remembering(kind):
+    strategy = {"kind": kind, **WITH_MEMORY[kind]}
+    training = STUDY.training.model_dump() | {"rounds": 4, "strategy": strategy}
+    return Study.model_validate(STUDY.model_dump(mode="json") | {"training": training})
+
+
+@pytest.mark.parametrize("kind", WITH_MEMORY)
 @pytest.mark.parametrize("moment", ["before the write", "after the write"])
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_run_that_is_cut_off_at_a_checkpoint_asks_the_same_bytes_and_ends_with_the_same_model(
-    tmp_path, monkeypatch, moment, number
+    tmp_path, monkeypatch, moment, number, kind
 ):
+    study = remembering(kind)
+
     def ask(site, step, number, data):
         # An answer that depends on every bit of the question, as a gate's does.
         chance = np.random.default_rng([*input_digest(data).encode(), site == "ward-a"])
@@ -284,7 +296,7 @@ def test_a_run_that_is_cut_off_at_a_checkpoint_asks_the_same_bytes_and_ends_with
 
     calm = tmp_path / "calm"
     calm.mkdir()
-    run_app(calm, ask, lambda _: None, MOMENTUM)
+    run_app(calm, ask, lambda _: None, study)
     asked = {}
 
     def watched(site, step, number, data):
@@ -307,9 +319,9 @@ def test_a_run_that_is_cut_off_at_a_checkpoint_asks_the_same_bytes_and_ends_with
     folder.mkdir()
     monkeypatch.setattr("fedhealth.coordinator.server_app.store_checkpoint", cut)
     with pytest.raises(Killed):
-        run_app(folder, watched, lambda _: None, MOMENTUM)
+        run_app(folder, watched, lambda _: None, study)
     said = []
-    run_app(folder, watched, said.append, MOMENTUM)
+    run_app(folder, watched, said.append, study)
     first = number + (moment == "after the write")
     assert [question.round for question in said[:-1]] == list(range(first, 5))
     assert (folder / MODEL).read_bytes() == (calm / MODEL).read_bytes()

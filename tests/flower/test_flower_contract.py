@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, FedAvgM
+from flwr.serverapp import strategy as shipped
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -137,11 +137,29 @@ def test_the_grid_implements_exactly_what_flower_leaves_abstract():
         assert list(theirs.parameters) == list(ours.parameters), name
 
 
-@pytest.mark.parametrize("strategy", [FedAvg, FedAvgM])
-def test_a_strategy_has_the_parts_that_the_rounds_drive(strategy):
-    for name in ("configure_train", "aggregate_train", "configure_evaluate"):
-        assert callable(getattr(strategy, name))
-    made = strategy()
+SETTINGS_IN_ATTRIBUTES = {
+    "FedAvg": (),
+    "FedAvgM": ("server_momentum",),
+    "FedAdam": ("eta", "beta_1", "beta_2", "tau"),
+    "FedYogi": ("eta", "beta_1", "beta_2", "tau"),
+    "FedAdagrad": ("eta", "tau"),
+    "FedMedian": (),
+    "FedTrimmedAvg": ("beta",),
+    "Krum": ("num_malicious_nodes",),
+    "MultiKrum": ("num_malicious_nodes", "num_nodes_to_select"),
+    "Bulyan": ("num_malicious_nodes",),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS_IN_ATTRIBUTES)
+def test_a_strategy_has_the_parts_that_the_rounds_drive(name):
+    strategy = getattr(shipped, name)
+    for part in ("configure_train", "aggregate_train", "configure_evaluate"):
+        assert callable(getattr(strategy, part))
+    counts = {"min_train_nodes": 7, "min_evaluate_nodes": 7, "min_available_nodes": 7}
+    settings = {setting: 0.25 if "num" not in setting else 3 for setting in SETTINGS_IN_ATTRIBUTES[name]}
+    made = strategy(**counts, **settings)
+    assert {each: getattr(made, each) for each in counts | settings} == counts | settings
     assert (made.weighted_by_key, made.arrayrecord_key, made.configrecord_key) == ("num-examples", "arrays", "config")
     assert (made.fraction_train, made.fraction_evaluate) == (1.0, 1.0)
 

@@ -17,10 +17,10 @@ from fedhealth.flower.rounds import (
     SiteMissing,
     arrays_of,
     evaluate_model,
-    strategy_for,
     train_rounds,
     weights_of,
 )
+from fedhealth.flower.strategies import strategy_for
 
 
 def run(grid, study, start=(0.0, 0.0), rounds=None):
@@ -57,7 +57,7 @@ def test_fedavg_starts_from_the_weights_it_is_given(study, scripted, grid_of, un
 def test_fedavgm_adds_momentum(study, scripted, grid_of, unit_of):
     # The sites answer c each round. With momentum m: v1 = c, v2 = m c + c, v3 = m v2 + c, and w3 = -(v1 + v2 + v3)
     # = -c (3 + 2 m + m^2).
-    protocol, momentum = study(strategy="fedavgm", server_momentum=0.5), 0.5
+    protocol, momentum = study(strategy={"kind": "fedavgm", "server_momentum": 0.5}), 0.5
     rounds = run(grid_of(protocol, scripted()), protocol)
     c = np.array([120, 40]) * unit_of(protocol, 400)
     for (_, weights), factor in zip(rounds, (1, 2 + momentum, 3 + 2 * momentum + momentum**2), strict=True):

@@ -48,8 +48,7 @@ kind = "logistic-regression"
 rounds = 20
 learning_rate = 0.5
 l2_clip_norm = 1.0
-strategy = "fedavgm"
-server_momentum = 0.9
+strategy = { kind = "fedavgm", server_momentum = 0.9 }
 
 [evaluation]
 held_out_fraction = 0.25
@@ -106,6 +105,7 @@ CLOSED = {
     ("features", 0, "kind"),
     ("features", 1, "kind"),
     ("endpoint", "kind"),
+    ("training", "strategy", "kind"),
     ("privacy", "unit"),
 }
 
@@ -115,10 +115,7 @@ def test_another_value_in_any_field_is_another_digest(path):
     value = VALUES
     for key in path:
         value = value[key]
-    if path == ("training", "strategy"):
-        values = changed(path, "fedavg")
-        values["training"]["server_momentum"] = 0.0
-    elif isinstance(value, bool):
+    if isinstance(value, bool):
         values = changed(path, not value)
     elif isinstance(value, str):
         values = changed(path, value + "x")
@@ -155,8 +152,38 @@ SLIPS = {
     "a feature twice": ('column = "sex"', 'column = "age"', "name a column twice: age"),
     "a category twice": ('["f", "m"]', '["f", "f"]', "repeat a word"),
     "no category": ('["f", "m"]', "[]", "categories"),
-    "momentum without its strategy": ('"fedavgm"', '"fedavg"', "server_momentum is for strategy 'fedavgm'"),
-    "a strategy without momentum": ("server_momentum = 0.9", "server_momentum = 0.0", "which needs one above 0"),
+    "momentum without its strategy": (
+        '"fedavgm"',
+        '"fedavg"',
+        r"key 'training.strategy.fedavg.server_momentum' does not belong there",
+    ),
+    "a strategy without momentum": (
+        "server_momentum = 0.9",
+        "server_momentum = 0.0",
+        "server_momentum.*greater than 0",
+    ),
+    "a strategy without its setting": (", server_momentum = 0.9", "", "fedavgm.server_momentum' is missing"),
+    "a strategy that is none": ('"fedavgm"', '"fedbest"', "training.strategy: .*'fedbest'.*'fedavg', 'fedavgm'"),
+    "a strategy that is not a table": (
+        '{ kind = "fedavgm", server_momentum = 0.9 }',
+        '"fedadam"',
+        'wanted a table that names it, such as { kind = "fedadam" }',
+    ),
+    "a strategy that would be another": (
+        'kind = "fedavgm", server_momentum = 0.9',
+        'kind = "fedprox", proximal_mu = 0.1',
+        "'fedprox' would be 'fedavg': .* write 'fedavg'",
+    ),
+    "a strategy that withstands nobody": (
+        'kind = "fedavgm", server_momentum = 0.9',
+        'kind = "krum", malicious_sites = 0',
+        "malicious_sites.*greater than or equal to 1",
+    ),
+    "a quorum that is too small to combine": (
+        'strategy = { kind = "fedavgm", server_momentum = 0.9 }',
+        'strategy = { kind = "krum", malicious_sites = 1 }\n[sites]\nquorum = 4',
+        "quorum is 4, wanted at least the 5 sites that 'krum' needs",
+    ),
     "a missing key": ("rounds = 20\n", "", "key 'training.rounds' is missing"),
     "another format": ("format = 1", "format = 2", "format"),
     "no rounds": ("rounds = 20", "rounds = 0", "training.rounds"),
