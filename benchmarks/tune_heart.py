@@ -124,8 +124,10 @@ def with_indicator(study: Study, told: bool) -> Study:
 
 def with_training(study: Study, values: Mapping[str, float]) -> Study:
     """Return the study with these hyperparameters."""
-    strategy = "fedavgm" if values["server_momentum"] else "fedavg"
-    training = study.training.model_dump() | dict(values) | {"strategy": strategy}
+    momentum = values["server_momentum"]
+    strategy = {"kind": "fedavgm", "server_momentum": momentum} if momentum else {"kind": "fedavg"}
+    others = {name: value for name, value in values.items() if name != "server_momentum"}
+    training = study.training.model_dump() | others | {"strategy": strategy}
     return Study.model_validate(study.model_dump() | {"training": training})
 
 
