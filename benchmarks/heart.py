@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.learning.raw_figures import outcomes_of, train_without_privacy
+from fedhealth.learning.raw_figures import outcomes_of
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.records.table import Records, Table, prepare_records, read_table
 from fedhealth.simulation.gates import SimulatedSite
 from fedhealth.simulation.in_process import InProcessFederation
+from fedhealth.simulation.without_privacy import train_without_privacy
 from fedhealth.study.protocol import Study, load_study
 from fedhealth.training.per_patient import make_deterministic
 
@@ -89,8 +90,9 @@ def train_private(study: Study, sites: Sequence[SimulatedSite]) -> NDArray[np.fl
 
 def train_plain(study: Study, sites: Sequence[SimulatedSite]) -> NDArray[np.float64]:
     """Return the same federated model without clip and noise."""
-    training = [side for side, _ in sides_of_sites(study, sites)]
-    return train_without_privacy(study, training, sum(site.file.data_set.declared_patients for site in sites))
+    names = [site.file.id for site in sites]
+    training = dict(zip(names, (side for side, _ in sides_of_sites(study, sites)), strict=True))
+    return train_without_privacy(study, training, {site.file.id: site.file.data_set.declared_patients for site in sites})
 
 
 def accuracy(weights: NDArray[np.float64], held_out: Sequence[Records]) -> float:
