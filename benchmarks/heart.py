@@ -90,9 +90,9 @@ def train_private(study: Study, sites: Sequence[SimulatedSite]) -> NDArray[np.fl
 
 def train_plain(study: Study, sites: Sequence[SimulatedSite]) -> NDArray[np.float64]:
     """Return the same federated model without clip and noise."""
-    names = [site.file.id for site in sites]
-    training = dict(zip(names, (side for side, _ in sides_of_sites(study, sites)), strict=True))
-    return train_without_privacy(study, training, {site.file.id: site.file.data_set.declared_patients for site in sites})
+    declared = {site.file.id: site.file.data_set.declared_patients for site in sites}
+    training = [side for side, _ in sides_of_sites(study, sites)]
+    return train_without_privacy(study, dict(zip(declared, training, strict=True)), declared)
 
 
 def accuracy(weights: NDArray[np.float64], held_out: Sequence[Records]) -> float:
