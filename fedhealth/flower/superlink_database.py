@@ -44,6 +44,7 @@ def check_database(path: Path) -> None:
 def _scripts() -> ScriptDirectory:
     config = Config()
     config.set_main_option("script_location", str(ALEMBIC_DIR))
+    config.set_main_option("path_separator", "os")
     config.set_main_option("version_locations", str(ALEMBIC_DIR / "versions"))
     return ScriptDirectory.from_config(config)
 
