@@ -120,3 +120,35 @@ def test_a_study_that_nobody_finished_cannot_be_signed():
     features[0]["unit"] = "?"
     with pytest.raises(ConfigInvalid, match="legal_basis, the unit of age"):
         refuse_open_texts(changed(legal_basis="?", features=features))
+
+
+EVALUATIONS = {
+    "a table alone": {"table": 1.0, "scores": None},
+    "a table and a histogram": {"table": 0.6, "scores": {"share": 0.4, "bins": 10}},
+    "a histogram of much of the budget": {"table": 0.2, "scores": {"share": 0.8, "bins": 4}},
+    "subgroups too": {
+        "table": 0.5,
+        "scores": {"share": 0.3, "bins": 10},
+        "subgroups": {"share": 0.2, "columns": ["sex"]},
+    },
+}
+
+
+@pytest.mark.parametrize("case", EVALUATIONS)
+def test_the_interval_to_expect_is_that_of_the_least_noisy_table_that_the_counts_give(case):
+    """By hand: the least squares estimate of a cell that was measured twice, then Wilson's interval with the noise."""
+    study = changed(evaluation={"held_out_fraction": 0.25, "too_wide": 0.5, **EVALUATIONS[case]})
+    sd, parts = plan_study(study)["evaluate"].mechanism.standard_deviation, EVALUATIONS[case]
+    variance = sd**2 / parts["table"]
+    if parts["scores"] is not None:
+        # A cell of the table is a sum of half of the bins: precisions of the two measurements add up.
+        of_bins = parts["scores"]["bins"] / 2 * sd**2 / parts["scores"]["share"]
+        variance = 1 / (1 / variance + 1 / of_bins)
+    found = foresee(study, [limits("a", declared_patients=2000), limits("b", declared_patients=3000)])
+    for half_width, patients, sites in ((found.sizes[0].half_width, 500, 1), (found.federation_half_width, 1250, 2)):
+        # Every p with (0.8 n - n p)^2 <= z^2 (n p (1 - p) + s^2 (p^2 + (1 - p)^2)), s^2 of two cells of each site.
+        z2, s2 = 1.959963984540054**2, 2 * sites * variance
+        a = patients**2 + z2 * (patients - 2 * s2)
+        b = 2 * 0.8 * patients**2 + z2 * (patients - 2 * s2)
+        c = (0.8 * patients) ** 2 - z2 * s2
+        assert half_width == pytest.approx(math.sqrt(b * b - 4 * a * c) / (2 * a), rel=1e-9)

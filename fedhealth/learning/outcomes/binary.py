@@ -24,7 +24,6 @@ from fedhealth.learning.binary_cells import (
 )
 from fedhealth.learning.binary_figures import Figures, figures_of
 from fedhealth.learning.lines import Line
-from fedhealth.metrics.proportion import proportion_of
 from fedhealth.records.table import Records
 from fedhealth.study.features import CategoryFeature
 from fedhealth.study.protocol import Study
@@ -93,6 +92,8 @@ def composition(study: Study, records: Records) -> dict[str, int]:
 def half_width(study: Study, noise: Mapping[str, float], patients: float, sites: int) -> float | None:
     """Return half the 95 % interval of the accuracy, were the model right for 8 in 10 and every count as expected.
 
+    It is worked out as the figure itself, so that the histogram of scores makes the table less noisy here too.
+
     Args:
         study: the protocol.
         noise: as in `figures`.
@@ -102,8 +103,17 @@ def half_width(study: Study, noise: Mapping[str, float], patients: float, sites:
     Returns:
         None where nothing can be said at all.
     """
-    found = proportion_of(_RIGHT * patients, (1 - _RIGHT) * patients, noise[TABLE] * math.sqrt(2 * sites))
-    return None if found is None else found.half_width
+    right, wrong = _RIGHT * patients / 2, (1 - _RIGHT) * patients / 2
+    asked = lines(study)
+    expected = dict.fromkeys((cell for line in asked for cell in line.cells), 0.0)
+    expected |= dict(zip(CONFUSION_CELLS, (right, wrong, right, wrong), strict=True))
+    if study.evaluation.scores is not None:
+        half = study.evaluation.scores.bins // 2
+        upper, lower = [right / half] * half, [wrong / half] * half  # of the ill; of the well it is the other way
+        expected |= dict(zip(score_cells(2 * half), lower + upper + upper + lower, strict=True))
+    more_noise = {name: deviation * math.sqrt(sites) for name, deviation in noise.items()}
+    accuracy = figures_of([expected], asked, more_noise, math.inf).accuracy
+    return None if accuracy.low is None or accuracy.high is None else (accuracy.high - accuracy.low) / 2
 
 
 @dataclass(frozen=True)
