@@ -10,6 +10,7 @@ Source: the console scripts of Flower 1.41, and the environment variables that i
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -55,15 +56,34 @@ def stock_environment(flower_home: Path, **more: str) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a program of Flower's until it ends or standard input closes."""
-    program, *rest = arguments
+    """Run a program of Flower's until it ends or standard input closes; this process ends with it.
+
+    A SuperNode whose main thread fails would be kept by its other threads for ever, alive and doing nothing.
+    """
+    code: object = 1
+    try:
+        _run(*arguments)
+        code = 0
+    except SystemExit as ended:
+        code = 0 if ended.code is None else ended.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)  # noqa: T201 - as Python itself would
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _run(program: str, *arguments: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     module, function = _PROGRAMS[program]
     if program == "flower-superlink":
         from fedhealth.flower.superlink_guard import install_guard
 
         install_guard(Path(os.environ[CONTROL_SECRET]).read_text())
-    sys.argv = [program, *rest]
+    sys.argv = [program, *arguments]
     cast(Callable[[], None], getattr(import_module(module), function))()
 
 
