@@ -33,7 +33,7 @@ class ScriptedSuperLink:
 
     def __init__(self, certificate, fab=None):
         set_task_identity(run_id=RUN)
-        self.fab = fab or fab_bytes()
+        self.fab, self.override = fab or fab_bytes(), {}
         self.asked, self.activated, self.headers = [], 0, []
         self._waiting, self._objects, self._arriving = [], {}, {}
         self.replies = {}
@@ -94,8 +94,8 @@ class ScriptedSuperLink:
     def run(self):
         run = Run.create_empty(RUN)
         run.fab_id, run.fab_version = "fedhealth/fedhealth-frames", "1.0.0"
+        run.override_config = dict(self.override)
         run.fab_hash = hashlib.sha256(self.fab).hexdigest()
-        run.override_config = {"noise": "none"}  # what no site may listen to
         return run
 
     def answer(self, call, body):
