@@ -31,6 +31,7 @@ from fedhealth.flower.fleet_requests import (
     MAX_PACKED_BYTES,
     PUBLIC_KEY,
     PULL,
+    VERSION,
     FleetAnswer,
     FleetInvalid,
     FleetRequest,
@@ -130,6 +131,10 @@ class FleetDesk:
             return pack_fleet(FleetAnswer(status=_FORBIDDEN), b"")
         if site not in self._keys or request.headers.get(PUBLIC_KEY) != self._keys[site]:
             _LOG.warning("site '%(site)s': a request that its node key did not sign is refused", {"site": site})
+            return pack_fleet(FleetAnswer(status=_FORBIDDEN), b"")
+        if request.path == ACTIVATE and not is_supported(request.headers.get(VERSION, "")):
+            # Flower itself lets it in; the site's software said another version when it joined.
+            _LOG.error("site '%(site)s': its SuperNode is of another version of Flower: not let in", {"site": site})
             return pack_fleet(FleetAnswer(status=_FORBIDDEN), b"")
         if request.path == PULL and not await self._has_mail(site):
             return pack_fleet(FleetAnswer(status=_AWAY), b"")

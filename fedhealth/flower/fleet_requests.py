@@ -17,7 +17,7 @@ from typing import Annotated, Literal, TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.proto.fab_pb2 import GetFabResponse
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLWR_PACKAGE_VERSION_METADATA_KEY
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,13 +40,10 @@ CALLS = frozenset(
 )
 """All that a SuperNode whose key is registered asks; registering is the coordinator's."""
 
-PUBLIC_KEY = FLEET_HTTP_PUBLIC_KEY_HEADER
+PUBLIC_KEY, VERSION = FLEET_HTTP_PUBLIC_KEY_HEADER, FLWR_PACKAGE_VERSION_METADATA_KEY
 HEADERS = frozenset(
-    {"content-type", "accept", PUBLIC_KEY, "flwr-signature", "flwr-timestamp"}
-    | {
-        f"flwr-{name}"
-        for name in ("package-name", "package-version", "component-name", "version-incompatibility-message")
-    }
+    {"content-type", "accept", PUBLIC_KEY, "flwr-signature", "flwr-timestamp", VERSION}
+    | {f"flwr-{name}" for name in ("package-name", "component-name", "version-incompatibility-message")}
 )
 
 MAX_BODY_BYTES = 8 * 2**20

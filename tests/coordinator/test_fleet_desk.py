@@ -27,6 +27,7 @@ from fedhealth.flower.fleet_requests import (
     JOIN,
     PUBLIC_KEY,
     PULL,
+    VERSION,
     FleetAnswer,
     FleetRequest,
     JoinAnswer,
@@ -41,7 +42,7 @@ from fedhealth.link.memory import MemoryPool
 from fedhealth.pki.loopback import loopback_certificate
 from fedhealth.site.fleet_port import FleetPort
 
-PROTOBUF = {"content-type": "application/protobuf", "accept": "application/protobuf"}
+PROTOBUF = {"content-type": "application/protobuf", "accept": "application/protobuf", VERSION: check_flower()}
 
 
 def make_key():
@@ -143,6 +144,23 @@ def test_another_flower_another_bundle_or_no_p384_key_is_refused_by_a_code(tmp_p
         _, public = make_key()
         assert await made.join("hungary", **({"public_key": public} | changed)) == code
         assert made.registered == []
+
+    on_ends(tmp_path, work)
+
+
+@pytest.mark.parametrize("version", ["1.42.0", "1.40.9", "", None])
+def test_a_supernode_of_another_version_is_not_let_in_and_another_sites_goes_on(tmp_path, version):
+    async def work(made):
+        keys = {site: make_key()[1] for site in ("hungary", "cleveland")}
+        for site, public in keys.items():
+            assert await made.join(site, public_key=public) == "registered"
+        headers = {site: PROTOBUF | {PUBLIC_KEY: key_header(public)} for site, public in keys.items()}
+        other = {name: value for name, value in headers["hungary"].items() if name != VERSION}
+        other |= {} if version is None else {VERSION: version}
+        assert (await made.call("hungary", ACTIVATE, other))[0].status == 403
+        assert made.superlink.asked == []
+        assert (await made.call("cleveland", ACTIVATE, headers["cleveland"]))[0].status == 200
+        assert made.active == ["cleveland"]
 
     on_ends(tmp_path, work)
 

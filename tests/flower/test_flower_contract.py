@@ -37,6 +37,7 @@ PRIVATE = {
     "flwr.proto.fab_pb2.GetFabResponse": "the app bundle is looked at before a SuperNode has it",
     "flwr.proto.runtime_pb2.AcquireTaskRequest": "the worker takes tasks",
     "flwr.supercore.constant.FLEET_HTTP_PUBLIC_KEY_HEADER": "whose node key signed a request",
+    "flwr.supercore.constant.FLWR_PACKAGE_VERSION_METADATA_KEY": "which version a SuperNode is of",
     "flwr.supercore.constant.TaskType": "the worker takes tasks of a ClientApp",
     "flwr.supercore.control.ControlHttpClient": "the coordinator's way to its SuperLink",
     "flwr.supercore.heartbeat.HeartbeatSender": "a task that takes long is not given up",
