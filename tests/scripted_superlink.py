@@ -52,8 +52,8 @@ class ScriptedSuperLink:
                 self.send_response(status)
                 self.send_header("content-type", "application/protobuf")
                 self.send_header("content-length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+                head, self._headers_buffer = b"".join([*self._headers_buffer, b"\r\n"]), []
+                self.wfile.write(head + answer)  # at once: in two parts, the second would wait for the first's sign
 
             def log_message(self, *_):
                 return

@@ -13,11 +13,15 @@ import typer
 from fedhealth.cli.completion import approved_studies
 from fedhealth.cli.lifeline import Lifeline, loading, run_until_stopped
 from fedhealth.cli.output import answer, remark, say, say_step
-from fedhealth.cli.site_arguments import Folder, State, made_state
+from fedhealth.cli.site_arguments import EngineChoice, Folder, State, made_state
 from fedhealth.errors import ConfigInvalid
+from fedhealth.link.engine import Engine
 
 if TYPE_CHECKING:
+    from fedhealth.link.client import SiteLink
     from fedhealth.site.landlock import Sandbox
+    from fedhealth.site.node import GateChannel
+    from fedhealth.site.supernode_host import SuperNodeHost
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +29,10 @@ Users = Annotated[
     list[str] | None, typer.Option("--node-user", help="A Unix user whose node may connect; this user by default.")
 ]
 
+
+NodePort = Annotated[
+    int, typer.Option(min=0, max=65535, help="Where a SuperNode finds it, on the loopback; 0 for any free port.")
+]
 
 Administrators = Annotated[
     list[str] | None,
@@ -60,7 +68,7 @@ def gate(
             "the gate keeps its network: it cannot leave it here without losing sight of who connects. "
             "Let the service manager take it away (PrivateNetwork=yes)."
         )
-    _tell_incomplete("gate", confine_gate(folder, made_state(state)))
+    tell_incomplete("gate", confine_gate(folder, made_state(state)))
     with loading(lifeline):
         from fedhealth.learning.steps import STEPS
         from fedhealth.site.administration import AdministratorPort
@@ -91,7 +99,7 @@ def gate(
         ledger.close()
 
 
-def node(state: State, lifeline: Lifeline = False) -> None:
+def node(state: State, engine: EngineChoice = None, supernode_port: NodePort = 0, lifeline: Lifeline = False) -> None:
     """Run the node: it has the network and no data. Keeps the site connected until it is stopped.
 
     Example: fedhealth site node --state state/hungary
@@ -103,11 +111,21 @@ def node(state: State, lifeline: Lifeline = False) -> None:
     withhold_tracebacks()
 
     file = load_node_file(state / "node")
-    _tell_incomplete("node", confine_node(state, file.port_outwards))  # before anything is imported that starts threads
+    listener = None
+    if (engine or file.engine) is Engine.SUPERLINK:
+        from fedhealth.site.loopback_port import listen_on_loopback
+
+        listener = listen_on_loopback(supernode_port)  # a confined node can open no port
+    sandbox = confine_node(state, file.port_outwards, makes_socket=listener is not None)
+    tell_incomplete("node", sandbox)  # before anything is imported that starts threads
     with loading(lifeline):
         from fedhealth.site.node import run_node
+        from fedhealth.site.node_records import record_engine, record_link, seen_running
         from fedhealth.site.state import SiteState
-        from fedhealth.site.status import record_link, seen_running
+
+        if listener is not None:
+            from fedhealth.site.supernode_folder import supernode_folder
+            from fedhealth.site.supernode_host import SuperNodeHost
 
     def on_state(change: str) -> None:
         _LOG.info("link: %(state)s", {"state": str(change)})
@@ -115,8 +133,21 @@ def node(state: State, lifeline: Lifeline = False) -> None:
         with suppress(OSError):  # a full disk is no reason to lose the link
             record_link(state / "node", change, datetime.now(UTC))
 
+    def on_engine(change: str) -> None:
+        _LOG.info("SuperNode: %(state)s", {"state": change})
+        say_step("", {"event": "supernode", "state": change})
+        with suppress(OSError):
+            record_engine(state / "node", change, datetime.now(UTC))
+
+    def host_for(link: "SiteLink", gate: "GateChannel") -> "SuperNodeHost":
+        assert listener is not None  # noqa: S101 - asked for only then
+        return SuperNodeHost(supernode_folder(state / "node"), listener, link, gate.answer, on_engine)
+
+    with suppress(OSError):
+        record_engine(state / "node", None if listener is None else "waiting", datetime.now(UTC))
+    work = run_node(SiteState(state), file, on_state, None if listener is None else host_for)
     with seen_running(state / "node"):
-        run_until_stopped(run_node(SiteState(state), file, on_state), lifeline)
+        run_until_stopped(work, lifeline)
 
 
 def egress(
@@ -154,7 +185,8 @@ def egress(
         remark(f"{found.unreadable} lines were cut off and cannot be read")
 
 
-def _tell_incomplete(process: str, sandbox: "Sandbox") -> None:
+def tell_incomplete(process: str, sandbox: "Sandbox") -> None:
+    """Say in the local log what this kernel cannot do of a process's confinement."""
     if not sandbox.complete:
         _LOG.warning(
             "this kernel's Landlock (interface %(abi)s) does not confine the %(process)s in full; separate users and "

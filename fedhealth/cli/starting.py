@@ -5,18 +5,19 @@ from datetime import UTC, datetime
 
 from fedhealth.cli.lifeline import leaving_at_once
 from fedhealth.cli.output import say_step
-from fedhealth.cli.site_arguments import Folder, State, made_state
+from fedhealth.cli.site_arguments import EngineChoice, Folder, State, made_state
 from fedhealth.errors import ConfigInvalid
 
 _WAITED_FOR = frozenset({"port", "TLS"})
 """Checks of the line to the coordinator: what is wrong there may come right while the node tries."""
 
 
-def start(folder: Folder, state: State) -> None:
+def start(folder: Folder, state: State, engine: EngineChoice = None) -> None:
     """Check the machine, run gate and node, and keep them running until Ctrl-C; says what it waits for.
 
     As root, gate and node become the two users that their folders belong to, and the gate has no network; else both
-    run as this user. A node that ends is started again; when the gate ends, everything stops. Exit codes: 3 if a check
+    run as this user. A node that ends is started again; when the gate ends, everything stops. With engine "superlink" a
+    stock Flower SuperNode and its worker run as the node's user, confined, without data. Exit codes: 3 if a check
     of `fedhealth site preflight` fails that waiting cannot cure, 11 if the gate ended, 130 when it was stopped.
 
     Example: fedhealth site start sites/hungary --state state/hungary
@@ -46,7 +47,7 @@ def start(folder: Folder, state: State) -> None:
             "this machine cannot run the site", got=f"wrong: {', '.join(wrong)}", next_step="Do what is said above."
         )
     with Processes(None) as processes:
-        keep_running(folder, site_state, processes, _say)
+        keep_running(folder, site_state, processes, _say, engine)
 
 
 def _say(text: str) -> None:

@@ -55,6 +55,7 @@ def status(state: State) -> None:
         ("certificate", found.certificate),
         ("renewal", found.renewal),
         ("link", found.link),
+        ("engine", found.engine),
         ("gate", found.gate),
     ):
         say(f"  {name + ':':<13} {said}")

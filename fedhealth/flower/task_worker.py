@@ -18,6 +18,7 @@ from collections.abc import Callable
 import httpx
 from flwr.app import Context, Error, Message
 from flwr.common.constant import SubStatus
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
@@ -39,7 +40,22 @@ LOOK_SECONDS = 0.1
 """How often it asks for a task. A SuperNode looks for the reply each half second."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
+_ARRIVING_SECONDS, _PEEK_SECONDS = 30.0, 0.02
+"""How long a part of a message that is still on its way to the SuperNode is looked for, and how often."""
+
 App = Callable[[Message, Context], Message]
+
+
+class _PatientClient(RuntimeHttpClient):
+    """Looks often for a part of a message that the SuperNode is still taking in, where Flower waits for a second."""
+
+    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802 - Flower's name
+        latest = time.monotonic() + _ARRIVING_SECONDS
+        while True:
+            given = super().PullObject(request)
+            if given.object_available or not given.object_found or time.monotonic() > latest:
+                return given
+            time.sleep(_PEEK_SECONDS)
 
 
 class TaskWorker:
@@ -99,7 +115,7 @@ class TaskWorker:
         self._told = str(error)
 
     def _client(self, component: str, own: ProtobufClientInterceptor) -> RuntimeHttpClient:
-        return RuntimeHttpClient.from_server_address(
+        return _PatientClient.from_server_address(
             self._address,
             insecure=True,  # both ends are on this machine's loopback
             root_certificates=None,

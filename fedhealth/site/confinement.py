@@ -1,12 +1,14 @@
-"""What gate and node give up before they see data or the network: files, ports, programs, tracing, memory dumps.
+"""What a site's processes give up before they see data or the network: files, ports, programs, tracing, memory dumps.
 
 | | reads | writes | TCP |
 |---|---|---|---|
 | gate | the site's folder, its own state, the program | its own state; the one socket | none |
 | node | its own state, the program | its own state: certificates that it renews | to the coordinator's port |
+| SuperNode | `node/flower`, the program | `node/flower/home` | to the node's port for it; listens at its own |
+| worker | `node/flower`, the program | nothing | to the SuperNode's port |
 
-Neither can execute a program, gain rights, signal or trace another process, or leave memory behind in a core dump; no
-other process of the same user can read their memory. Both may connect to the one socket, which asks who is calling.
+None can execute a program, gain rights, signal or trace another process, or leave memory behind in a core dump; no
+other process of the same user can read their memory. Who may connect to the gate's socket is the gate's to say.
 
 Source: landlock(7), `PR_SET_DUMPABLE` in prctl(2), ptrace(2).
 
@@ -21,7 +23,7 @@ import ctypes
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import fedhealth
@@ -65,24 +67,54 @@ def confine_gate(folder: Path, state: Path) -> Sandbox:
     )
 
 
-def confine_node(state: Path, port: int) -> Sandbox:
+def confine_node(state: Path, port: int, *, makes_socket: bool = False) -> Sandbox:
     """Confine this process to what a node needs.
 
     Args:
         state: the site's state folder.
         port: the coordinator's; the only one that can be connected to.
+        makes_socket: whether it listens at a socket of its own, for the worker of a SuperNode.
 
     Raises:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
-    return _confine(Rule(state / "node", Right.CHANGE), tcp_port=port)
+    own = Right.CHANGE | Right.MAKE_SOCKET if makes_socket else Right.CHANGE
+    return _confine(Rule(state / "node", own), tcp_ports=[port])
 
 
-def _confine(*own: Rule, tcp_port: int | None = None) -> Sandbox:
+def confine_supernode(folder: Path, home: Path, port: int, own_port: int) -> Sandbox:
+    """Confine this process to what a SuperNode needs.
+
+    Args:
+        folder: that it shares with node and worker.
+        home: the one folder in it that it may change.
+        port: the node's for it; the only one that can be connected to.
+        own_port: of its Runtime API; the only one that can be listened at.
+
+    Raises:
+        ConfigInvalid: it has more than one thread, or the kernel refuses.
+    """
+    return _confine(Rule(folder, Right.READ), Rule(home, Right.CHANGE), tcp_ports=[port], listen_ports=[own_port])
+
+
+def confine_worker(folder: Path, port: int) -> Sandbox:
+    """Confine this process to what the worker of a SuperNode needs.
+
+    Args:
+        folder: that it shares with node and SuperNode.
+        port: the SuperNode's; the only one that can be connected to.
+
+    Raises:
+        ConfigInvalid: it has more than one thread, or the kernel refuses.
+    """
+    return _confine(Rule(folder, Right.READ), tcp_ports=[port])
+
+
+def _confine(*own: Rule, tcp_ports: Iterable[int] = (), listen_ports: Iterable[int] = ()) -> Sandbox:
     if sys.platform.startswith("linux"):
         _keep_memory_private()
     rules = (*own, *(Rule(path, Right.READ) for path in _program()), *_system())
-    return enter_sandbox(rules, [] if tcp_port is None else [tcp_port])
+    return enter_sandbox(rules, tcp_ports, listen_ports)
 
 
 def _keep_memory_private() -> None:

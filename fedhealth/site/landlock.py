@@ -103,12 +103,13 @@ def landlock_abi() -> int:
     return max(0, _call(_CREATE_RULESET, None, 0, _VERSION_FLAG))
 
 
-def enter_sandbox(rules: Iterable[Rule], tcp_ports: Iterable[int] = ()) -> Sandbox:
-    """Give up new rights (`no_new_privs`), and everything but these files and outbound TCP to these ports.
+def enter_sandbox(rules: Iterable[Rule], tcp_ports: Iterable[int] = (), listen_ports: Iterable[int] = ()) -> Sandbox:
+    """Give up new rights (`no_new_privs`), and everything but these files and TCP ports.
 
     Args:
         rules: what may be done where; a path that cannot be reached is passed over.
-        tcp_ports: ports that may be connected to, at any address; none may be listened at.
+        tcp_ports: ports that may be connected to, at any address.
+        listen_ports: ports that may be listened at, at any address of this machine.
 
     Raises:
         ConfigInvalid: the process has several threads, or the kernel refuses.
@@ -134,8 +135,9 @@ def enter_sandbox(rules: Iterable[Rule], tcp_ports: Iterable[int] = ()) -> Sandb
     try:
         for rule in rules:
             _add_path(ruleset, rule, handled)
-        for port in tcp_ports if abi >= 4 else ():
-            _checked(_call(_ADD_RULE, ruleset, _NET_PORT, ctypes.byref(_PortAttr(_CONNECT_TCP, port)), 0))
+        allowed = [*((_CONNECT_TCP, port) for port in tcp_ports), *((_BIND_TCP, port) for port in listen_ports)]
+        for right, port in allowed if abi >= 4 else ():
+            _checked(_call(_ADD_RULE, ruleset, _NET_PORT, ctypes.byref(_PortAttr(right, port)), 0))
         _checked(_call(_RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)

@@ -13,9 +13,10 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from fedhealth.errors import LinkUnavailable
-from fedhealth.link.bodies import Body, IncomingBody, chunk_count, chunk_length
+from fedhealth.link.bodies import Body, chunk_count, chunk_length
 from fedhealth.link.client import LinkState, SiteLink
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.memory import CHUNK_BYTES, Buffer
@@ -26,6 +27,9 @@ from fedhealth.site.renewing import keep_linked
 from fedhealth.site.shared_ring import NO_RING, RING_WANTED, SharedRing, gives_room, needs_room
 from fedhealth.site.state import SiteState
 
+if TYPE_CHECKING:
+    from fedhealth.site.supernode_host import SuperNodeHost
+
 _LOG = logging.getLogger(__name__)
 
 CHUNKS_AHEAD = 4
@@ -34,6 +38,17 @@ FAST_BYTES_A_SECOND = 8 * 2**20
 """A large question that begins slower than this is gathered first; so is the rest of an answer that goes slower."""
 PAUSE_SECONDS = 5.0
 """How long a question that began fast may be waited for, beside the time that it takes at that rate."""
+
+
+class Question(Protocol):
+    """A frame that arrives, from the link or from the worker of a SuperNode."""
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes, as declared."""
+
+    def chunks(self) -> AsyncGenerator[Buffer, None]:
+        """Yield its chunks once, in order and of the lengths that bodies of the link have."""
 
 
 class GateChannel:
@@ -52,7 +67,7 @@ class GateChannel:
         self._ring: SharedRing | None = None
         self._has_asked = False
 
-    async def answer(self, question: IncomingBody) -> Body:
+    async def answer(self, question: Question) -> Body:
         """Carry one frame to the gate and return the gate's answer, which must be read or closed before the next.
 
         Raises:
@@ -231,31 +246,45 @@ def _no_gate() -> LinkUnavailable:
     return LinkUnavailable("the gate of this site does not answer", next_step="Start it: fedhealth site gate --help")
 
 
-async def run_node(state: SiteState, file: NodeFile, on_state: Callable[[str], None]) -> None:
+async def run_node(
+    state: SiteState,
+    file: NodeFile,
+    on_state: Callable[[str], None],
+    host_for: "Callable[[SiteLink, GateChannel], SuperNodeHost] | None" = None,
+) -> None:
     """Keep the site connected until cancelled.
 
     Args:
         state: the site's state; only its `node/` folder and the socket are touched.
         file: where the coordinator is.
         on_state: told of every change of the link.
+        host_for: makes what a SuperNode needs of this process; None where the link alone carries frames.
 
     Raises:
         IdentityInvalid: both certificates have ended, or a file is damaged; a person must act.
+        LinkUnavailable: the socket for the worker cannot be made.
     """
     gate = GateChannel(state.socket)
     services = {"gate": Service(gate.answer, longest_question=MAX_FRAME_BYTES)}
     link = SiteLink()
     offers = OfferedStudies(link, state.node)
+    host = host_for(link, gate) if host_for else None
 
     def told(change: str) -> None:
         if change == LinkState.CONNECTED:
             offers.connected()
+            if host is not None:
+                host.connected()
         elif change == LinkState.DISCONNECTED:
             offers.stop()
         on_state(change)
 
     try:
+        if host is not None:
+            await host.start()
         await keep_linked(state.node, file, services, told, lambda: not gate.is_busy, link=link)
     finally:
         offers.stop()
+        if host is not None:
+            await host.stop()
         gate.close()

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedhealth.config import MAX_CONFIG_BYTES, parse_toml
 from fedhealth.errors import ConfigInvalid
+from fedhealth.link.engine import Engine
 from fedhealth.link.proxy import Proxy, split_proxy
 from fedhealth.secret_file import read_plain_file
 
@@ -25,6 +26,7 @@ class NodeFile(BaseModel):
         federation: name of the federation, part of every certificate.
         coordinator: host and port.
         proxy: `http://host:port` of the HTTP proxy that everything goes through, None to go directly.
+        engine: which way the frames of a study's run take; the coordinator must have chosen the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +34,7 @@ class NodeFile(BaseModel):
     federation: str
     coordinator: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$"), AfterValidator(_has_port)]
     proxy: Proxy | None = None
+    engine: Engine = Engine.LINK
 
     @property
     def port_outwards(self) -> int:

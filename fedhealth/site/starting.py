@@ -1,7 +1,7 @@
-"""Gate and node as the children of one process: started, kept running, and what they wait for said in plain words.
+"""A site's processes as the children of one: started, kept running, and what they wait for said in plain words.
 
-As root each becomes the user that its folder belongs to, and the gate has no network; else both run as this user. A
-node that ends is started again, later each time; when the gate ends a person must look, so everything stops.
+As root gate and node become the users that their folders belong to, and the gate has no network; else both run as this
+user. A node that ends is started again, later each time; when the gate ends a person must look, so everything stops.
 
 Leaves to others: what a machine must have (`fedhealth.site.preflight`), that no child outlives this process
 (`fedhealth.processes`), and starting at boot (`deploy/systemd`).
@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from fedhealth.errors import ConfigInvalid, FederationFailed
+from fedhealth.flower.version import check_flower
+from fedhealth.link.engine import Engine
 from fedhealth.processes import Child, Processes, RunAs
 from fedhealth.site.file_rights import groups_of
 from fedhealth.site.isolation import spawning_without_network
 from fedhealth.site.node_file import load_node_file
+from fedhealth.site.node_records import RecordedLink, recorded_link
+from fedhealth.site.restart_waits import RestartWaits
 from fedhealth.site.state import SiteState
-from fedhealth.site.status import RecordedLink, recorded_link
+from fedhealth.site.supernode_children import SuperNodeChildren
 
 _LOOK_SECONDS = 0.2
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
-"""Seconds before a node that ended is started again; doubled each time until one has run for the longest wait."""
 
 _LINK_WORDS = {
     "connecting": "waits for the coordinator at {coordinator}",
@@ -62,35 +64,29 @@ def users_of(state: SiteState) -> tuple[RunAs | None, RunAs | None]:
     return RunAs(gate, shared, of_gate), RunAs(node, shared, of_node)
 
 
-class NodeWaits:
-    """How long to wait before a node that ended is started again."""
-
-    def __init__(self) -> None:
-        self._next = _FIRST_WAIT
-
-    def after(self, ran: float) -> float:
-        """Return the seconds to wait after a node that ran for so many seconds."""
-        now = _FIRST_WAIT if ran >= _LONGEST_WAIT else self._next
-        self._next = min(2 * now, _LONGEST_WAIT)
-        return now
-
-
-def keep_running(folder: Path, state: SiteState, processes: Processes, say: Callable[[str], None]) -> NoReturn:
-    """Start gate and node and keep them running until this process is stopped.
+def keep_running(
+    folder: Path, state: SiteState, processes: Processes, say: Callable[[str], None], engine: Engine | None = None
+) -> NoReturn:
+    """Start gate and node, and where the engine says so a SuperNode, and keep them running until this is stopped.
 
     Args:
         folder: the site's folder.
         state: its state.
-        processes: owns the two; whoever does stops them.
+        processes: owns them; whoever does stops them.
         say: told what is waited for, a line at a time.
+        engine: which way frames take; None for what `node.toml` says.
 
     Raises:
         ConfigInvalid: as `users_of`, or the site has not joined.
         FederationFailed: the gate ended.
     """
-    coordinator = load_node_file(state.node).coordinator
+    file = load_node_file(state.node)
     gate_user, node_user = users_of(state)
     place = ["--state", str(state.root.absolute())]
+    supernode = None
+    if (engine or file.engine) is Engine.SUPERLINK:
+        check_flower()
+        supernode = SuperNodeChildren(processes, state.root.absolute(), node_user, say)
     allowed = ["--node-user", str(node_user.user)] if node_user and node_user != gate_user else []
     before, last = _mark_of(state.socket), _link_of(state)
     say("gate: reads the data and prepares the approved studies")
@@ -100,7 +96,7 @@ def keep_running(folder: Path, state: SiteState, processes: Processes, say: Call
         _check(gate)
         time.sleep(_LOOK_SECONDS)
     say("gate: ready")
-    waits, node, due = NodeWaits(), None, time.monotonic()
+    waits, node, due = RestartWaits(), None, time.monotonic()
     while True:
         _check(gate)
         if node is not None and node.process.poll() is not None:
@@ -110,12 +106,15 @@ def keep_running(folder: Path, state: SiteState, processes: Processes, say: Call
             node, due = None, time.monotonic() + wait
         if node is None and time.monotonic() >= due:
             due = time.monotonic()
-            node = processes.start("node", ["site", "node", *place], run_as=node_user)
+            way = supernode.node_arguments() if supernode else ["--engine", Engine.LINK.value]
+            node = processes.start("node", ["site", "node", *place, *way], run_as=node_user)
+        if supernode is not None and node is not None:
+            supernode.look()
         link = _link_of(state)
         if link not in (None, last):
             last = link
             if words := _LINK_WORDS.get(link.state if link else ""):
-                say(f"node: {words.format(coordinator=coordinator)}")
+                say(f"node: {words.format(coordinator=file.coordinator)}")
         time.sleep(_LOOK_SECONDS)
 
 

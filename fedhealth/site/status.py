@@ -4,30 +4,23 @@ The gate may be running. What this user may not read is said to be unknown, not 
 node's, everything else the gate's.
 """
 
-import fcntl
-import json
-import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from fedhealth.errors import FedHealthError
 from fedhealth.pki.identity import read_identity
 from fedhealth.pki.profiles import Role
 from fedhealth.privacy.verified_ledger import LedgerContents, Spending
 from fedhealth.privacy.verify import read_ledger
-from fedhealth.secret_file import read_plain_file
+from fedhealth.site.loopback_port import LOOPBACK
+from fedhealth.site.node_records import is_running, recorded_engine, recorded_link, recorded_supernode
 from fedhealth.site.offers import read_offers
 from fedhealth.site.state import SiteState
 from fedhealth.study.signature import SignedStudy
 
-_LONGEST_LINK = 4096
 UNKNOWN = "unknown: this user may not look, or the site has not joined"
 
 
@@ -40,6 +33,7 @@ class SiteStatus:
         certificate: how long the link's certificate lasts.
         renewal: how long the certificate lasts with which it is renewed.
         link: the last that the node said of it, and when; or that no node runs.
+        engine: which way frames take, and how a SuperNode stands where it is Flower's.
         gate: whether something listens at its socket.
         spending: per data set and side.
         studies: approved and not withdrawn.
@@ -50,51 +44,11 @@ class SiteStatus:
     certificate: str
     renewal: str
     link: str
+    engine: str
     gate: str
     spending: tuple[Spending, ...]
     studies: int
     waits: tuple[str, ...]
-
-
-class RecordedLink(BaseModel):
-    """The last that the node said of its link; anything at all that has this shape.
-
-    Attributes:
-        state: one of `fedhealth.link.client.LinkState`.
-        since: ISO 8601, with time zone.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    state: Annotated[str, Field(pattern=r"^[a-z-]{1,40}$")]
-    since: Annotated[str, Field(max_length=40)]
-
-
-def recorded_link(node: Path) -> RecordedLink:
-    """Return what `record_link` kept; the folder is the node's, and whoever reads it may be root.
-
-    Raises:
-        OSError, ValueError: there is nothing, or nothing that can be believed.
-    """
-    return RecordedLink.model_validate_json(read_plain_file(node / "link.json", _LONGEST_LINK))
-
-
-def record_link(node: Path, change: str, now: datetime) -> None:
-    """Keep the last state of the link where `site status` finds it; the node's folder."""
-    said = {"state": str(change), "since": now.isoformat(timespec="seconds")}
-    new = node / "link.json.new"
-    new.write_text(json.dumps(said), encoding="utf-8")  # nothing that must survive a power cut
-    new.replace(node / "link.json")
-
-
-@contextmanager
-def seen_running(node: Path) -> Iterator[None]:
-    """Let `status_of` see that a node runs; the kernel takes this back however the process ends."""
-    folder = _open_folder(node)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(folder)
 
 
 def status_of(state: SiteState, now: datetime) -> SiteStatus:
@@ -114,6 +68,7 @@ def status_of(state: SiteState, now: datetime) -> SiteStatus:
         certificate=_or_unknown(lambda: _life(state, Role.SITE, now)),
         renewal=_or_unknown(lambda: _life(state, Role.RENEWAL, now)),
         link=_or_unknown(lambda: _link(state.node, now)),
+        engine=_or_unknown(lambda: _engine(state.node, now)),
         gate=_gate(state.socket),
         spending=contents.verified.spending,
         studies=len(account.approved.keys() - account.withdrawn),
@@ -168,22 +123,31 @@ def _link(node: Path, now: datetime) -> str:
     said = recorded_link(node)
     minutes = max(0, int((now - datetime.fromisoformat(said.since)).total_seconds() // 60))
     since = f"{minutes // 60} h {minutes % 60} min"
-    return f"{said.state} for {since}" if _runs(node) else f"no node runs; the last one said '{said.state}' {since} ago"
+    return (
+        f"{said.state} for {since}"
+        if is_running(node)
+        else f"no node runs; the last one said '{said.state}' {since} ago"
+    )
 
 
-def _runs(node: Path) -> bool:
-    folder = _open_folder(node)
+def _engine(node: Path, now: datetime) -> str:
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(folder)
-    return False
+        said = recorded_engine(node)
+    except FileNotFoundError:
+        return "link"  # of a node that has not run yet, or from before there were two
+    if said.supernode is None:
+        return "link"
+    minutes = max(0, int((now - datetime.fromisoformat(said.since)).total_seconds() // 60))
+    stands = f"superlink: {said.supernode} for {minutes // 60} h {minutes % 60} min"
+    return f"{stands}; SuperNode {'running' if _supernode_answers(node) else 'not running'}"
 
 
-def _open_folder(node: Path) -> int:
-    return os.open(node, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _supernode_answers(node: Path) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, recorded_supernode(node)), timeout=1.0):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _gate(path: Path) -> str:

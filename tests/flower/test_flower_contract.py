@@ -35,6 +35,8 @@ PRIVATE = {
     "flwr.proto.control_pb2.UnregisterNodeRequest": "a node key is replaced",
     "flwr.proto.fab_pb2.Fab": "the app bundle of a run",
     "flwr.proto.fab_pb2.GetFabResponse": "the app bundle is looked at before a SuperNode has it",
+    "flwr.proto.message_pb2.PullObjectRequest": "a part of a task's message",
+    "flwr.proto.message_pb2.PullObjectResponse": "a part of a task's message",
     "flwr.proto.runtime_pb2.AcquireTaskRequest": "the worker takes tasks",
     "flwr.supercore.constant.FLEET_HTTP_PUBLIC_KEY_HEADER": "whose node key signed a request",
     "flwr.supercore.constant.FLWR_PACKAGE_VERSION_METADATA_KEY": "which version a SuperNode is of",

@@ -25,9 +25,10 @@ from fedhealth.pki.root import create_root
 from fedhealth.site import preflight
 from fedhealth.site.acts import pause_site
 from fedhealth.site.file_rights import may
+from fedhealth.site.node_records import record_link, seen_running
 from fedhealth.site.offers import folder_of, keep_offers
 from fedhealth.site.preflight import inspect_site
-from fedhealth.site.status import UNKNOWN, record_link, seen_running, status_of
+from fedhealth.site.status import UNKNOWN, status_of
 from fedhealth.study.signature import sign_study
 
 NODE = (61002, frozenset({61000, 61002}))
@@ -329,7 +330,7 @@ def test_status_does_not_call_the_link_of_a_node_that_was_killed_connected(site)
     record_link(site.state.node, "connected", now - timedelta(minutes=61))
     program = (
         "import sys, pathlib\n"
-        "from fedhealth.site.status import seen_running\n"
+        "from fedhealth.site.node_records import seen_running\n"
         "with seen_running(pathlib.Path(sys.argv[1])):\n    print(flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program, str(site.state.node)]

@@ -18,7 +18,8 @@ from fedhealth.demo.federation import point_node, set_up
 from fedhealth.errors import ConfigInvalid, FederationFailed
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.processes import Processes
-from fedhealth.site.starting import NodeWaits, users_of
+from fedhealth.site.restart_waits import RestartWaits
+from fedhealth.site.starting import users_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SITES = ("hungary", "switzerland")
@@ -172,7 +173,7 @@ def test_a_site_that_has_not_joined_is_told_to(ward, capsys, monkeypatch):
 
 
 def test_a_node_that_ends_again_and_again_is_started_later_each_time():
-    waits = NodeWaits()
+    waits = RestartWaits()
     # Doubled from 1 s to the longest of 60 s; one that ran for a minute begins anew.
     assert [waits.after(5) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert [waits.after(60), waits.after(5)] == [1, 2]
