@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedhealth.cli.lifeline import Lifeline, loading
+from fedhealth.cli.output import say_step
 from fedhealth.cli.site_arguments import State
 from fedhealth.cli.site_processes import tell_incomplete
 from fedhealth.errors import ConfigInvalid
@@ -42,6 +43,7 @@ def supernode(
     _flower_surroundings(folder)
     with loading(lifeline):
         from fedhealth.flower import stock_process
+    say_step("", {"event": "starting", "port": port})
     stock_process.main(
         [
             *("flower-supernode", "--superlink", f"{LOOPBACK}:{node_port}", "--host", LOOPBACK, "--port", str(port)),
@@ -71,6 +73,7 @@ def worker(state: State, port: Port, lifeline: Lifeline = False) -> None:
     os.environ[FRAME_SOCKET] = str(folder.socket)
     if lifeline:
         threading.Thread(target=_end_with_parent, daemon=True).start()
+    say_step("", {"event": "working", "port": port})
     keep_working(TaskWorker(port, folder.worker_secret(), app))
 
 

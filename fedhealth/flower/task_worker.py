@@ -40,6 +40,8 @@ LOOK_SECONDS = 0.1
 """How often it asks for a task. A SuperNode looks for the reply each half second."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
+_AWAY_SECONDS = 0.3
+"""How soon a SuperNode that does not answer is asked again: it begins beside its worker and takes seconds for it."""
 _ARRIVING_SECONDS, _PEEK_SECONDS = 30.0, 0.02
 """How long a part of a message that is still on its way to the SuperNode is looked for, and how often."""
 
@@ -130,5 +132,5 @@ def keep_working(worker: TaskWorker) -> None:
             if not worker.work():
                 time.sleep(LOOK_SECONDS)
         except httpx.HTTPError as error:
-            _LOG.warning("the SuperNode does not answer: %(defect)s", {"defect": type(error).__name__})
-            time.sleep(1.0)
+            _LOG.debug("the SuperNode does not answer: %(defect)s", {"defect": type(error).__name__})
+            time.sleep(_AWAY_SECONDS)

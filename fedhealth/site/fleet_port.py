@@ -12,7 +12,8 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import h11
 
@@ -37,6 +38,7 @@ _IDLE_SECONDS = 300.0
 _MOST_CONNECTIONS = 16
 _OK, _NOT_FOUND, _FORBIDDEN, _TOO_LARGE, _AWAY = 200, 404, 403, 413, 503
 
+Answered = tuple[FleetAnswer, bytes]
 AskCoordinator = Callable[[bytes], Awaitable[bytes]]
 """Carry a packed request to the coordinator; raises `LinkUnavailable`."""
 
@@ -79,8 +81,10 @@ class FleetPort:
         connection = h11.Connection(h11.SERVER)
         try:
             while (request := await _next_request(connection, reader)) is not None:
-                answer, body = await self._answer(*request)
-                _write(connection, writer, answer, body)
+                answered = await self._while_connected(connection, reader, self._answer(*request))
+                if answered is None:
+                    return
+                _write(connection, writer, *answered)
                 await writer.drain()
                 if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                     return
@@ -91,7 +95,24 @@ class FleetPort:
             self._open.discard(task)
             writer.close()
 
-    async def _answer(self, request: h11.Request, body: bytes | None) -> tuple[FleetAnswer, bytes]:
+    async def _while_connected(
+        self, connection: h11.Connection, reader: asyncio.StreamReader, work: Coroutine[Any, Any, Answered]
+    ) -> Answered | None:
+        """Return the answer, or None once who asked is gone: a message must not be fetched for a dead SuperNode."""
+        answering, heard = asyncio.ensure_future(work), asyncio.ensure_future(reader.read(_READ_BYTES))
+        try:
+            await asyncio.wait({answering, heard}, return_when=asyncio.FIRST_COMPLETED)
+            if heard.done():
+                if not (data := heard.result()):
+                    return None
+                connection.receive_data(data)  # the next request, already
+            return await answering
+        finally:
+            heard.cancel()
+            answering.cancel()
+            await asyncio.gather(heard, answering, return_exceptions=True)
+
+    async def _answer(self, request: h11.Request, body: bytes | None) -> Answered:
         path = request.target.decode("ascii", "replace")
         if request.method != b"POST" or path not in CALLS:
             return FleetAnswer(status=_NOT_FOUND), b""

@@ -94,6 +94,8 @@ OWN_TESTS = {
     ("site", "node"): "tests/cli/test_cli_joining.py",
     ("site", "start"): "tests/site/test_starting.py",
     ("site", "gate"): "tests/site/test_starting.py",
+    ("site", "supernode"): "tests/site/test_supernode.py",
+    ("site", "worker"): "tests/site/test_supernode.py",
     ("audit", "empirical"): "tests/compliance/test_empirical.py",
     ("study", "submit"): "tests/coordinator/test_cli_study_runs.py",
     ("study", "list"): "tests/coordinator/test_cli_study_runs.py",
