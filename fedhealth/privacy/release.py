@@ -56,7 +56,7 @@ def noise_key(release: Digest, data_version: str, cohort: Cohort) -> str:
 
     Args:
         release: the release's digest.
-        data_version: the keyed fingerprint of the data set's content and its counter.
+        data_version: the keyed fingerprints of the data set's content and of the study's records, and a counter.
         cohort: the side of the data set the release is computed on.
     """
     return digest_of("noise-key", canonical_bytes([release, data_version, cohort]))

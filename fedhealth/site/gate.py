@@ -348,7 +348,7 @@ class Gate:
             if not begun:
                 raise _GateEndedTwice
             weights = decode_weights(pending.data, pending.step.input_length)
-            key = noise_key(name, self._prepared.data_version, pending.step.cohort)
+            key = noise_key(name, self._prepared.versions[study], pending.step.cohort)
             streams = partial(self._inputs.noise_secret.stream, key)
             payload, zeroed = self._compute[pending.step.name](
                 pending.step, weights, self._prepared.records[study][pending.step.cohort], streams

@@ -43,13 +43,15 @@ class PreparedStudies:
         signed: each study that is as approved.
         records: the sides of those whose records could be read.
         forbidden: studies that were approved and that the policy forbids now.
-        data_version: of the data set, as in the key of a release's noise.
+        versions: of each of these, what its records are, as in the key of a release's noise.
+        data_version: of the data set, part of each.
     """
 
     def __init__(self, inputs: GateInputs, ledger: Ledger, compute: Compute, clock: Clock) -> None:
         self._inputs, self._ledger, self._compute, self._clock = inputs, ledger, compute, clock
         self.signed: dict[Digest, SignedStudy] = {}
         self.records: dict[Digest, dict[Cohort, Records]] = {}
+        self.versions: dict[Digest, str] = {}
         self.forbidden: set[Digest] = set()
         marks = inputs.marks
         forgotten = forgotten_patients(ledger, inputs.site.data_set.name, marks.scheme)
@@ -60,6 +62,7 @@ class PreparedStudies:
         """Forget every study and its records."""
         self.signed.clear()
         self.records.clear()
+        self.versions.clear()
         self.forbidden.clear()
 
     def prepare(self, data: bytes) -> Study:
@@ -99,6 +102,7 @@ class PreparedStudies:
             self._table, signed.study, data_set.patient_column, inputs.split_key, data_set.split_column, strict=False
         )
         self.records[digest] = {"training": training, "held-out": held_out}
+        self.versions[digest] = f"{self.data_version} {self._mark_of(training, held_out)}"
         self._warm_up(signed.study)
         return signed.study
 
@@ -108,6 +112,19 @@ class PreparedStudies:
         streams = partial(SiteNoiseSecret(secrets.token_bytes(SECRET_BYTES)).stream, "warm-up")
         for name, step in plan_study(study).items():
             self._compute[name](step, np.zeros(step.input_length), records, streams)
+
+    def _mark_of(self, *sides: Records) -> str:
+        """Return a keyed fingerprint of what is computed on.
+
+        It covers what a table only points to, and whatever turns cells into numbers: the same noise on two sums would
+        tell their difference.
+        """
+        mark = hmac.new(self._inputs.naming_secret, b"fedhealth/records", hashlib.sha256)
+        for side in sides:
+            for part in (side.features, side.labels, side.patients):
+                mark.update(repr((part.shape, part.dtype.str)).encode())
+                mark.update(np.ascontiguousarray(part).data)
+        return mark.hexdigest()
 
     def _note_data_version(self, members: NDArray[np.uint64]) -> str:
         """Return the data set's version, counter and keyed fingerprint, and journal it when it is new.

@@ -3,6 +3,7 @@
 import re
 import sqlite3
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -14,6 +15,8 @@ from fedhealth.errors import ConfigInvalid, DataUnusable
 from fedhealth.link.frames import AskHead, PutStudy, ReleaseReply, pack
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.records.columns import Column
+from fedhealth.records.table import prepare_records
+from fedhealth.site import prepared_studies
 from fedhealth.site.data_set import Connection, check_figure, connect_data_set
 from fedhealth.study.signature import sign_study
 from fedhealth.table_source import TableSource
@@ -223,3 +226,23 @@ def frames_of(site, study, compute):
     ledger.close()
     assert len(left) >= 4
     return left
+
+
+def test_records_that_are_read_otherwise_have_another_noise_key(ward, make_csv, make_protocol, steps, monkeypatch):
+    # What a cell only points to, or another version of what reads it, changes a sum and not the table: the same noise
+    # on both sums would tell their difference.
+    here, study, versions = ward(), make_protocol(), []
+    here.approve(study, steps["noise_only"])
+    for factor in (1.0, 1.0, 1.0 + 2**-52):
+
+        def read(*arguments, factor=factor, **options):
+            sides = prepare_records(*arguments, **options)
+            return tuple(replace(side, features=side.features * factor) for side in sides)
+
+        monkeypatch.setattr(prepared_studies, "prepare_records", read)
+        gate, ledger = here.open_gate(steps["noise_only"])
+        gate.prepare(sign_study(study, here.researcher))
+        versions.append(gate._prepared.versions[study.digest])
+        assert versions[-1].startswith(gate._prepared.data_version)
+        ledger.close()
+    assert versions[0] == versions[1] != versions[2]
