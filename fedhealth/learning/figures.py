@@ -26,6 +26,20 @@ class Figure(FigurePart):
     withheld: Literal["too few patients to say"] | None = None
 
 
+class EffectFigure(Figure):
+    """A difference between groups of patients, with its interval in two parts.
+
+    Attributes:
+        sampling_half_width: half the interval if there were no noise; the chance of other patients.
+        noise_half_width: half the interval of what would have been estimated from the same patients without noise.
+        p_value: two-sided, of no difference, from both parts; below 0.05 exactly where the interval leaves out 0.
+    """
+
+    sampling_half_width: float | None
+    noise_half_width: float | None
+    p_value: float | None
+
+
 class FigureRow(FigurePart):
     """One line of a table of figures.
 
@@ -41,7 +55,7 @@ class FigureRow(FigurePart):
     name: str
     unit: str
     meaning: str
-    figure: Figure
+    figure: Figure | EffectFigure
 
 
 class FigureTable(FigurePart):

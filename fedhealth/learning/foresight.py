@@ -238,7 +238,7 @@ def _verdict(study: Study, site: SiteLimits) -> SiteVerdict:
 
 
 def _open_texts(study: Study) -> list[str]:
-    texts = {"purpose": study.purpose, "legal_basis": study.legal_basis, "endpoint.positive": study.endpoint.positive}
+    texts = {"purpose": study.purpose, "legal_basis": study.legal_basis, "the outcome": study.endpoint.outcome}
     numbers = [feature for feature in study.features if isinstance(feature, NumberFeature)]
     texts |= {f"the unit of {feature.column}": feature.unit for feature in numbers}
     return [name for name, text in texts.items() if text == OPEN]

@@ -132,7 +132,7 @@ def notes_of(study: Study, rounds: int) -> dict[str, Any]:
         "study": study.digest,
         "rounds": rounds,
         "kind": study.model.kind,
-        "outcome": study.endpoint.positive,
+        "outcome": study.endpoint.outcome,
         "inputs": [each for feature in study.features for each in _inputs_of(feature)],
     }
 
@@ -162,7 +162,7 @@ def read_model(data: bytes, study: Study) -> ModelFile:
         notes = json.loads(header.get("__metadata__", {}).get("fedhealth", "{}"))
     except (SafetensorError, ValueError, struct.error) as error:
         raise DataUnusable("the model is not a safetensors file", got=str(error)) from error
-    weights, length = tensors.get("weights"), plan_study(study)["train"].input_length
+    weights, length = tensors.get("weights"), plan_study(study)["evaluate"].input_length
     fits = weights is not None and weights.dtype == np.float64 and weights.shape == (length,)
     if weights is None or not fits or not np.isfinite(weights).all():
         raise DataUnusable(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fedhealth.study.endpoints import CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryCondition, Condition
+from fedhealth.study.trial_endpoint import TrialEndpoint
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BLANKS = frozenset({"", "na", "nan", "null", "none", "?"})
@@ -18,12 +19,15 @@ _BLANKS = frozenset({"", "na", "nan", "null", "none", "?"})
 def label_of(endpoint: Endpoint, cells: Sequence[str]) -> tuple[float, ...] | None:
     """Return a record's label, `endpoint.label_width` numbers; None where it has no outcome and is not in the study.
 
-    Yes is 1.0 and no is 0.0; NaN where a cell is unreadable.
+    Yes is 1.0 and no is 0.0; NaN where a cell is unreadable. Of a trial, the place of the arm, the number of visits
+    before one that was missed, and the outcome at each visit, scaled to [-1, 1], 0 after the last.
 
     Args:
         endpoint: what the label is.
         cells: those of `endpoint.columns`, in that order.
     """
+    if isinstance(endpoint, TrialEndpoint):
+        return _trial_label(endpoint, *cells)
     if isinstance(endpoint, CategoryEndpoint):
         if cells[0] in endpoint.positive_categories:
             return (1.0,)
@@ -32,6 +36,19 @@ def label_of(endpoint: Endpoint, cells: Sequence[str]) -> tuple[float, ...] | No
     if outcome is None or math.isnan(outcome):
         return None if outcome is None else (outcome,)
     return (float(outcome > endpoint.positive_above),)
+
+
+def _trial_label(endpoint: TrialEndpoint, arm: str, *visits: str) -> tuple[float, ...] | None:
+    """Return the place of the arm, the number of visits before one that was missed, and each visit's scaled outcome."""
+    places = {each.word: place for place, each in enumerate(endpoint.arms)}
+    outcomes = []
+    for value in map(number_of, visits):
+        if value is None:
+            break
+        outcomes.append(endpoint.scaled(value))
+    if arm not in places or not outcomes:
+        return None
+    return (float(places[arm]), float(len(outcomes)), *outcomes, *[0.0] * (len(visits) - len(outcomes)))
 
 
 def meets(condition: Condition, cell: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fedhealth.study.part import Column, Part, Real, Text
+from fedhealth.study.trial_endpoint import TrialEndpoint
 
 
 class BinaryEndpoint(Part):
@@ -46,6 +47,11 @@ class BinaryEndpoint(Part):
     def label_width(self) -> int:
         """Number of numbers that a record's label has."""
         return 1
+
+    @property
+    def outcome(self) -> str:
+        """What is predicted, in words."""
+        return self.positive
 
 
 class CategoryEndpoint(Part):
@@ -93,5 +99,10 @@ class CategoryEndpoint(Part):
         """As of `BinaryEndpoint`."""
         return 1
 
+    @property
+    def outcome(self) -> str:
+        """As of `BinaryEndpoint`."""
+        return self.positive
 
-Endpoint = Annotated[BinaryEndpoint | CategoryEndpoint, Field(discriminator="kind")]
+
+Endpoint = Annotated[BinaryEndpoint | CategoryEndpoint | TrialEndpoint, Field(discriminator="kind")]

@@ -20,6 +20,7 @@ from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryFeature, Condition, Feature
 from fedhealth.study.part import Column, Part, StudyName, Text
 from fedhealth.study.strategies import FedAvg, Strategy
+from fedhealth.study.trial_endpoint import TrialEndpoint
 
 MAX_INPUTS = 100_000
 """So many weights, as doubles, fit one frame of the gate."""
@@ -241,12 +242,25 @@ class Study(Part):
 
     @model_validator(mode="after")
     def _lines_fit_the_endpoint(self) -> Self:
-        named = {"table", "scores", "subgroups"} & self.evaluation.model_fields_set
+        parts = ("table", "scores", "subgroups")  # a signed protocol names all of them, with their defaults
+        named = {part for part in parts if getattr(self.evaluation, part) != Evaluation.model_fields[part].default}
         if named and not isinstance(self.endpoint, BinaryEndpoint | CategoryEndpoint):
             raise ValueError(
                 f"[evaluation] names {', '.join(sorted(named))}, which are for endpoints that are yes or no; this one "
                 f"is of kind '{self.endpoint.kind}'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_trial_is_one_row_a_patient(self) -> Self:
+        if isinstance(self.endpoint, TrialEndpoint):
+            if self.max_records_per_patient != 1:
+                raise ValueError(
+                    f"max_records_per_patient is {self.max_records_per_patient}, wanted 1: an endpoint of kind 'trial' "
+                    "has one row a patient, with a column a visit"
+                )
+            if self.training is not None:
+                raise ValueError("a trial is estimated, not trained: leave out [training] and training_epsilon")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.errors import ConfigInvalid
-from fedhealth.learning.models import logistic_regression
+from fedhealth.learning.models import ancova, logistic_regression, mixed_model
 from fedhealth.study.protocol import Study
 
 if TYPE_CHECKING:
@@ -48,7 +48,13 @@ class Model(Protocol):
         ...
 
 
-MODELS: Mapping[str, Model] = MappingProxyType({"logistic-regression": logistic_regression})
+MODELS: Mapping[str, Model] = MappingProxyType(
+    {
+        "logistic-regression": logistic_regression,
+        "ancova": ancova,
+        "mixed-model": mixed_model,
+    }
+)
 """By `model.kind`."""
 
 

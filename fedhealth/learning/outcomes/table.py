@@ -11,7 +11,7 @@ from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.binary_figures import Figures
 from fedhealth.learning.figures import FigureTable
 from fedhealth.learning.lines import Line
-from fedhealth.learning.outcomes import binary
+from fedhealth.learning.outcomes import binary, trial
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study, Task
 
@@ -49,14 +49,14 @@ class Outcome(Protocol):
         ...
 
 
-OUTCOMES: Mapping[str, Outcome] = MappingProxyType({"binary": binary, "category": binary})
+OUTCOMES: Mapping[str, Outcome] = MappingProxyType({"binary": binary, "category": binary, "trial": trial})
 """By the kind of the endpoint."""
 
 TASKS: Mapping[Task, frozenset[str]] = MappingProxyType(
     {
         "diagnosis": frozenset({"binary", "category"}),
         "survival": frozenset(),
-        "efficacy": frozenset(),
+        "efficacy": frozenset({"trial"}),
     }
 )
 """The kinds of endpoint of each task."""
