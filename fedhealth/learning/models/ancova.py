@@ -1,16 +1,11 @@
 """Analysis of covariance: effects of arms on one outcome, with an intercept of each site. Nothing is trained."""
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.study.protocol import Study
-
-if TYPE_CHECKING:
-    import torch
-
-    from fedhealth.training.per_patient import RecordLoss
 
 ENDPOINTS = frozenset({"trial"})
 HAS_HIDDEN_LAYERS = False
@@ -26,15 +21,11 @@ def start(study: Study) -> NDArray[np.float64]:
     return np.zeros(0)
 
 
-def module(study: Study) -> "torch.nn.Module":
+def module(study: Study) -> NoReturn:
     """Refuse: there is no network."""
-    return _refuse(study)
+    raise ValueError(f"study '{study.name}' trains nothing")
 
 
-def loss(study: Study) -> "RecordLoss":
+def loss(study: Study) -> NoReturn:
     """Refuse: there is no loss."""
-    return _refuse(study)
-
-
-def _refuse(study: Study) -> NoReturn:
     raise ValueError(f"study '{study.name}' trains nothing")
