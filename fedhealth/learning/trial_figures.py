@@ -226,9 +226,7 @@ def _arm_rows(study: Study, endpoint: TrialEndpoint, sums: TrialSums, visit: int
         if mean is not None:
             mean = Estimate(*(endpoint.middle + half * each for each in (mean.estimate, mean.low, mean.high)))
         found = figure_of(mean, study.evaluation.too_wide * 2 * half)
-        meaning = (
-            f"{endpoint.measures}: mean of about {max(patients[place], 0):.0f} (+-{Z95 * noise_sd:.0f}) patients."
-        )
+        meaning = f"{endpoint.measures}: mean of about {max(patients[place], 0):.0f} (+-{Z95 * noise_sd:.0f}) patients."
         rows.append(
             FigureRow(group=group, name=f"mean of {arm.word}", unit=endpoint.unit, meaning=meaning, figure=found)
         )
