@@ -22,6 +22,8 @@ from typing import Literal, TypeVar
 from cryptography import x509
 
 from fedhealth.errors import FedHealthError
+from fedhealth.flower.version import check_flower, is_supported
+from fedhealth.link.engine import Engine
 from fedhealth.link.proxy import connect
 from fedhealth.pki.certificates import certificate_pem, parse_certificate
 from fedhealth.pki.identity import ROOT_FILE, read_identity
@@ -87,10 +89,20 @@ def inspect_site(
     if not isinstance(file, NodeFile):
         yield Finding("port", "unknown", file, _JOIN)
         return
+    yield _engine(file)
     yield from _line(file, state)
 
 
 _JOIN = "Run this as root or as the node's user; if the site has not joined yet: fedhealth site enrol --help"
+
+
+def _engine(file: NodeFile) -> Finding:
+    if file.engine is Engine.LINK:
+        return Finding("engine", "ok", "link: frames go over the link, and nothing of Flower runs here")
+    flower = _known(check_flower)
+    if not is_supported(flower):
+        return Finding("engine", "wrong", flower, "Install the coordinator's FedHealth: Flower comes with it.")
+    return Finding("engine", "ok", f"superlink: a stock SuperNode of Flower {flower} and a worker run beside the node")
 
 
 def _clock(state: SiteState, now: datetime) -> Finding:

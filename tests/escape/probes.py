@@ -1,9 +1,9 @@
 """What a node that was taken over would try against its gate; run as a program, prints what succeeded as JSON.
 
-Arguments: mode ("confined": after the node's own confinement; "plain": as its Unix user only), the gate's process id,
-the site's folder, its state folder, the coordinator's port, another service's port, a process id of the node's own
-user, the gate's user id, and the signed study. A probe succeeds when it returns true; an error means that it was
-stopped.
+Arguments: mode ("confined": after the node's own confinement; "supernode" and "worker": after theirs; "plain": as its
+Unix user only), the gate's process id, the site's folder, its state folder, the coordinator's port, another service's
+port, a process id of the node's own user, the gate's user id, and the signed study. A probe succeeds when it returns
+true; an error means that it was stopped.
 """
 
 import json
@@ -98,6 +98,14 @@ if MODE == "confined":
     from fedhealth.site.confinement import confine_node
 
     confine_node(STATE, PORT)
+elif MODE == "supernode":
+    from fedhealth.site.confinement import confine_supernode
+
+    confine_supernode(STATE / "node" / "flower", STATE / "node" / "flower" / "home", PORT, PORT)
+elif MODE == "worker":
+    from fedhealth.site.confinement import confine_worker
+
+    confine_worker(STATE / "node" / "flower", PORT)
 
 
 LEDGER = STATE / "gate" / "ledger.sqlite"
@@ -201,6 +209,16 @@ PROBES = {
     "write to /tmp": can_create_in("/tmp"),
     "write to /dev/shm": can_create_in("/dev/shm"),
 }
+
+if MODE != "confined":  # what is the node's own, and not its SuperNode's
+    PROBES |= {
+        "read the node's key": can_read(STATE / "node" / "tls.pem"),
+        "list the node's folder": can_list(STATE / "node"),
+        "write into the node's folder": can_create_in(STATE / "node"),
+        "point the node at another coordinator": can_write(STATE / "node" / "node.toml"),
+        "leave a file beside its own key": can_create_in(STATE / "node" / "flower"),
+        "change its own key": can_write(STATE / "node" / "flower" / "node.key"),
+    }
 
 if __name__ == "__main__":
     outcome = {}

@@ -1,7 +1,8 @@
 """A node that was taken over attacks its gate, as another Unix user: nothing of what it tries succeeds.
 
-The probes (`probes.py`) run three times: after the node's own confinement, as the node's user without it (an older
-kernel), and, to see that each of them can succeed at all, as the gate's own user against a gate that is not confined.
+The probes (`probes.py`) run several times: after the node's own confinement, after a SuperNode's and a worker's, as the
+node's user without any (an older kernel), and, to see that each of them can succeed at all, as the gate's own user
+against a gate that is not confined.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from fedhealth.learning.steps import STEPS
 from fedhealth.signing import public_key_hex
 from fedhealth.site.approval import approve_study, examine_study
 from fedhealth.site.state import SiteState, init_site
+from fedhealth.site.supernode_folder import supernode_folder
 from fedhealth.study.signature import sign_study
 
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -47,6 +49,16 @@ ONLY_BY_CONFINEMENT = {
     "write to /dev/shm",
 }
 """What a Unix user may do on any machine, and which touches nothing of the gate's."""
+
+THE_NODES_OWN = {
+    "read the node's key",
+    "list the node's folder",
+    "write into the node's folder",
+    "point the node at another coordinator",
+    "leave a file beside its own key",
+    "change its own key",
+}
+"""What a SuperNode runs beside, as the same Unix user."""
 
 NOT_TO_BE_HAD = {
     # Stopped by the kernel for everybody but root, whoever the target is.
@@ -147,11 +159,14 @@ class Hospital:
         (self.state.gate / "ledger.sqlite-wal").write_bytes(b"")
         self.state.node.mkdir()
         (self.state.node / "ledger.pub").write_text(ledger_key)
+        (self.state.node / "tls.pem").write_text("the node's own")
+        (self.state.node / "node.toml").write_text("the node's own")
+        supernode_folder(self.state.node).make()
         self._own(root, 0, 0, 0o755)
         self._own(self.state.root, GATE, GROUP, 0o750)
         for path in self.state.root.rglob("*"):
             self._own(path, GATE, GATE, 0o700 if path.is_dir() else 0o600)
-        for path in (self.state.node, *self.state.node.iterdir()):
+        for path in (self.state.node, *self.state.node.rglob("*")):
             self._own(path, NODE, NODE, 0o700 if path.is_dir() else 0o600)
         for path in (self.folder, *self.folder.iterdir()):
             self._own(path, 0, GATE, 0o750 if path.is_dir() else 0o640)
@@ -257,11 +272,20 @@ def test_nothing_that_a_confined_node_tries_succeeds(confined, two_users):
     sys.stdout.write(f"escape probes: {len(confined)} as two users, 0 succeeded (target: at least 30, and 0)\n")
 
 
+@pytest.mark.parametrize("process", ["supernode", "worker"])
+def test_nothing_that_a_supernode_or_its_worker_tries_succeeds_nor_is_the_nodes_own_theirs(two_users, process):
+    outcome = two_users.attack(process, NODE)
+    assert outcome.pop("the gate answers at the end") is True
+    assert (succeeded(outcome), defects(outcome)) == (set(), {})
+    assert outcome.keys() > THE_NODES_OWN
+    sys.stdout.write(f"escape probes: {len(outcome)} as a {process}, 0 succeeded\n")
+
+
 def test_without_the_nodes_own_confinement_the_gate_is_as_safe(two_users):
     outcome = two_users.attack("plain", NODE)
     assert outcome.pop("the gate answers at the end") is True
     assert defects(outcome) == {}
-    assert succeeded(outcome) == ONLY_BY_CONFINEMENT  # which shows that these can succeed
+    assert succeeded(outcome) == ONLY_BY_CONFINEMENT | THE_NODES_OWN  # which shows that these can succeed
 
 
 def test_the_same_probes_succeed_against_a_gate_that_is_neither_confined_nor_another_user(hospital, confined):

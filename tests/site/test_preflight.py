@@ -17,6 +17,7 @@ import pytest
 from connect_proxy import ConnectProxy
 
 from fedhealth.cli.main import main
+from fedhealth.flower.version import check_flower
 from fedhealth.pki.authority import install_authority, request_authority
 from fedhealth.pki.certificates import key_pem, make_key
 from fedhealth.pki.identity import ROOT_FILE, store_identity
@@ -25,7 +26,8 @@ from fedhealth.pki.root import create_root
 from fedhealth.site import preflight
 from fedhealth.site.acts import pause_site
 from fedhealth.site.file_rights import may
-from fedhealth.site.node_records import record_link, seen_running
+from fedhealth.site.loopback_port import listen_on_loopback
+from fedhealth.site.node_records import record_engine, record_link, record_supernode, seen_running
 from fedhealth.site.offers import folder_of, keep_offers
 from fedhealth.site.preflight import inspect_site
 from fedhealth.site.status import UNKNOWN, status_of
@@ -122,7 +124,7 @@ def test_a_machine_that_will_do_is_found_to_do(site, monkeypatch):
     monkeypatch.setattr(preflight, "ENOUGH_BYTES", 1)
     found = inspect(site)
     assert set(found) == {
-        *("clock", "disk", "GPU", "confinement", "data", "two users", "permissions", "port", "TLS"),
+        *("clock", "disk", "GPU", "confinement", "data", "two users", "permissions", "engine", "port", "TLS"),
     }
     for name in ("clock", "disk", "data", "permissions", "port", "TLS"):
         check(found[name], "ok")
@@ -322,6 +324,27 @@ def test_status_says_certificate_link_budget_and_what_waits(site, command, make_
     with seen_running(site.state.node):
         told = command("status", "--state", site.state.root, "--json")[1]
     assert json.loads(told)["link"] == "connected for 3 h 5 min"
+
+
+def test_status_and_preflight_say_which_engine_and_whether_a_supernode_runs(site, monkeypatch):
+    now, node = datetime.now(UTC), site.state.node
+    assert status_of(site.state, now).engine == "link"
+    record_engine(node, None, now)
+    assert status_of(site.state, now).engine == "link"
+    record_engine(node, "other-flower", now - timedelta(minutes=7))
+    assert status_of(site.state, now).engine == "superlink: other-flower for 0 h 7 min; SuperNode not running"
+    with listen_on_loopback(0) as listener:
+        record_engine(node, "registered", now)
+        record_supernode(node, listener.getsockname()[1])
+        assert status_of(site.state, now).engine == "superlink: registered for 0 h 0 min; SuperNode running"
+    assert status_of(site.state, now).engine.endswith("SuperNode not running")
+    (node / "engine.json").write_text('{"supernode": "a patient"}')  # the folder is the node's
+    assert status_of(site.state, now).engine == UNKNOWN
+    check(inspect(site)["engine"], "ok", "link")
+    (node / "node.toml").write_text((node / "node.toml").read_text() + 'engine = "superlink"\n')
+    check(inspect(site)["engine"], "ok", f"superlink: a stock SuperNode of Flower {check_flower()}")
+    monkeypatch.setattr("fedhealth.flower.version.version", lambda _: "1.42.0")
+    check(inspect(site)["engine"], "wrong", "1.42.0")
 
 
 @pytest.mark.processes
