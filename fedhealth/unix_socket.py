@@ -44,6 +44,20 @@ def listen_at(path: Path, mode: int, waiting: int = 1) -> socket.socket:
     return listener
 
 
+def receive_exactly(connection: socket.socket, count: int) -> memoryview:
+    """Return so many bytes; waits for them.
+
+    Raises:
+        OSError: they do not come; `ConnectionResetError` where the other end hung up.
+    """
+    data, filled = memoryview(bytearray(count)), 0
+    while filled < count:
+        if (more := connection.recv_into(data[filled:])) == 0:
+            raise ConnectionResetError("the other end hung up")
+        filled += more
+    return data
+
+
 def peer_user(connection: socket.socket) -> int:
     """Return the Unix user id of the process at the other end, by the kernel's word."""
     size = struct.calcsize("3i")

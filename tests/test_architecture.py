@@ -22,7 +22,7 @@ LINES = [
     {"policy", "records", "metrics"},
     {"study", "privacy", "pki"},
     {"signing"},
-    {"secret_file", "config", "local_log", "processes", "unix_socket", "table_source"},
+    {"secret_file", "config", "local_log", "processes", "unix_socket", "table_source", "declined"},
     {"errors", "canonical"},
 ]
 LINE_OF = {name: number for number, line in enumerate(LINES) for name in line}

@@ -14,6 +14,7 @@ from fedhealth.errors import FederationFailed
 from fedhealth.link.frames import MAX_FRAME_BYTES, pack, split_frame
 from fedhealth.link.memory import Buffer
 from fedhealth.privacy.release import StepName
+from fedhealth.unix_socket import receive_exactly
 
 
 class _Header(BaseModel):
@@ -132,20 +133,10 @@ def exchange(connection: socket.socket, question: Question, body: Buffer = b"") 
     frame = pack(question, body)
     try:
         connection.sendall(struct.pack("!I", len(frame)) + frame)
-        (length,) = struct.unpack("!I", _exactly(connection, 4))
+        (length,) = struct.unpack("!I", receive_exactly(connection, 4))
         if length > MAX_FRAME_BYTES:
             raise ConnectionError("the announced frame is too large")
-        head, answer = split_frame(_exactly(connection, length))
+        head, answer = split_frame(receive_exactly(connection, length))
     except OSError as error:
         raise FederationFailed("the coordinator's main process does not answer", got=type(error).__name__) from error
     return _REPLY.validate_json(head), bytes(answer)
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < count:
-        part = connection.recv(count - len(parts))
-        if not part:
-            raise ConnectionError("closed")
-        parts += part
-    return bytes(parts)

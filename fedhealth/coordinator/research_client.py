@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhealth.coordinator.research_frames import (
     LENGTH,
-    Declined,
     Fetch,
     File,
     Files,
@@ -35,14 +34,14 @@ from fedhealth.coordinator.research_frames import (
     unpack_summaries,
 )
 from fedhealth.coordinator.run_folder import SEAL, open_seal, sha256_of
+from fedhealth.declined import Declined
 from fedhealth.errors import ConfigInvalid, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
 from fedhealth.secret_file import PUBLIC_MODE, replace_file
 from fedhealth.study.signature import sign_stop
+from fedhealth.unix_socket import receive_exactly
 
 _ANSWER_SECONDS = 60.0
-_ERRORS: dict[str, type[FedHealthError]] = {
-    error.__name__: error for error in (ConfigInvalid, FederationFailed, IdentityInvalid, LinkUnavailable)
-}
+_ERRORS = (ConfigInvalid, FederationFailed, IdentityInvalid, LinkUnavailable)
 _Reply = TypeVar("_Reply", bound=Reply)
 
 
@@ -163,8 +162,7 @@ def _ask(path: Path, question: Question, wanted: type[_Reply], body: bytes = b""
 
 def _unexpected(reply: Reply) -> FedHealthError:
     if isinstance(reply, Declined):
-        kind = _ERRORS.get(reply.error, FederationFailed)
-        return kind(reply.what, got=reply.got, wanted=reply.wanted, next_step=reply.next_step)
+        return reply.carried(_ERRORS, FederationFailed)
     return LinkUnavailable("the coordinator answered something else", got=reply.kind)
 
 
@@ -184,15 +182,5 @@ def _connected(path: Path) -> Iterator[socket.socket]:
 
 
 def _read(connection: socket.socket) -> tuple[Reply, bytes]:
-    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
-    return unpack_reply(_exactly(connection, check_reply_length(length)))
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < count:
-        part = connection.recv(count - len(parts))
-        if not part:
-            raise ConnectionError("it hung up")
-        parts += part
-    return bytes(parts)
+    (length,) = LENGTH.unpack(receive_exactly(connection, LENGTH.size))
+    return unpack_reply(receive_exactly(connection, check_reply_length(length)))

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from fedhealth.errors import FedHealthError, LinkUnavailable
+from fedhealth.declined import Declined
+from fedhealth.errors import LinkUnavailable
 from fedhealth.link.frames import MAX_FRAME_BYTES, MAX_HEADER_BYTES, FrameInvalid, pack, split_frame
 from fedhealth.link.memory import Buffer
 from fedhealth.privacy.release import Digest
@@ -141,24 +142,6 @@ class File(_Header):
     kind: Literal["file"] = "file"
 
 
-class Declined(_Header):
-    """It was not done, and why, for the researcher's terminal."""
-
-    kind: Literal["declined"] = "declined"
-    error: str
-    what: str
-    got: str
-    wanted: str
-    next_step: str
-
-    @classmethod
-    def of(cls, error: FedHealthError) -> "Declined":
-        """Return the reply that carries an error."""
-        return cls(
-            error=type(error).__name__, what=error.what, got=error.got, wanted=error.wanted, next_step=error.next_step
-        )
-
-
 Question = Submit | ListStudies | Watch | Stop | ListResults | Fetch
 Reply = Studies | Happened | Over | Files | File | Declined
 _QUESTION = TypeAdapter[Question](Annotated[Question, Field(discriminator="kind")])
@@ -185,7 +168,7 @@ def unpack_question(frame: bytes) -> tuple[Question, bytes]:
         raise FrameInvalid("this is no question of the research socket") from error
 
 
-def unpack_reply(frame: bytes) -> tuple[Reply, bytes]:
+def unpack_reply(frame: Buffer) -> tuple[Reply, bytes]:
     """Return a reply and its body.
 
     Raises:

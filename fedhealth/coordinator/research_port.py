@@ -20,13 +20,13 @@ from fedhealth.coordinator.research_frames import (
     LENGTH,
     MAX_QUESTION_BYTES,
     SOCKET_FILE,
-    Declined,
     Question,
     Reply,
     Watch,
     pack_sized,
     unpack_question,
 )
+from fedhealth.declined import Declined
 from fedhealth.errors import ConfigInvalid, FedHealthError
 from fedhealth.unix_socket import listen_at, peer_user
 

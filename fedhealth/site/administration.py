@@ -23,6 +23,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedhealth.canonical import canonical_bytes
+from fedhealth.declined import Declined
 from fedhealth.errors import (
     ApprovalMissing,
     BudgetExhausted,
@@ -39,7 +40,7 @@ from fedhealth.errors import (
 from fedhealth.site.instructions import INSTRUCTION, Instruction
 from fedhealth.site.state import user_name
 from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES
-from fedhealth.unix_socket import listen_at, peer_user
+from fedhealth.unix_socket import listen_at, peer_user, receive_exactly
 
 _LOG = logging.getLogger(__name__)
 _MODE = 0o600
@@ -51,20 +52,17 @@ _INSTRUCTION_SECONDS = 2.0
 _ANSWER_SECONDS = 120.0
 """How long the command waits: a gate that computes a round does that first."""
 
-_ERRORS: dict[str, type[FedHealthError]] = {
-    error.__name__: error
-    for error in (
-        ApprovalMissing,
-        BudgetExhausted,
-        ConfigInvalid,
-        DataUnusable,
-        IdentityInvalid,
-        LedgerBehind,
-        LedgerDamaged,
-        LedgerForked,
-        PolicyForbids,
-    )
-}
+_ERRORS = (
+    ApprovalMissing,
+    BudgetExhausted,
+    ConfigInvalid,
+    DataUnusable,
+    IdentityInvalid,
+    LedgerBehind,
+    LedgerDamaged,
+    LedgerForked,
+    PolicyForbids,
+)
 """What a gate may say that a person must do."""
 
 
@@ -73,25 +71,6 @@ class Done(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["done"] = "done"
-
-
-class Declined(BaseModel):
-    """It is not done, and why, for the administrator's terminal."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["declined"] = "declined"
-    error: str
-    what: str
-    got: str
-    wanted: str
-    next_step: str
-
-    @classmethod
-    def of(cls, error: FedHealthError) -> "Declined":
-        """Return the reply that carries an error."""
-        return cls(
-            error=type(error).__name__, what=error.what, got=error.got, wanted=error.wanted, next_step=error.next_step
-        )
 
 
 class AdministratorPort:
@@ -241,28 +220,16 @@ def tell_gate(path: Path, instruction: Instruction) -> bool:
         except (OSError, ValueError) as error:
             raise _not_this_user() from error
     if isinstance(reply, Declined):
-        raise _ERRORS.get(reply.error, LedgerDamaged)(
-            reply.what, got=reply.got, wanted=reply.wanted, next_step=reply.next_step
-        )
+        raise reply.carried(_ERRORS, LedgerDamaged)
     return True
 
 
 def _reply_from(connection: socket.socket) -> Done | Declined:
-    (length,) = struct.unpack("!I", _exactly(connection, 4))
+    (length,) = struct.unpack("!I", receive_exactly(connection, 4))
     if length > _LONGEST_REPLY:
         raise ValueError("a reply that is too long")
-    data = _exactly(connection, length)
+    data = bytes(receive_exactly(connection, length))
     return Done() if data == canonical_bytes(Done()) else Declined.model_validate_json(data)
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < count:
-        part = connection.recv(count - len(parts))
-        if not part:
-            raise ConnectionResetError
-        parts += part
-    return bytes(parts)
 
 
 def _not_this_user() -> ConfigInvalid:

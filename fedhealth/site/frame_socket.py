@@ -19,7 +19,7 @@ from fedhealth.errors import FedHealthError, LinkUnavailable
 from fedhealth.link.bodies import STALL_SECONDS, Body, BodyInvalid, chunk_count, chunk_length
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.memory import CHUNK_BYTES, Buffer
-from fedhealth.unix_socket import listen_at
+from fedhealth.unix_socket import listen_at, receive_exactly
 
 _LENGTH = struct.Struct("!I")
 _WAITING = 4
@@ -125,22 +125,13 @@ def exchange_frame(path: Path, frame: bytes) -> bytes:
             connection.connect(str(path))
             connection.sendall(_LENGTH.pack(len(frame)))
             connection.sendall(frame)
-            (size,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+            (size,) = _LENGTH.unpack(receive_exactly(connection, _LENGTH.size))
             if size > MAX_FRAME_BYTES:
                 raise ConnectionError("the announced frame is too large")
-            return bytes(_exactly(connection, size))
+            return bytes(receive_exactly(connection, size))
     except OSError as error:
         raise LinkUnavailable(
             "the node of this site does not answer at its frame socket",
             got=error.strerror or str(error),
             next_step="Start the site: fedhealth site start --help",
         ) from error
-
-
-def _exactly(connection: socket.socket, count: int) -> bytearray:
-    data, filled = bytearray(count), 0
-    while filled < count:
-        if (more := connection.recv_into(memoryview(data)[filled:])) == 0:
-            raise ConnectionError("the node hung up")
-        filled += more
-    return data
