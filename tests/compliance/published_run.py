@@ -138,3 +138,16 @@ def publish(folder, sites, weights=WEIGHTS, key=WITNESS, **changes):
 def other_key():
     """Return a key that nobody was told of."""
     return Ed25519PrivateKey.from_private_bytes(bytes([9]) * 32)
+
+
+def failed(found):
+    return {check.name for check in found.checks if check.outcome == "failed"}
+
+
+def unchecked(found):
+    return {check.name for check in found.checks if check.outcome == "not checked"}
+
+
+def taken(spans, sites=SITES, silent=None):
+    rounds = tuple(Span(first=first, last=last, absent=absent) for first, last, absent in spans)
+    return Participation(sites=sites, rounds=rounds, evaluation_absent=silent or {})

@@ -6,15 +6,19 @@ import threading
 import time
 from datetime import UTC, datetime
 
-from study_scene import Link, Points, Scene, patch
+from study_scene import RESEARCHER, Link, Points, Scene, patch, study_of
 
 from fedhealth.coordinator.daemon import Daemon
 from fedhealth.coordinator.home import CoordinatorHome, admit_site, init_coordinator, install_chain
 from fedhealth.coordinator.research_client import list_studies
 from fedhealth.coordinator.research_frames import SOCKET_FILE
-from fedhealth.coordinator.service import Ports
+from fedhealth.coordinator.service import Coordinator, Ports
 from fedhealth.pki.certificates import make_key
 from fedhealth.pki.root import create_root
+from fedhealth.study.signature import sign_study
+
+STUDY = study_of()
+SIGNED = sign_study(STUDY, RESEARCHER)
 
 
 class ServedCoordinator:
@@ -100,3 +104,17 @@ class ServedCoordinator:
     def approve(self, signed, *names):
         for name in names or self.scene.sites:
             self.scene.sites[name].approve(signed)
+
+
+class open_home:  # noqa: N801 - reads as the function that it is used as
+    """Open a coordinator's home without serving."""
+
+    def __init__(self, served):
+        self.coordinator = Coordinator(served.home, None, True, lambda _: None)
+
+    def __enter__(self):
+        return self.coordinator
+
+    def __exit__(self, *_):
+        self.coordinator.studies.close()
+        self.coordinator._held.close()

@@ -1,10 +1,14 @@
 """A hospital of 24 made-up patients whose gate can be crashed and opened again."""
 
+import shutil
 import struct
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from gate_by_socket import Running
 from pair import Pair, in_memory
 from small_study import protocol
 from ward import Ward
@@ -277,3 +281,19 @@ def pair(make_protocol, make_csv, steps):
         made = Pair(Ward(folder, make_csv(), epsilon=20.0), make_protocol(), folder, steps["noise_only"])
         yield made
         made.stop_gate()
+
+
+@pytest.fixture(scope="module")
+def start(make_protocol, make_csv):
+    """Start a real gate process on a site of its own; all are gone after the module."""
+    started = []
+
+    def make():
+        folder = Path(tempfile.mkdtemp(prefix="fh-"))
+        started.append(Running(folder, make_protocol(), make_csv()))
+        return started[-1]
+
+    yield make
+    for each in started:
+        each.stop()
+        shutil.rmtree(each.root)

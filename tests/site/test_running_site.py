@@ -1,27 +1,17 @@
-"""What administrators do beside a running gate: approving and consent, in mid-round; what the other side sees of it.
+"""What administrators do beside a running gate, in mid-round: approve, reject, pin keys; and crashes in between.
 
-Real gate processes where the point is that one runs; the comparison of Rule 0 drives the same parts with a clock that
-ticks at each look.
+Real gate processes where the point is that one runs.
 """
 
 import contextlib
-import itertools
-import os
-import shutil
-import socket
-import struct
 import subprocess
 import sys
-import tempfile
-import threading
-import time
 from base64 import urlsafe_b64encode
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from gate_by_socket import HEAD, Running, receive_frame
-from test_administration import charges, code_of, command, forget_instruction, question_of
+from pair import power_cut
+from test_administration import charges, code_of, forget_instruction, question_of
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.compliance.acts import acts_of
@@ -39,9 +29,7 @@ from fedhealth.learning.steps import STEPS
 from fedhealth.link.frames import (
     Accepted,
     Answer,
-    Head,
     NeedWitness,
-    Outgoing,
     PutStudy,
     ReleaseReply,
     Witnessed,
@@ -50,42 +38,20 @@ from fedhealth.link.frames import (
 )
 from fedhealth.privacy.acts import PolicyChanged
 from fedhealth.privacy.entries import Approved
-from fedhealth.privacy.journal import ConsentNote, DataNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.verify import read_ledger, verify_ledger
-from fedhealth.records.members import MemberHistory
-from fedhealth.records.split import is_held_out
 from fedhealth.signing import public_key_hex
 from fedhealth.site import approval
 from fedhealth.site.acts import distrust_researcher, reject_study, trust_researcher
-from fedhealth.site.administration import AdministratorPort, tell_gate
+from fedhealth.site.administration import tell_gate
 from fedhealth.site.approval import approve_study, examine_study
-from fedhealth.site.consent import studies_of
-from fedhealth.site.gate import Gate
-from fedhealth.site.gate_inputs import Clock
-from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
-from fedhealth.site.instructions import Approve, Distrust, Pause, Trust
-from fedhealth.site.running_site import RunningSite, quiet_seconds
+from fedhealth.site.gate_process import SYSTEM_CLOCK
+from fedhealth.site.instructions import Approve, Distrust, Trust
+from fedhealth.site.running_site import RunningSite
 from fedhealth.site.state import local_user
 from fedhealth.study.signature import sign_study
 
-TRAINING = [f"p{number}" for number in range(24) if not is_held_out(bytes(32), f"p{number}", 0.25)]
 processes = pytest.mark.processes
-
-
-@pytest.fixture(scope="module")
-def start(make_protocol, make_csv):
-    started = []
-
-    def make():
-        folder = Path(tempfile.mkdtemp(prefix="fh-"))
-        started.append(Running(folder, make_protocol(), make_csv()))
-        return started[-1]
-
-    yield make
-    for each in started:
-        each.stop()
-        shutil.rmtree(each.root)
 
 
 @pytest.fixture(scope="module")
@@ -272,129 +238,16 @@ def instruction_of(proposal):
     )
 
 
-# Consent beside a running gate
-
-
-@processes
-def test_a_patient_is_forgotten_and_let_back_in_in_the_middle_of_a_round(start):
-    running = start()
-    waiting = running.charge(question_of(running))
-    forgotten = command(running, "forget", TRAINING[0])
-    assert forgotten.stdout == "forgotten from now on; 1 records of this patient are in the data\n", forgotten.stderr
-    assert isinstance(running.say(running.sign(waiting))[0], ReleaseReply)
-    assert command(running, "unforget", TRAINING[0]).stdout == "the patient is in again from now on\n"
-    again = command(running, "unforget", TRAINING[0])
-    assert (again.returncode, "has not withdrawn the consent" in again.stderr) == (ConfigInvalid.exit_code, True)
-    assert charges(running) == 1
-    # The first release was computed without the patient, so no study used the records; the gate need not be stopped.
-    assert studies_of(running.folder, running.state, TRAINING[0]) == ()
-    (use,) = studies_of(running.folder, running.state, TRAINING[1])
-    assert (use.used, use.unknown) == (1, 0)
-    running.end()
-    with running.state.opened_ledger("ward-a") as ledger:
-        written = [note for note in ledger.journal() if isinstance(note, ConsentNote | DataNote)]
-    kinds = [note.kind for note in written]
-    assert kinds == ["data", "consent-withdrawn", "data", "consent-renewed", "data"]
-    assert {note.by for note in written if isinstance(note, ConsentNote)} == {local_user()}
-    assert [note.version for note in written if isinstance(note, DataNote)] == [1, 2, 3]
-    assert TRAINING[0].encode() not in running.log.read_bytes()
-
-
-class Seen:
-    """A step that remembers how many patients it was given; made-up records are of 30."""
-
-    def __init__(self, noise_only):
-        self.patients, self._noise_only = [], noise_only
-
-    def __call__(self, step, weights, records, stream):
-        if records.patient_count != 30:
-            self.patients.append(records.patient_count)
-        return self._noise_only(step, weights, records, stream)
-
-
-def test_what_is_computed_next_is_without_the_patient_and_with_noise_of_its_own(ward, make_protocol, steps):
-    here, study, seen = ward(epsilon=20.0, unsafe_noise_seed=7), make_protocol(), Seen(steps["noise_only"])
-    here.approve(study, steps["noise_only"])
-    gate, ledger = here.open_gate(seen)
-    site, versions = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK), []
-    for verb in ("forget", "unforget", "forget"):
-        site.administer(forget_instruction(here.state, TRAINING[0], verb), "ann")
-        versions.append(gate._prepared.data_version)
-        assert isinstance(here.ask(gate, ledger, study, number=len(versions))[0], ReleaseReply)
-    assert seen.patients == [len(TRAINING) - 1, len(TRAINING), len(TRAINING) - 1]
-    assert len(set(versions)) == 3, "each change of the cohort has another key of the noise"
-    ledger.close()
-
-
-def test_a_patient_is_forgotten_also_while_the_data_cannot_be_read(ward, make_protocol, steps):
-    here, study, seen = ward(epsilon=20.0), make_protocol(), Seen(steps["noise_only"])
-    here.approve(study, steps["noise_only"])
-    gate, ledger = here.open_gate(seen)
-    here.csv.unlink()
-    (here.folder / "policy.toml").write_text("tasks = [")
-    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
-    site.administer(forget_instruction(here.state, TRAINING[0]), "ann")
-    assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
-    assert seen.patients == [len(TRAINING) - 1]
-    ledger.close()
-
-
-def test_a_gate_that_cannot_prepare_its_data_anew_is_busy_and_computes_on_no_older_cohort(
-    ward, make_protocol, steps, monkeypatch
-):
-    here, study, seen = ward(epsilon=20.0), make_protocol(), Seen(steps["noise_only"])
-    here.approve(study, steps["noise_only"])
-    gate, ledger = here.open_gate(seen)
-    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(MemberHistory, "record", full)
-        with pytest.raises(OSError, match="No space"):
-            site.administer(forget_instruction(here.state, TRAINING[0]), "ann")
-    assert here.ask(gate, ledger, study)[0].code == RefusalCode.BUSY
-    site.administer(forget_instruction(here.state, TRAINING[0]), "ann")  # once more, with room on the disk
-    assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
-    assert seen.patients == [len(TRAINING) - 1]
-    ledger.close()
-
-
-def test_a_mark_that_the_gate_would_not_recognise_is_declined(ward, make_protocol, steps):
-    here = ward(epsilon=20.0)
-    gate, ledger = here.open_gate(steps["noise_only"])
-    site, lines = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK), ledger.journal_size
-    known = forget_instruction(here.state, TRAINING[0])
-    for changes in ({"scheme": "ab" * 32}, {"data_set": "elsewhere"}, {"site": "ward-b"}):
-        with pytest.raises(ConfigInvalid):
-            site.administer(known.model_copy(update=changes), "ann")
-    assert ledger.journal_size == lines
-    ledger.close()
-
-
-# Crashes, before each write and after it
-
-
-class PowerCut(BaseException):
-    """Ends the process wherever it is."""
-
-
-def cut(*_, **__):
-    raise PowerCut
-
-
 @pytest.mark.parametrize(("owner", "name", "written"), [(Ledger, "append", False), (approval, "create_file", True)])
 def test_a_crash_in_an_approval_leaves_none_or_one_that_is_completed_when_it_is_given_again(
-    ward, make_protocol, steps, monkeypatch, owner, name, written
+    ward, make_protocol, steps, owner, name, written
 ):
     here, study = ward(epsilon=20.0), make_protocol()
     compute = {"train": steps["noise_only"], "evaluate": steps["noise_only"]}
     proposal = examine_study(here.folder, here.state, sign_study(study, here.researcher), compute)
     gate, ledger = here.open_gate(steps["noise_only"])
     site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
-    with monkeypatch.context() as patched, pytest.raises(PowerCut):
-        patched.setattr(owner, name, cut)
+    with power_cut(owner, name, "before"):
         site.administer(instruction_of(proposal), "ann")
     ledger.close()
     gate, ledger = here.open_gate(steps["noise_only"])
@@ -409,24 +262,6 @@ def test_a_crash_in_an_approval_leaves_none_or_one_that_is_completed_when_it_is_
     gate, ledger = here.open_gate(steps["noise_only"])
     assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
     assert [type(entry) for entry, _ in ledger.history()].count(Approved) == 1
-    ledger.close()
-
-
-@pytest.mark.parametrize(("owner", "name", "written"), [(Ledger, "note", False), (Gate, "renew", True)])
-def test_a_crash_while_a_patient_is_forgotten_leaves_the_patient_in_or_out_for_good(
-    ward, make_protocol, steps, monkeypatch, owner, name, written
-):
-    here, study, seen = ward(epsilon=20.0), make_protocol(), Seen(steps["noise_only"])
-    here.approve(study, steps["noise_only"])
-    gate, ledger = here.open_gate(seen)
-    site = RunningSite(here.folder, here.state, gate, ledger, SYSTEM_CLOCK)
-    with monkeypatch.context() as patched, pytest.raises(PowerCut):
-        patched.setattr(owner, name, cut)
-        site.administer(forget_instruction(here.state, TRAINING[0]), "ann")
-    ledger.close()
-    gate, ledger = here.open_gate(seen)
-    assert isinstance(here.ask(gate, ledger, study)[0], ReleaseReply)
-    assert seen.patients == [len(TRAINING) - written]
     ledger.close()
 
 
@@ -554,165 +389,3 @@ def test_outside_the_hours_of_the_policy_nothing_is_charged_or_computed(hospital
     here.reopen(compute)
     assert isinstance(here.ask()[0], ReleaseReply)
     assert (here.charges(), computed) == (1, [1])
-
-
-# Quiet
-
-
-def test_a_gate_is_quiet_for_a_time_of_public_figures_alone():
-    # 1 s, and 100 microseconds for each declared patient, once for reading and once for each study:
-    # 1 + 0.0001 * 300 * (1 + 1) = 1.06; 1 + 0.0001 * 1,000,000 * (1 + 2) = 301.
-    assert quiet_seconds(300, 1) == pytest.approx(1.06)
-    assert quiet_seconds(10**6, 2) == pytest.approx(301.0)
-
-
-class Echo:
-    """A gate whose every reply may leave a moment after the frame came."""
-
-    def __init__(self, after=0.0):
-        self.after, self.frames = after, []
-
-    def longest_body(self, start):
-        return 0
-
-    def handle(self, frame, digest=None):
-        self.frames.append(bytes(frame))
-        return Outgoing(b"reply", time.monotonic() + self.after)
-
-
-@contextlib.contextmanager
-def served(gate):
-    """Serve a gate that falls quiet for 0.3 s whenever an administrator says anything."""
-    folder, quiet = Path(tempfile.mkdtemp(prefix="fh-")), [0.0]
-    read, write = os.pipe()
-
-    def fall_quiet(*_):
-        quiet[0] = time.monotonic() + 0.3
-
-    port = AdministratorPort(folder / "admin.sock", {os.geteuid()}, fall_quiet, lambda: quiet[0])
-    arguments = (gate, folder / "gate.sock", {os.geteuid()}, read, lambda *_: None, port)
-    thread = threading.Thread(target=serve_gate, args=arguments)
-    thread.start()
-    try:
-        while not (folder / "gate.sock").exists():
-            time.sleep(0.005)
-        with socket.socket(socket.AF_UNIX) as node:
-            node.settimeout(10)
-            node.connect(str(folder / "gate.sock"))
-            yield node, folder / "admin.sock", quiet
-    finally:
-        os.close(write)
-        thread.join(20)
-        port.close()
-        os.close(read)
-        shutil.rmtree(folder)
-    assert not thread.is_alive()
-
-
-FRAME = struct.pack("!I", 5) + b"frame"
-QUIET = {
-    "a frame that comes meanwhile": (b"", FRAME),
-    "the rest of a frame that had begun": (FRAME[:6], FRAME[6:]),
-    "the rest of a length that had begun": (FRAME[:2], FRAME[2:]),
-}
-
-
-@pytest.mark.parametrize(("before", "after"), QUIET.values(), ids=QUIET)
-def test_a_quiet_gate_reads_and_says_nothing_before_its_time(before, after):
-
-    gate = Echo()
-    with served(gate) as (node, administrators, quiet):
-        assert exchange_raw(node, FRAME) == b"reply"
-        node.sendall(before)
-        assert tell_gate(administrators, Pause(site="ward-a"))
-        node.sendall(after)
-        assert receive_frame(node) == b"reply"
-        assert time.monotonic() >= quiet[0] > 0
-        assert exchange_raw(node, FRAME) == b"reply", "the same connection goes on"
-    assert gate.frames == [b"frame"] * 3
-
-
-def exchange_raw(node, data):
-    node.sendall(data)
-    return receive_frame(node)
-
-
-def test_a_reply_that_waits_for_its_public_time_leaves_no_earlier_than_the_quiet_ends():
-
-    with served(Echo(after=0.1)) as (node, administrators, quiet):
-        node.sendall(FRAME)
-        assert tell_gate(administrators, Pause(site="ward-a"))
-        assert tell_gate(administrators, Pause(site="ward-a")), "administrators are heard meanwhile"
-        assert receive_frame(node) == b"reply"
-        assert time.monotonic() >= quiet[0] > 0
-
-
-# Rule 0
-
-
-class Ticking:
-    """A clock that advances a millisecond at each look."""
-
-    def __init__(self):
-        self._looks = itertools.count()
-
-    def clock(self):
-        return Clock(monotonic=lambda: next(self._looks) / 1000, unix_ms=lambda: 1_700_000_000_000)
-
-
-def transcript(here, study, steps, acts):
-    """What the other side sees of a gate beside which these things happen to these patients."""
-    ticking = Ticking().clock()
-    compute = {"train": steps["counting"], "evaluate": steps["counting"]}
-    gate, ledger = open_gate(here.folder, here.state, compute, ticking)
-    site, seen = RunningSite(here.folder, here.state, gate, ledger, ticking), []
-
-    def say(frame):
-        arrived = ticking.monotonic()
-        reply = gate.handle(frame)
-        header, body = unpack_reply(reply.frame)
-        code = getattr(header, "code", None)
-        seen.append((header.kind, code, len(reply.frame), len(body), round(reply.leaves_at - arrived, 6), ledger.size))
-        return header
-
-    for number, (verb, patient) in enumerate(acts, 1):
-        question = pack(Answer(study=study.digest, step="train", round=number), bytes(24))
-        header = say(question)
-        began = ticking.monotonic()
-        with contextlib.suppress(ConfigInvalid):
-            site.administer(forget_instruction(here.state, patient, verb), "ann")
-        seen.append(("quiet", round(site.quiet_until - began, 6)))
-        while isinstance(header, NeedWitness):
-            header = say(pack(Witnessed(study=study.digest, receipt=here.receipt_of(ledger, header.challenge))))
-        assert isinstance(header, ReleaseReply)
-        assert isinstance(say(HEAD), Head)
-    ledger.close()
-    return seen
-
-
-PATIENT, OTHER = TRAINING[0], TRAINING[1]
-SAME_TO_THE_OTHER_SIDE = {
-    "another patient": [("forget", OTHER), ("unforget", OTHER), ("forget", OTHER)],
-    "nobody": [("forget", "p99"), ("unforget", "p99"), ("forget", "p99")],
-    "a patient who is forgotten already": [("forget", PATIENT), ("forget", PATIENT), ("forget", PATIENT)],
-    "a patient who was never forgotten": [("unforget", PATIENT), ("unforget", OTHER), ("unforget", "p99")],
-}
-
-
-@pytest.mark.parametrize("acts", SAME_TO_THE_OTHER_SIDE.values(), ids=SAME_TO_THE_OTHER_SIDE)
-@pytest.mark.parametrize("without", [False, True], ids=["with the patient", "without the patient"])
-def test_the_other_side_cannot_tell_whose_consent_changed(
-    ward, make_protocol, make_csv, steps, monkeypatch, acts, without
-):
-    study, here, there = make_protocol(), ward(epsilon=20.0, name="here"), ward(epsilon=20.0, name="there")
-    if without:
-        rows = [row for row in make_csv().splitlines() if not row.startswith(f"{PATIENT},")]
-        there.csv.write_text("\n".join(rows) + "\n")
-    # Public, and measured: the same at both.
-    monkeypatch.setattr(approval, "measure_replies", lambda *_: {"train": 20, "evaluate": 40})
-    for each in (here, there):
-        each.approve(study, steps["noise_only"])
-    known = [("forget", PATIENT), ("unforget", PATIENT), ("forget", PATIENT)]
-    one, other = transcript(here, study, steps, known), transcript(there, study, steps, acts)
-    assert [each for each in one if each[0] == "quiet"] == [("quiet", pytest.approx(1.006, abs=0.01))] * 3
-    assert one == other
