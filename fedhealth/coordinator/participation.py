@@ -17,6 +17,8 @@ _REFUSALS = frozenset({RefusalCode.POLICY.value, RefusalCode.BUDGET_SPENT.value,
 """With these a gate that goes on refusing charges nothing more."""
 SLOW = "slow"
 """A site that was asked, and had not answered when the wait was over."""
+IMPLAUSIBLE = "implausible"
+"""A site whose release is longer than its declared patients, clipped, and noise can be; it was left out."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from fedhealth.coordinator.app_frames import (
     Start,
     exchange,
 )
-from fedhealth.coordinator.participation import CompletedRound, quorum_of, rounds_of, spans_of
+from fedhealth.coordinator.participation import IMPLAUSIBLE, CompletedRound, quorum_of, rounds_of, spans_of
 from fedhealth.coordinator.round_checkpoint import Notes, load_checkpoint, store_checkpoint
 from fedhealth.coordinator.run_folder import MODEL
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
@@ -51,7 +51,7 @@ from fedhealth.flower.strategy_state import StrategyState
 from fedhealth.learning.evaluation import counts_of
 from fedhealth.learning.model_file import model_bytes
 from fedhealth.learning.models.table import model_of
-from fedhealth.learning.plan import decode_release, encode_weights, model_update, plan_study
+from fedhealth.learning.plan import decode_release, encode_weights, is_plausible, model_update, plan_study
 from fedhealth.privacy.release import Digest, ReleaseIdentity, StepName, input_digest
 from fedhealth.secret_file import replace_file
 from fedhealth.study.protocol import Study
@@ -81,17 +81,21 @@ class StudyCodec:
         """Return new weights with their public weight, or the noisy counts of an evaluation.
 
         Raises:
-            NotReleased: the payload is not of this step; the site does not keep the protocol.
+            NotReleased: the payload is not of this step, or no site of its size can have made it; the site does not
+                keep the protocol.
         """
         step = _STEP_OF[message.metadata.message_type]
-        if len(payload) != 8 * self._plan[step].mechanism.dimension:
+        mechanism = self._plan[step].mechanism
+        if len(payload) != 8 * mechanism.dimension:
             raise NotReleased("away")
+        if not is_plausible(payload, mechanism, self._declared[site]):
+            raise NotReleased(IMPLAUSIBLE)
         figures: dict[str, float] = {EXAMPLES: float(self._declared[site])}
         if step == "train":
             weights = weights_of(message.content.array_records["arrays"])
             updated = weights + model_update(payload, self._study, self._declared[site])
             return RecordDict({"arrays": arrays_of(updated), "metrics": MetricRecord(dict(figures))})
-        counts = decode_release(payload, self._plan["evaluate"].mechanism)
+        counts = decode_release(payload, mechanism)
         figures.update(counts_of(self._study, counts))
         return RecordDict({"metrics": MetricRecord(dict(figures))})
 

@@ -29,6 +29,9 @@ from fedhealth.study.protocol import Study, Training
 _OFF_THE_GRID = 1e-3
 """Of a grid step: far more than rounding to doubles can move a count, far less than a change of one that is seen."""
 
+MOST_PATIENTS_PER_DECLARED = 2
+"""A site may have so many patients for each that it declares; the releases of one with more may not be believed."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -174,6 +177,25 @@ def decode_release(payload: bytes | memoryview, mechanism: GridGaussian) -> NDAr
     if len(payload) != 8 * mechanism.dimension:
         raise ValueError(f"a release of {len(payload)} bytes, wanted {8 * mechanism.dimension}")
     return np.frombuffer(payload, dtype="<i8").astype(np.float64) * mechanism.grid
+
+
+def is_plausible(payload: bytes | memoryview, mechanism: GridGaussian, declared_patients: int) -> bool:
+    """Say whether a site with so many declared patients can have made a release, by its length as a vector.
+
+    What a site sends is its own word: a hospital that lies signs it as well as an honest one. A release that is longer
+    than the clip lets it be is not of this mechanism, whatever it is: scaled up, the bits of a number that is none, or
+    another format. The bound rests on public figures and looks at the noised release alone. Up to twice the declared
+    patients may be in it, a figure being round; the chance that an honest release is refused is in
+    `GridGaussian.longest_release`.
+
+    Args:
+        payload: of the right length.
+        mechanism: of the step.
+        declared_patients: the site's public figure.
+    """
+    steps = np.frombuffer(payload, dtype="<i8").astype(np.float64)
+    longest = mechanism.longest_release(MOST_PATIENTS_PER_DECLARED * declared_patients)
+    return math.sqrt(float(np.square(steps).sum())) <= longest
 
 
 def encode_counts(study: Study, counts: Mapping[str, float]) -> bytes:

@@ -44,6 +44,9 @@ from fedhealth.privacy.noise_table import (
 MAX_PATIENTS = 2**24
 """So many clipped vectors, at the smallest noise multiplier, cannot overflow a 64-bit sum."""
 
+_TAIL = 10.0
+"""Standard deviations by which noise may be longer than the root of its dimension: e^-50 of releases are."""
+
 
 @dataclass(frozen=True)
 class NoiseScale:
@@ -135,6 +138,24 @@ class GridGaussian:
     def standard_deviation(self) -> float:
         """Standard deviation of the noise on each coordinate, in the vector's own unit."""
         return self.scale.noise_steps * self.grid
+
+    def longest_release(self, patients: int) -> float:
+        """Return the L2 norm, in grid steps, above which no release over so many patients is believed.
+
+        A clipped patient measures at most l2_clip_norm * (1 + slack) / grid + sqrt(d) / (2 F) steps. Rounding the sum
+        adds at most sqrt(d) / 2, cutting the noise to integers at most sqrt(d). The noise before is `noise_steps` times
+        a standard normal vector, whose norm is above sqrt(d) + t with probability at most exp(-t^2 / 2). With t = 10 an
+        honest release is longer with probability at most e^-50 < 2^-72, and d times the sampler's distance from exact.
+
+        Args:
+            patients: the most that may be in the sum, at least 1.
+
+        Source: Boucheron, Lugosi and Massart, "Concentration Inequalities" (2013), Theorem 5.6; the norm is
+        1-Lipschitz, and its mean at most sqrt(d).
+        """
+        root = math.sqrt(self.dimension)
+        patient = self.l2_clip_norm * (1 + self.scale.clip_slack) / self.grid + root / (2 * self.scale.fine_steps)
+        return patients * patient + 1.5 * root + self.scale.noise_steps * (root + _TAIL)
 
     def clip_and_sum(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
         """Clip each patient's vector, sum exactly on the fine grid, and round the sum to the grid.

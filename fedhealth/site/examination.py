@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedhealth.errors import ApprovalMissing, DataUnusable
 from fedhealth.learning.outcomes.table import outcome_of
-from fedhealth.learning.plan import envelope_of, plan_study
+from fedhealth.learning.plan import MOST_PATIENTS_PER_DECLARED, envelope_of, plan_study
 from fedhealth.policy.rules import Policy, check_policy, check_year, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.privacy.decisions import Rejected
@@ -155,7 +155,11 @@ class SiteInView:
                 step.cohort: informative_epsilon(step.plan(), study.privacy.delta).epsilon
                 for step in plan_study(study).values()
             },
-            warnings=(*_doubts(self.table, column), *map(str, find_giveaways(self.table, study))),
+            warnings=(
+                *_doubts(self.table, column),
+                *_figure_doubts(max(each.patient_count for each in records), self.site.data_set.declared_patients),
+                *map(str, find_giveaways(self.table, study)),
+            ),
         )
         is_first = self.policy.approvals_needed == 2 and study.digest not in decisions.first
         asked_by = next(name for name, key in self.account.acts.researchers.items() if key == signed.researcher)
@@ -236,6 +240,16 @@ def _doubts(table: Table, patient_column: str) -> tuple[str, ...]:
         f"column '{patient_column}' has a new value in {share:.0%} of the rows: it looks like a visit number, not a "
         "patient, and protection would be per visit. It is right only if the table has one row per patient; else "
         "correct patient_column in site.toml before anything is approved.",
+    )
+
+
+def _figure_doubts(patients: int, declared: int) -> tuple[str, ...]:
+    if patients <= MOST_PATIENTS_PER_DECLARED * declared:
+        return ()
+    return (
+        f"the study has more than {MOST_PATIENTS_PER_DECLARED} times as many patients here as the {declared} that are "
+        "declared: they count for less than they are, and a release of theirs may be left out as implausible. Correct "
+        "declared_patients in site.toml before anything is approved.",
     )
 
 

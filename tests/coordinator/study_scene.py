@@ -108,14 +108,14 @@ class Points:
 def depends_on_every_bit(step, weights, records, streams):
     """Compute what changes with the question, and with the noise key."""
     values = np.frombuffer(weights.tobytes(), np.uint8).astype(np.int64)
-    base = np.resize(values, step.mechanism.dimension) * 1000
+    base = np.resize(values, step.mechanism.dimension) * 10
     return encode_release(step.mechanism.add_noise(base, streams("noise"))), 0
 
 
 class Hospital:
     """A site: a gate with its ledger, and how the link to it is."""
 
-    def __init__(self, folder, name, study, witness_key, seed):
+    def __init__(self, folder, name, study, witness_key, seed, computes=depends_on_every_bit):
         table = folder / f"{name}.csv"
         table.write_text("id,age,ill\n" + "".join(f"p{row},{row % 90},{row % 2}\n" for row in range(60)))
         file = SiteFile.model_validate(
@@ -125,7 +125,7 @@ class Hospital:
                 "data_set": {"name": "ward", "file": table, "patient_column": "id", "declared_patients": 60},
             }
         )
-        compute = {"train": depends_on_every_bit, "evaluate": depends_on_every_bit}
+        compute = {"train": computes, "evaluate": computes}
         site = SimulatedSite(file, read_table(table, strict=True), bytes(32), seed)
         self.gate, self.ledger = open_gate(site, study, folder, RESEARCHER, witness_key, CLOCK, compute)
         self.name, self.connected, self.delay = name, True, None
@@ -217,14 +217,22 @@ class Hub:
 
 
 class Scene:
-    """A federation in a folder."""
+    """A federation in a folder.
 
-    def __init__(self, folder, study, names=("ward-a", "ward-b"), seed=7, key=None):
+    Args:
+        lying: what some sites compute, by name, instead of what they should.
+    """
+
+    def __init__(self, folder, study, names=("ward-a", "ward-b"), seed=7, key=None, lying=None):
         self.folder, self.study, self.for_tests = folder, study, True
         self.key, self.database = key or Ed25519PrivateKey.from_private_bytes(b"w" * 32), None
         (folder / "witnessed").mkdir(parents=True, exist_ok=True)
         self.results = folder / "results"
-        self.sites = {name: Hospital(folder, name, study, self.key, seed + place) for place, name in enumerate(names)}
+        lying = lying or {}
+        self.sites = {
+            name: Hospital(folder, name, study, self.key, seed + place, lying.get(name, depends_on_every_bit))
+            for place, name in enumerate(names)
+        }
         self.signed = sign_study(study, RESEARCHER)
 
     def close(self):

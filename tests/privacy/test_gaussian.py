@@ -184,3 +184,23 @@ def test_nobody_gives_a_sum_of_zero_and_noise_as_ever():
     assert total.tolist() == [0, 0, 0] and zeroed == 0
     noised = mechanism.add_noise(total, SECRET.stream("k", "p"))
     assert noised.tolist() == rounded_gaussian(3, SECRET.stream("k", "p")).tolist()
+
+
+def test_the_longest_release_is_patients_in_step_and_noise_beyond_chance():
+    # 1,024 steps of noise are 1 * sensitivity, and sensitivity is the clip and the rounding of 4 sums, 2 steps: so a
+    # patient measures 1,022 steps. 50 in step: 51,100; roundings: 1.5 * 2; noise: 1,024 * (2 + 10).
+    assert GridGaussian(1.0, 3.0, 4).longest_release(50) == pytest.approx(51_100 + 3 + 12_288, rel=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 300), st.floats(0.05, 50), st.integers(1, 40), st.integers(0, 2**32))
+def test_no_honest_release_is_longer_though_all_patients_pull_one_way(dimension, multiplier, patients, seed):
+    mechanism = GridGaussian(multiplier, 1.0, dimension)
+    one_way = np.tile(np.random.default_rng(seed).normal(size=dimension) * 1e6, (patients, 1))
+    total, _ = mechanism.clip_and_sum(one_way)
+    stream = SECRET.stream(f"{seed:064x}", "longest")
+    released = mechanism.add_noise(total, stream).astype(np.float64)
+    assert np.linalg.norm(released) <= mechanism.longest_release(patients)
+    # It is not slack: without noise, the patients alone fill what is for patients, but for roundings.
+    own = mechanism.longest_release(patients) - mechanism.longest_release(1)
+    assert np.linalg.norm(total) * (patients - 1) / patients == pytest.approx(own, rel=1e-2, abs=dimension)

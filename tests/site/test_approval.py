@@ -227,6 +227,16 @@ def test_a_patient_column_that_is_nearly_unique_is_warned_of_and_nothing_of_it_i
     assert "visit" not in approved.model_dump_json()
 
 
+def test_a_table_of_far_more_patients_than_are_declared_is_warned_of(ward, make_protocol, steps):
+    here = ward(rows_of(100, 2).replace("id,person", "visit,id"))
+    approved, seen = here.approve(make_protocol(), steps["noise_only"])
+    assert max(seen.patients.values()) > 60
+    (warning,) = seen.warnings
+    assert "more than 2 times as many patients here as the 30 that are declared" in warning
+    assert "implausible" in warning and "declared_patients in site.toml" in warning
+    assert "implausible" not in approved.model_dump_json()
+
+
 def test_what_the_administrator_sees_is_not_in_the_ledger(ward, make_protocol, steps):
     here = ward()
     approved, _ = here.approve(make_protocol(), steps["noise_only"])
