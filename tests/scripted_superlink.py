@@ -10,6 +10,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from flwr.app import Message
+from flwr.app.message import remove_content_from_message
 from flwr.common.serde import fab_to_proto, message_from_proto, message_to_proto, run_to_proto
 from flwr.proto import fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
 from flwr.supercore.fab import Fab
@@ -79,7 +80,9 @@ class ScriptedSuperLink:
         with self._lock:
             for name, each in get_all_nested_objects(message).items():
                 self._objects[name] = each.deflate()
-            self._waiting.append((message.object_id, message_to_proto(message), get_object_tree(message)))
+            self._waiting.append(
+                (message.object_id, message_to_proto(remove_content_from_message(message)), get_object_tree(message))
+            )
         return message.object_id
 
     def reply(self, message_id, seconds=60.0):

@@ -41,9 +41,9 @@ def federation():
 class Started:
     """`fedhealth site start`, in a session of its own."""
 
-    def __init__(self, site, log):
+    def __init__(self, site, log, *more):
         self.site, self.log = site, log
-        words = ["site", "start", str(site.folder), "--state", str(site.state.root)]
+        words = ["site", "start", str(site.folder), "--state", str(site.state.root), *more]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fedhealth.cli.main", *words],
@@ -83,8 +83,8 @@ class Started:
 def start(federation):
     started = []
 
-    def begin(site):
-        started.append(Started(site, federation.logs / f"{site.file.id}-start.log"))
+    def begin(site, *more):
+        started.append(Started(site, federation.logs / f"{site.file.id}-start.log", *more))
         return started[-1]
 
     yield begin
@@ -117,6 +117,23 @@ def test_a_study_runs_over_sites_that_were_each_started_with_one_command_althoug
         assert each.stop(number) == 130
         assert each.children() == {}
         assert each.said.endswith("stopped\n")
+
+
+def test_a_site_that_asks_for_another_engine_is_told_so_once_and_disturbs_no_study(federation, start):
+    with Processes(federation.logs) as processes:
+        arguments = ["--home", str(federation.home.root), "--out", str(federation.results)]
+        run = ["coordinator", "run", str(federation.signed_study), *arguments, "--address", "127.0.0.1:0"]
+        coordinator = processes.start("coordinator", run, events=True)
+        port = json.loads(coordinator.process.stdout.readline())["port"]
+        for site in federation.sites:
+            point_node(site, f"127.0.0.1:{port}")
+        other, _ = start(federation.sites[0], "--engine", "superlink"), start(federation.sites[1])
+        coordinator.process.stdout.read()
+        assert coordinator.process.wait(60) == 0, [log.read_text() for log in federation.logs.iterdir()]
+    other.wait_for(lambda: "does not run engine 'superlink'" in other.said)
+    assert other.said.count("does not run engine 'superlink'") == 1
+    assert other.children().keys() == {"gate", "node"}  # no SuperNode that could only wait
+    assert verify_ledger(other.site.state.gate).releases == 4
 
 
 def test_without_a_coordinator_it_says_what_it_waits_for_and_stops_when_the_gate_ends(federation, start):

@@ -113,6 +113,7 @@ LIES = {
     "a study that nobody approved": pack(Answer(study="0" * 64, step="train", round=1), WEIGHTS),
     "a study that nobody signed": pack(PutStudy(), b"{}"),
     "a larger input": ("round 2", bytes(2**20)),
+    "a much larger input": ("round 2", bytes(12 * 2**20)),  # which Flower cuts into three
     "not numbers": ("round 2", b"\xff" * 24),
     "a round that is not in the plan": ("round 99", WEIGHTS),
     "a receipt that nobody signed": None,
