@@ -27,6 +27,7 @@ from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
 from fedhealth.study.features import NumberFeature
 from fedhealth.study.protocol import Study, Training
+from fedhealth.study.strategies import FedAdagrad, FedAdam, FedAvgM, FedYogi
 
 OPEN = "?"
 """The text that `fedhealth study new` writes where a person must say it: what for, on what ground, in what unit."""
@@ -62,7 +63,8 @@ class SizeLine:
         site: its id, "" for an example.
         declared_patients: its public round figure.
         update_noise: noise of a round's mean gradient, in parts of the clip; None where nothing is trained.
-        weight_noise: what all rounds' noise moves a weight of a model trained there alone; None likewise.
+        weight_noise: what all rounds' noise moves a weight of a model trained there alone; None likewise, and
+            where the strategy rescales it.
         half_width: of the hospital's own headline figure; None where nothing can be said at all.
         withheld: it is wider than the protocol publishes.
     """
@@ -100,7 +102,8 @@ class Foresight:
         costs: by part.
         sizes: known sites first, then examples.
         sites: verdicts, in the order of the sites' ids.
-        federation_weight_noise: of the model of all known sites together; None without any.
+        federation_weight_noise: of the model of all known sites together; None without any, likewise, and where the
+            strategy is robust.
         headline: name of the figure whose half-width is stated.
         federation_half_width: of it, over all known sites; None without any, or where nothing can be said.
         warnings: what a person should look at.
@@ -198,10 +201,22 @@ def _trained_on(study: Study, training: Training, declared: int) -> float:
 
 def _weight_noise(study: Study, declared: Sequence[int]) -> float | None:
     training = study.training
-    if training is None:
+    if training is None or (rounds := _rounds_of_noise(training)) is None:
         return None
+    if len(declared) > 1 and study.strategy.least_sites(1) > 1:
+        return None  # what a robust strategy leaves of it depends on the hospitals
     noise = plan_study(study)["train"].mechanism.standard_deviation * math.sqrt(len(declared))
-    return training.learning_rate * noise * math.sqrt(training.rounds) / _trained_on(study, training, sum(declared))
+    return training.learning_rate * noise * rounds / _trained_on(study, training, sum(declared))
+
+
+def _rounds_of_noise(training: Training) -> float | None:
+    """Return how many times the noise of one round all rounds together bring; None where a strategy rescales it."""
+    strategy = training.strategy
+    if isinstance(strategy, FedAdam | FedYogi | FedAdagrad):
+        return None
+    momentum = strategy.server_momentum if isinstance(strategy, FedAvgM) else 0.0
+    # Momentum takes a round's noise again, less each time, in all rounds that are left.
+    return math.sqrt(sum(((1 - momentum**left) / (1 - momentum)) ** 2 for left in range(1, training.rounds + 1)))
 
 
 def _half_width(study: Study, declared: int, sites: int) -> float | None:
@@ -252,6 +267,11 @@ def _warnings(study: Study, limits: Sequence[SiteLimits]) -> Iterable[str]:
         yield f"sites that are required and published no limits: {', '.join(strangers)}"
     if limits and study.sites.quorum is not None and study.sites.quorum > len(limits):
         yield f"the quorum is {study.sites.quorum}, and limits of {len(limits)} sites are known"
+    least = study.strategy.least_sites(max(1, len(limits)))
+    if limits and least > len(limits):
+        yield f"'{study.strategy.kind}' needs {least} sites, and limits of {len(limits)} sites are known"
+    if least > 1 and study.sites.quorum is None:
+        yield "no quorum: one hospital whose release is left out, or that is away, stops the study"
     for site in limits:
         if study.privacy.delta * site.declared_patients > 1:
             yield f"delta {study.privacy.delta:g} is more than 1 / {site.declared_patients}, as many as {site.site} has"

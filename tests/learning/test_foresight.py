@@ -33,6 +33,11 @@ def limits(site="a", **parts):
     return SiteLimits.model_validate(values | parts)
 
 
+def combining_by(kind, rounds=20, **settings):
+    strategy = {"kind": kind, **settings}
+    return {"training": STUDY.training.model_dump() | {"rounds": rounds, "strategy": strategy}}
+
+
 def test_the_parts_of_an_evaluation_cost_together_what_the_protocol_asks():
     training, *lines = foresee(STUDY).costs
     assert training.releases == 22 and 1.999 < training.epsilon <= STUDY.privacy.training_epsilon
@@ -56,6 +61,25 @@ def epsilon_of_gaussian(mu, delta):
         found = phi(-middle / mu + mu / 2) - math.exp(middle) * phi(-middle / mu - mu / 2)
         low, high = (middle, high) if found > delta else (low, middle)
     return high
+
+
+def test_noise_on_a_weight_is_that_of_the_strategy_or_is_not_stated():
+    # Of two rounds with momentum 1/2, the noise of the first is taken one and a half times, that of the second once.
+    two = [limits("a"), limits("b")]
+    plain, momentum, adaptive, median = (
+        foresee(changed(**combining_by(*named, rounds=2, **settings)), two)
+        for named, settings in [
+            (["fedavg"], {}),
+            (["fedavgm"], {"server_momentum": 0.5}),
+            (["fedadam"], {"server_learning_rate": 0.1}),
+            (["fedmedian"], {"malicious_sites": 1}),
+        ]
+    )
+    assert momentum.sizes[0].weight_noise == pytest.approx(plain.sizes[0].weight_noise * math.sqrt((1 + 2.25) / 2))
+    assert (adaptive.sizes[0].weight_noise, adaptive.federation_weight_noise) == (None, None)
+    # Of one hospital alone the median is its own model; of several, what is left depends on them.
+    assert median.sizes[0].weight_noise == plain.sizes[0].weight_noise
+    assert median.federation_weight_noise is None
 
 
 def test_noise_shrinks_as_hospitals_grow_and_with_every_hospital_more():
@@ -108,6 +132,8 @@ def test_nothing_stands_against_a_study_that_fits():
         ({"privacy": STUDY.privacy.model_dump() | {"delta": 0.01}}, "more than 1 / 300"),
         ({"training": STUDY.training.model_dump() | {"spare_rounds": 0}}, "no spare rounds"),
         ({"purpose": "?"}, "left open: purpose"),
+        (combining_by("krum", malicious_sites=1), "'krum' needs 5 sites, and limits of 1 sites are known"),
+        (combining_by("fedmedian", malicious_sites=1), "no quorum: one hospital whose release is left out"),
     ],
 )
 def test_what_a_person_should_look_at_is_said(parts, words):
