@@ -1,17 +1,16 @@
 """A site's SuperNode and worker as real, confined processes, between a real gate and a SuperLink of the tests' own.
 
-The node's side of them and the coordinator's desk run in this process, in a thread; between them, in place of the link,
-a function.
+They are kept running as `site start` does it. The node's side of them and the coordinator's desk run in this process,
+in a thread; between them, in place of the link, a function.
 """
 
 import asyncio
 import contextlib
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime
 
+import psutil
 from scripted_superlink import ScriptedSuperLink
 
 from fedhealth.coordinator.fleet_desk import FleetDesk
@@ -19,8 +18,10 @@ from fedhealth.link.bodies import IncomingBody
 from fedhealth.link.client import SiteLink
 from fedhealth.link.memory import CHUNK_BYTES, MemoryPool
 from fedhealth.pki.loopback import loopback_certificate
-from fedhealth.site.loopback_port import free_port, listen_on_loopback
+from fedhealth.processes import Processes
+from fedhealth.site.loopback_port import listen_on_loopback
 from fedhealth.site.node import GateChannel
+from fedhealth.site.supernode_children import SuperNodeChildren
 from fedhealth.site.supernode_folder import supernode_folder
 from fedhealth.site.supernode_host import SuperNodeHost
 
@@ -62,7 +63,10 @@ class SuperNodeSite:
         pem = logs / "superlink-test.pem"
         pem.write_bytes(key + certificate)
         self.superlink = ScriptedSuperLink(pem, fab)
-        self.active, self.said, self.processes = [], [], {}
+        self.active, self.said, self.told = [], [], []
+        self.owner = Processes(logs)
+        self.children = SuperNodeChildren(self.owner, state.root.absolute(), None, self.told.append)
+        self.node_port = int(self.children.node_arguments()[-1])
         self.certificate = certificate
         self.ready, self.over = threading.Event(), None
         self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -76,8 +80,7 @@ class SuperNodeSite:
             assert site == SITE
 
         self.desk = FleetDesk(self.superlink.address, self.certificate, register, self.active.append)
-        listener = listen_on_loopback(0)
-        self.node_port = listener.getsockname()[1]
+        listener = listen_on_loopback(self.node_port)
         gate = GateChannel(self.state.socket)
         link = DirectLink(self.desk.services(SITE))
         host = SuperNodeHost(self.folder, listener, link, gate.answer, self.said.append)
@@ -91,21 +94,24 @@ class SuperNodeSite:
         gate.close()
         await self.desk.close()
 
-    def start(self):
-        """Start SuperNode and worker."""
-        self.port = free_port()
-        place = ["--state", str(self.state.root), "--port", str(self.port)]
-        self._start("supernode", [*place, "--node-port", str(self.node_port)])
-        self._start("worker", place)
+    @property
+    def processes(self):
+        """The running SuperNode and worker, by verb."""
+        found = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if str(self.state.root.absolute()) in words and process.status() != psutil.STATUS_ZOMBIE:
+                    found[words[words.index("site") + 1]] = process
+        return {verb: process for verb, process in found.items() if verb in ("supernode", "worker")}
 
-    def _start(self, name, arguments):
-        with (self.logs / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "fedhealth.cli.main", "site", name, *arguments, "--lifeline"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-            )
+    def wait_for(self, condition, seconds=60.0):
+        """Keep SuperNode and worker running until something is so."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, (self.told, self.log)
+            self.children.look()
+            time.sleep(0.01)
 
     def send(self, content, **more):
         """Send a message and say so, as the coordinator does."""
@@ -116,28 +122,16 @@ class SuperNodeSite:
     def ask(self, content, **more):
         """Send a message and return its reply."""
         name = self.send(content, **more)
-        deadline = time.monotonic() + 60
-        while name not in self.superlink.replies:
-            assert time.monotonic() < deadline, self.log
-            for process in self.processes.values():
-                assert process.poll() is None, self.log
-            time.sleep(0.01)
+        self.wait_for(lambda: name in self.superlink.replies)
         return self.superlink.replies[name]
 
     @property
     def log(self):
         return "".join(path.read_text()[-2000:] for path in sorted(self.logs.glob("*.log")))
 
-    def kill(self):
-        """Kill SuperNode and worker."""
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
-            process.stdin.close()
-        self.processes.clear()
-
     def stop(self):
-        self.kill()
+        """End everything."""
+        self.children.stop()
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.over.set)
         self.thread.join(20)

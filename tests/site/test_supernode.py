@@ -6,9 +6,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
@@ -32,6 +32,7 @@ from fedhealth.link.frames import (
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.site.egress import read_egress
 from fedhealth.site.frame_socket import exchange_frame
+from fedhealth.site.node_records import recorded_supernode
 
 pytestmark = [pytest.mark.processes, linux_only]
 WEIGHTS = bytes(24)
@@ -55,7 +56,6 @@ def gate(folder, make_protocol, make_csv):
 def site(folder, gate):
     (folder / "logs").mkdir()
     made = SuperNodeSite(gate.state, folder / "logs")
-    made.start()
     yield made
     made.stop()
 
@@ -85,15 +85,12 @@ def test_a_round_crosses_as_the_frames_of_the_link_and_is_charged_once_through_t
     reserved = size_of(gate)
     for name in ("worker", "supernode"):
         taken = site.superlink.asked.count("/v1/fleet/confirm-message-received")
-        site.send(to_content(gate.sign(charged)))
-        while site.superlink.asked.count("/v1/fleet/confirm-message-received") == taken:
-            time.sleep(0.01)
-        site.processes[name].kill()  # it may have reached the gate or not, and a reply is on its way or not
-        site.kill()  # as `site start` does: both end, and both begin
         began = site.superlink.activated
-        site.start()
-        while site.superlink.activated == began:
-            time.sleep(0.05)
+        site.send(to_content(gate.sign(charged)))
+        site.wait_for(lambda taken=taken: site.superlink.asked.count("/v1/fleet/confirm-message-received") > taken)
+        site.processes[name].kill()  # it may have reached the gate or not, and a reply is on its way or not
+        site.wait_for(lambda began=began: site.superlink.activated > began)
+        assert f"{name}: ended with SIGKILL" in site.told[-2]
     released, payload = through(site, question)
     while isinstance(released, NeedWitness):
         released, payload = through(site, gate.sign(released))
@@ -102,7 +99,7 @@ def test_a_round_crosses_as_the_frames_of_the_link_and_is_charged_once_through_t
     assert (again, bytes(same)) == (released, bytes(payload))
     assert verify_ledger(gate.state.gate).releases == 1
     assert size_of(gate) >= reserved
-    assert site.active == ["ward-a"] * 3
+    assert site.active == ["ward-a"] * 3  # the coordinator asks again, each time
 
 
 LIES = {
@@ -172,8 +169,8 @@ def test_the_type_of_a_message_changes_nothing_and_an_unknown_one_is_answered_ba
 
 def test_supernode_and_worker_listen_on_the_loopback_alone_and_have_no_torch(site):
     listening = {}
-    for name, process in site.processes.items():
-        seen = psutil.Process(process.pid)
+    site.wait_for(lambda: len(site.processes) == 2)
+    for name, seen in site.processes.items():
         listening[name] = [each.laddr for each in seen.net_connections() if each.status == psutil.CONN_LISTEN]
         assert not [each.path for each in seen.memory_maps() if "libtorch" in each.path]
         assert seen.children() == []
@@ -182,11 +179,9 @@ def test_supernode_and_worker_listen_on_the_loopback_alone_and_have_no_torch(sit
 
 
 def test_only_who_knows_the_secret_may_take_a_task(site):
-    import httpx
-
     with httpx.Client(trust_env=False) as client:
         given = client.post(
-            f"http://127.0.0.1:{site.port}/v1/runtime/acquire-task",
+            f"http://127.0.0.1:{recorded_supernode(site.state.node)}/v1/runtime/acquire-task",
             content=b"",
             headers={"content-type": "application/protobuf"},
         )
@@ -208,17 +203,15 @@ def test_a_port_in_use_is_one_clear_message(site):
 
 
 def test_a_bundle_with_one_byte_changed_reaches_no_supernode_and_the_site_goes_on(site):
-    site.kill()
     changed = bytearray(fab_bytes())
     changed[100] ^= 1
     site.superlink.fab = bytes(changed)
+    began = site.superlink.activated
+    site.processes["supernode"].kill()  # the next has no bundle yet
+    site.wait_for(lambda: site.superlink.activated > began)
     asked = site.superlink.asked.count("/v1/fleet/get-fab")
-    site.start()
     refused = site.send(to_content(HEAD))
-    deadline = time.monotonic() + 30
-    while site.superlink.asked.count("/v1/fleet/get-fab") == asked:
-        assert time.monotonic() < deadline, site.log
-        time.sleep(0.05)
+    site.wait_for(lambda: site.superlink.asked.count("/v1/fleet/get-fab") > asked)
     site.superlink.fab = fab_bytes()
     assert isinstance(through(site, HEAD)[0], Head)
     assert refused not in site.superlink.replies
