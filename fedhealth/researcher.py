@@ -235,14 +235,20 @@ class SimulationResult:
 
     @cached_property
     def not_private(self) -> "pd.DataFrame":
-        """What only a simulation may know: raw accuracy and AUC of each model on held-out patients.
+        """What only a simulation may know: raw figures of each model on held-out patients.
 
-        Columns: model, patients (whose they are), accuracy, auc. Empty if no reference was asked for.
+        Columns: model, patients (whose they are), and accuracy and auc, or of survival concordance. Empty if no
+        reference was asked for.
         """
         import pandas as pd
 
-        rows = list(self._raw_rows())
-        return pd.DataFrame(rows, columns=["model", "patients", "accuracy", "auc"])
+        reference = self._found.reference
+        measures = ["concordance"] if reference and reference.measure == "concordance" else ["accuracy", "auc"]
+        rows = [
+            (model, patients, *(getattr(score, measure) for measure in measures))
+            for model, patients, score in self._raw_rows()
+        ]
+        return pd.DataFrame(rows, columns=["model", "patients", *measures])
 
     def _by_site(self) -> "Iterator[tuple[str, Figures | FigureTable]]":
         for site in self.evidence.sites:
@@ -250,22 +256,18 @@ class SimulationResult:
                 yield site.site, site.figures
         yield EVERYBODY, self.evidence.pooled
 
-    def _raw_rows(self) -> Iterator[tuple[str, str, float, float | None]]:
+    def _raw_rows(self) -> "Iterator[tuple[str, str, Score]]":
         reference = self._found.reference
         if reference is None:
             return
-
-        def row(model: str, patients: str, score: "Score") -> tuple[str, str, float, float | None]:
-            return model, patients, score.accuracy, score.auc
-
         for site in reference.sites:
-            yield row(f"{site.site} alone", site.site, site.local_alone)
-            yield row(f"{site.site} alone", EVERYBODY, site.local_alone_pooled)
-            yield row("federated, private", site.site, site.federated)
-        yield row("federated, private", EVERYBODY, reference.federated)
+            yield f"{site.site} alone", site.site, site.local_alone
+            yield f"{site.site} alone", EVERYBODY, site.local_alone_pooled
+            yield "federated, private", site.site, site.federated
+        yield "federated, private", EVERYBODY, reference.federated
         if reference.federated_without_privacy is not None:
-            yield row("federated, without clip and noise", EVERYBODY, reference.federated_without_privacy)
-        yield row("one table, no privacy", EVERYBODY, reference.pooled_without_privacy)
+            yield "federated, without clip and noise", EVERYBODY, reference.federated_without_privacy
+        yield "one table, no privacy", EVERYBODY, reference.pooled_without_privacy
 
 
 def _inputs_of(study: "Protocol") -> Iterator[str]:

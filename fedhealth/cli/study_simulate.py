@@ -156,10 +156,12 @@ def _reference_table(reference: "Reference") -> "Table":
     def text(score: "Score | None") -> str:
         if score is None:
             return ""
+        if score.accuracy is None:
+            return "-" if score.concordance is None else f"{score.concordance:.3f}"
         return f"{score.accuracy:.3f}, AUC " + ("-" if score.auc is None else f"{score.auc:.3f}")
 
     table = Table(
-        title="NOT PRIVATE: simulation only. Raw accuracy on held-out patients",
+        title=f"NOT PRIVATE: simulation only. Raw {reference.measure} on held-out patients",
         title_justify="left",
         title_style="bold yellow",
     )

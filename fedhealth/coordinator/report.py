@@ -59,12 +59,19 @@ class Score(_Part):
     """A model's raw figures on some patients: no noise, no interval.
 
     Attributes:
-        accuracy: share of patients it is right about.
-        auc: area under the ROC curve; None where all patients have the same outcome.
+        accuracy: share of patients it is right about; None of survival.
+        auc: area under the ROC curve; None where all patients have the same outcome, and of survival.
+        concordance: of survival, how often the earlier event has the higher risk; None where no order is known.
     """
 
-    accuracy: _Share
+    accuracy: _Share | None
     auc: _Share | None
+    concordance: _Share | None = None
+
+    @property
+    def headline(self) -> float | None:
+        """The figure that is compared."""
+        return self.concordance if self.accuracy is None else self.accuracy
 
 
 class SiteReference(_Part):
@@ -74,7 +81,7 @@ class SiteReference(_Part):
         site: its id.
         training_patients: exact number of patients on the training side.
         held_out_patients: exact number of held-out patients.
-        held_out_ill: how many of these have the condition.
+        held_out_ill: how many of these have the condition, or the event by the horizon.
         local_alone: the model trained on this hospital alone, on its own held-out patients.
         local_alone_pooled: the same model, on the held-out patients of all sites.
         federated: the federation's model, on this hospital's held-out patients.
@@ -108,6 +115,11 @@ class Reference(_Part):
     federated: Score
     pooled_without_privacy: Score
     federated_without_privacy: Score | None = None
+
+    @property
+    def measure(self) -> str:
+        """What is compared, in words."""
+        return "concordance" if self.federated.accuracy is None else "accuracy"
 
 
 def render_report(
@@ -189,15 +201,20 @@ def _charts_of(evidence: Evidence, titles: Mapping[str, str]) -> dict[str, Marku
 
 
 def _reference_chart(reference: Reference, titles: Mapping[str, str]) -> Markup:
-    """Draw raw accuracy: each site alone beside the federation, and the federation beside pooled records."""
-    rows = [
-        (titles[site.site], "□", "alone", site.local_alone.accuracy, site.federated.accuracy)
+    """Draw raw figures: each site alone beside the federation, and the federation beside pooled records."""
+    compared = [
+        (titles[site.site], "□", "alone", site.local_alone.headline, site.federated.headline)
         for site in reference.sites
         if len(reference.sites) <= _MOST_IN_A_CHART
     ]
-    pooled, federated = reference.pooled_without_privacy.accuracy, reference.federated.accuracy
-    rows.append(("All hospitals together", "△", "pooled without privacy", pooled, federated))
-    return paired_plot(rows, "reference", "Raw accuracy on held-out patients")
+    pooled, federated = reference.pooled_without_privacy.headline, reference.federated.headline
+    compared.append(("All hospitals together", "△", "pooled without privacy", pooled, federated))
+    rows = [
+        (title, sign, what, one, other)
+        for title, sign, what, one, other in compared
+        if one is not None and other is not None
+    ]
+    return paired_plot(rows, "reference", f"Raw {reference.measure} on held-out patients")
 
 
 def writer() -> str:

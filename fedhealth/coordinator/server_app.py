@@ -14,11 +14,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.coordinator.app_frames import (
@@ -36,7 +38,9 @@ from fedhealth.coordinator.participation import IMPLAUSIBLE, CompletedRound, quo
 from fedhealth.coordinator.round_checkpoint import Notes, load_checkpoint, store_checkpoint
 from fedhealth.coordinator.run_folder import MODEL
 from fedhealth.flower.link_grid import LinkGrid, NotReleased, set_task_identity
+from fedhealth.flower.own_weights import OwnWeights
 from fedhealth.flower.rounds import (
+    ARRAYS,
     EXAMPLES,
     RELEASE_NUMBER,
     Course,
@@ -50,7 +54,7 @@ from fedhealth.flower.strategies import strategy_for
 from fedhealth.flower.strategy_state import StrategyState
 from fedhealth.learning.evaluation import counts_of
 from fedhealth.learning.model_file import model_bytes
-from fedhealth.learning.models.table import model_of
+from fedhealth.learning.models.table import model_of, own_weights_of
 from fedhealth.learning.plan import decode_release, encode_weights, is_plausible, model_update, plan_study
 from fedhealth.privacy.release import Digest, ReleaseIdentity, StepName, input_digest
 from fedhealth.secret_file import replace_file
@@ -74,7 +78,7 @@ class StudyCodec:
     def encode(self, message: Message) -> tuple[str, int, bytes]:
         """Return the step, the round and the model's weights as bytes."""
         number = message.content.config_records["config"][RELEASE_NUMBER]
-        weights = weights_of(message.content.array_records["arrays"])
+        weights = weights_of(message.content.array_records[ARRAYS])
         return _STEP_OF[message.metadata.message_type], int(str(number)), encode_weights(weights)
 
     def decode(self, site: str, message: Message, payload: bytes) -> RecordDict:
@@ -92,9 +96,9 @@ class StudyCodec:
             raise NotReleased(IMPLAUSIBLE)
         figures: dict[str, float] = {EXAMPLES: float(self._declared[site])}
         if step == "train":
-            weights = weights_of(message.content.array_records["arrays"])
+            weights = weights_of(message.content.array_records[ARRAYS])
             updated = weights + model_update(payload, self._study, self._declared[site])
-            return RecordDict({"arrays": arrays_of(updated), "metrics": MetricRecord(dict(figures))})
+            return RecordDict({ARRAYS: arrays_of(updated), "metrics": MetricRecord(dict(figures))})
         counts = decode_release(payload, mechanism)
         figures.update(counts_of(self._study, counts))
         return RecordDict({"metrics": MetricRecord(dict(figures))})
@@ -144,10 +148,11 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
     def main(_grid: Grid, _context: Context) -> None:
         strategy = strategy_for(study, len(sites))
         state = StrategyState(strategy)
-        weights = model_of(study).start(study)
+        weights, own = model_of(study).start(study), OwnWeights(own_weights_of(study))
         done: list[CompletedRound] = []
         if (checkpoint := load_checkpoint(folder, study.digest)) is not None:
             state.put_back(checkpoint.arrays, checkpoint.notes.strategy)
+            own.put_back(checkpoint.arrays)
             weights, done = checkpoint.weights, rounds_of(checkpoint.notes.rounds)
         course = Course(
             rounds=study.rounds,
@@ -158,17 +163,16 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
         )
         try:
             start = time.monotonic()
-            for trained in train_rounds(grid, strategy, weights, course):
+            for trained in train_rounds(grid, strategy, weights, course, own):
                 done.append(CompletedRound(trained.round, trained.number, trained.absent))
-                given = [site for site in sites if site not in trained.absent]
                 arrays, shapes = state.take()
                 notes = Notes(
                     study=study.digest,
                     rounds=spans_of(done),
-                    releases=release_names(study.digest, given, trained.number, encode_weights(weights)),
+                    releases=release_names(study.digest, trained.number, trained.asked),
                     strategy=shapes,
                 )
-                sha256 = store_checkpoint(folder, notes, trained.weights, arrays)
+                sha256 = store_checkpoint(folder, notes, trained.weights, arrays | own.take())
                 now = time.monotonic()
                 exchange(
                     control,
@@ -195,13 +199,16 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
     return app
 
 
-def release_names(study: Digest, sites: Iterable[str], number: int, data: bytes) -> dict[str, tuple[Digest, ...]]:
-    """Return the name of each site's training release of a number, for this input."""
-    digest = input_digest(data)
-    return {
-        site: (ReleaseIdentity(site=site, study=study, step="train", round=number, input_digest=digest).digest,)
-        for site in sites
-    }
+def release_names(
+    study: Digest, number: int, asked: Mapping[str, NDArray[np.float64]]
+) -> dict[str, tuple[Digest, ...]]:
+    """Return the name of each site's training release of a number, for the model that it was asked with."""
+    return {site: (_release_name(site, study, number, weights),) for site, weights in asked.items()}
+
+
+def _release_name(site: str, study: Digest, number: int, weights: NDArray[np.float64]) -> Digest:
+    digest = input_digest(encode_weights(weights))
+    return ReleaseIdentity(site=site, study=study, step="train", round=number, input_digest=digest).digest
 
 
 def main(arguments: list[str]) -> None:

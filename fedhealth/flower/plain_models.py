@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
-from fedhealth.flower.rounds import EXAMPLES, RELEASE_NUMBER, arrays_of, weights_of
+from fedhealth.flower.rounds import ARRAYS, EXAMPLES, RELEASE_NUMBER, arrays_of, weights_of
 
 
 class PlainModels:
@@ -21,9 +21,9 @@ class PlainModels:
     def encode(self, message: Message) -> tuple[str, int, bytes]:
         """Return the step, the round and the common model."""
         number = message.content.config_records["config"][RELEASE_NUMBER]
-        return "train", int(str(number)), weights_of(message.content.array_records["arrays"]).tobytes()
+        return "train", int(str(number)), weights_of(message.content.array_records[ARRAYS]).tobytes()
 
     def decode(self, site: str, message: Message, payload: bytes) -> RecordDict:
         """Return a site's model with its public weight."""
         weight = MetricRecord({EXAMPLES: float(self._declared[site])})
-        return RecordDict({"arrays": arrays_of(np.frombuffer(payload)), "metrics": weight})
+        return RecordDict({ARRAYS: arrays_of(np.frombuffer(payload)), "metrics": weight})

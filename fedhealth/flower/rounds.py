@@ -9,14 +9,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedhealth.flower.link_grid import LinkGrid
+from fedhealth.flower.own_weights import OwnWeights
 
 WEIGHTS = "weights"
 """The one array of a model: all weights, flattened."""
+
+ARRAYS = "arrays"
+"""Flower's key for the model in a message."""
 
 EXAMPLES = "num-examples"
 """Flower's key for a reply's weight; here the public number of declared patients."""
@@ -80,6 +84,7 @@ class TrainedRound:
         lost: numbers before it whose releases a site has no more; they were asked for, and count for nothing.
         weights: the model after it.
         absent: the public code of each site that gave no release.
+        asked: the model that each site which gave one was asked with.
     """
 
     round: int
@@ -87,10 +92,11 @@ class TrainedRound:
     lost: tuple[int, ...]
     weights: NDArray[np.float64]
     absent: dict[str, str]
+    asked: dict[str, NDArray[np.float64]]
 
 
 def train_rounds(
-    grid: LinkGrid, strategy: Strategy, weights: NDArray[np.float64], course: Course
+    grid: LinkGrid, strategy: Strategy, weights: NDArray[np.float64], course: Course, own: OwnWeights | None = None
 ) -> Iterator[TrainedRound]:
     """Yield each round that counts.
 
@@ -102,27 +108,35 @@ def train_rounds(
         strategy: Flower's.
         weights: the model to start from, shape (d,).
         course: which rounds.
+        own: the weights that each site keeps of its own, as they are after the rounds that are done; None for none.
 
     Raises:
         SiteMissing: a round does not count with the sites that gave a release.
     """
-    arrays, number = arrays_of(weights), course.number
+    number, own = course.number, own or OwnWeights(0)
     for each in range(course.completed + 1, course.rounds + 1):
         lost: list[int] = []
         while True:
             number += 1
             config = ConfigRecord({RELEASE_NUMBER: number})
-            given, absent = _sorted_out(grid, strategy.configure_train(each, arrays, config, grid))
+            messages = list(strategy.configure_train(each, arrays_of(weights), config, grid))
+            asked = {grid.site_of(message.metadata.dst_node_id): message for message in messages}
+            models = {site: own.model_for(site, weights_of(_model_in(message))) for site, message in asked.items()}
+            for site, message in asked.items():
+                message.content = RecordDict({**message.content, ARRAYS: arrays_of(models[site])})
+            given, absent = _sorted_out(grid, messages)
             if LOST not in absent.values() or number - each >= course.spare:
                 break
             lost.append(number)
         if not course.counts_with(_sites(grid, given)):
             raise SiteMissing(absent)
+        # Read before they are combined: some strategies take a reply's arrays apart.
+        answers = {site: weights_of(_model_in(reply)) for site, reply in zip(_sites(grid, given), given, strict=True)}
         combined, _ = strategy.aggregate_train(each, given)
         if combined is None:
             raise RuntimeError(f"the strategy combined nothing in round {each}")
-        arrays = combined
-        yield TrainedRound(each, number, tuple(lost), weights_of(arrays), absent)
+        weights = own.common(weights_of(combined), answers)
+        yield TrainedRound(each, number, tuple(lost), weights, absent, {site: models[site] for site in answers})
 
 
 def evaluate_model(
@@ -148,6 +162,10 @@ def _sorted_out(grid: LinkGrid, messages: Iterable[Message]) -> tuple[list[Messa
         grid.site_of(reply.metadata.src_node_id): reply.error.reason or "away" for reply in replies if reply.has_error()
     }
     return [reply for reply in replies if not reply.has_error()], absent
+
+
+def _model_in(message: Message) -> ArrayRecord:
+    return message.content.array_records[ARRAYS]
 
 
 def _sites(grid: LinkGrid, replies: Iterable[Message]) -> list[str]:

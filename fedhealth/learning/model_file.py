@@ -1,15 +1,15 @@
 """The model of a study as a file: safetensors with one tensor, whose it is, and what goes into it. Torch-free.
 
-The tensor "weights" has one weight for each input, in order, and the bias last; the log odds of the outcome are their
-sum over the inputs. One metadata key, "fedhealth", holds JSON that names every input and says how it is scaled, so that
-the file can be used without anything else. Equal models give equal bytes (safetensors writes several keys in any order,
-so there is one).
+The tensor "weights" is what `fedhealth.learning.models` says of the kind of model: of a logistic regression one weight
+for each input, in order, and the bias last; the log odds of the outcome are their sum over the inputs. One key of the
+metadata, "fedhealth", holds JSON that names every input and says how it is scaled, so that the file can be used without
+anything else. Equal models give equal bytes (safetensors writes several keys in any order, so there is one).
 """
 
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ from safetensors.numpy import load, save
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import DataUnusable
+from fedhealth.learning.models.table import model_of
+from fedhealth.learning.outcomes.survival import total_hazards
 from fedhealth.learning.plan import plan_study
 from fedhealth.records.cells import is_unreadable
 from fedhealth.records.table import inputs_of
 from fedhealth.study.features import CategoryFeature, Feature, NumberFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
+from fedhealth.study.survival_endpoint import SurvivalEndpoint
 
 _LENGTH = struct.Struct("<Q")
 
@@ -36,7 +39,7 @@ class ModelFile:
     """A model that was read.
 
     Attributes:
-        weights: shape (inputs + 1,), finite.
+        weights: shape (d,), finite.
         notes: what the file says of itself: those of `notes_of`, if it is whole.
     """
 
@@ -50,14 +53,14 @@ class ReleasedModel:
 
     Attributes:
         study: the protocol.
-        weights: shape (inputs + 1,), the bias last.
+        weights: shape (d,); of a logistic regression (inputs + 1,), the bias last.
     """
 
     study: Study
     weights: NDArray[np.float64]
 
     def chance_of(self, record: Mapping[str, object]) -> float:
-        """Return the chance of the outcome that the model gives one record, in [0, 1].
+        """Return the chance of the outcome that the model gives one record, in [0, 1]; of survival, by the horizon.
 
         Args:
             record: a value for each feature's column, spelled as in the data set; None or "" where it was not measured.
@@ -83,8 +86,17 @@ class ReleasedModel:
                     next_step="Correct it.",
                 )
             inputs += inputs_of(feature, cell)
+        if isinstance(self.study.endpoint, SurvivalEndpoint):
+            return self._risk_of(inputs)
         score = math.fsum(weight * each for weight, each in zip(self.weights.tolist(), [*inputs, 1.0], strict=True))
         return 1 / (1 + math.exp(-score)) if score > -700 else 0.0
+
+    def _risk_of(self, inputs: Sequence[float]) -> float:
+        """Return the risk of the event by the horizon; torch is loaded by this."""
+        from fedhealth.training.per_patient import model_outputs
+
+        outputs = model_outputs(model_of(self.study).module(self.study), self.weights, np.array([inputs]))
+        return -math.expm1(-float(total_hazards(self.study, outputs)[0]))
 
 
 def load_model(folder: Path) -> ReleasedModel:
@@ -114,7 +126,7 @@ def model_bytes(weights: NDArray[np.float64], study: Study, rounds: int) -> byte
     """Return a model as a file.
 
     Args:
-        weights: shape (inputs + 1,), the bias last.
+        weights: shape (d,); of a logistic regression (inputs + 1,), the bias last.
         study: the protocol.
         rounds: of training that count.
     """
@@ -124,11 +136,16 @@ def model_bytes(weights: NDArray[np.float64], study: Study, rounds: int) -> byte
 def notes_of(study: Study, rounds: int) -> dict[str, Any]:
     """Return what the file of a study's model says of itself, as JSON.
 
-    "inputs" has one entry for each weight but the last. A number x with "range" [low, high] goes in as
+    "inputs" has one entry for each input. A number x with "range" [low, high] goes in as
     2 (min(max(x, low), high) - low) / (high - low) - 1, with "impute" in the place of a missing one; a "category" as 1
-    where the column holds that word, else 0; "missing" as 1 where the column's value is missing, else 0.
+    where the column holds that word, else 0; "missing" as 1 where the column's value is missing, else 0. Of survival,
+    "interval_ends" are those of the protocol, and "hidden" the widths of a network's hidden layers.
     """
+    survival: dict[str, Any] = {}
+    if isinstance(study.endpoint, SurvivalEndpoint):
+        survival = {"interval_ends": list(study.endpoint.interval_ends), "hidden": list(study.model.hidden)}
     return {
+        **survival,
         "study": study.digest,
         "rounds": rounds,
         "kind": study.model.kind,

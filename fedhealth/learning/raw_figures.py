@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhealth.learning.models.table import model_of
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study
+from fedhealth.training.per_patient import per_patient_gradients
 
 Vector = NDArray[np.float64]
 
@@ -111,14 +113,21 @@ def step_without_privacy(study: Study, weights: Vector, side: Records, declared_
 
     Args:
         study: the protocol.
-        weights: the common model, shape (features + 1,), the bias last.
+        weights: the model that the site is asked with, shape (d,).
         side: the training side of the site.
         declared_patients: the site's public figure, by which the sum is divided as that of a release is.
     """
     if study.training is None:
         raise ValueError("nothing is trained in this study")
-    features = np.column_stack([side.features, np.ones(len(side.labels))])
-    shares = 1 / np.bincount(side.patients)[side.patients]
-    chance = 1 / (1 + np.exp(-(features @ weights)))
+    model = model_of(study)
+    gradients = per_patient_gradients(
+        model.module(study),
+        weights,
+        model.loss(study),
+        side.features,
+        side.labels,
+        side.patients,
+        side.patient_count,
+    )
     pace = study.training.learning_rate / ((1 - study.evaluation.held_out_fraction) * declared_patients)
-    return -pace * (features.T @ (shares * (chance - side.labels)))
+    return np.asarray(-pace * gradients.sum(axis=0))

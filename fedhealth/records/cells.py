@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fedhealth.study.endpoints import CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryCondition, Condition
+from fedhealth.study.survival_endpoint import SurvivalEndpoint
 from fedhealth.study.trial_endpoint import TrialEndpoint
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -21,6 +22,8 @@ def label_of(endpoint: Endpoint, cells: Sequence[str]) -> tuple[float, ...] | No
 
     Yes is 1.0 and no is 0.0; NaN where a cell is unreadable. Of a trial, the place of the arm, the number of visits
     before one that was missed, and the outcome at each visit, scaled to [-1, 1], 0 after the last.
+    Of survival, whether the event came by the horizon, and
+    the time until it or until the end of follow-up, at most the horizon.
 
     Args:
         endpoint: what the label is.
@@ -28,6 +31,8 @@ def label_of(endpoint: Endpoint, cells: Sequence[str]) -> tuple[float, ...] | No
     """
     if isinstance(endpoint, TrialEndpoint):
         return _trial_label(endpoint, *cells)
+    if isinstance(endpoint, SurvivalEndpoint):
+        return _survival_label(endpoint, *cells)
     if isinstance(endpoint, CategoryEndpoint):
         if cells[0] in endpoint.positive_categories:
             return (1.0,)
@@ -49,6 +54,23 @@ def _trial_label(endpoint: TrialEndpoint, arm: str, *visits: str) -> tuple[float
     if arm not in places or not outcomes:
         return None
     return (float(places[arm]), float(len(outcomes)), *outcomes, *[0.0] * (len(visits) - len(outcomes)))
+
+
+def is_before_follow_up(endpoint: Endpoint, column: str, cell: str) -> bool:
+    """Say whether a cell of a column says that follow-up ended before it began."""
+    value = number_of(cell)
+    at_risk = isinstance(endpoint, SurvivalEndpoint) and column == endpoint.time_column
+    return at_risk and value is not None and value < 0
+
+
+def _survival_label(endpoint: SurvivalEndpoint, ended: str, time: str) -> tuple[float, ...] | None:
+    happened, value = ended in endpoint.event_words, number_of(time)
+    known = happened or ended in endpoint.censored_words
+    if not known or value is None or value < 0:
+        return None
+    if math.isnan(value):
+        return (value, value)
+    return (float(happened and value <= endpoint.horizon), min(value, endpoint.horizon))
 
 
 def meets(condition: Condition, cell: str) -> bool:

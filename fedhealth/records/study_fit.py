@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fedhealth.records.cells import is_blank, is_unreadable, label_of, meets, number_of
 from fedhealth.records.columns import Problem, cells_of
+from fedhealth.records.survival_fit import find_follow_up_problems
 from fedhealth.records.table import Table, columns_of, number_columns
 from fedhealth.study.features import CategoryCondition, CategoryFeature, Feature, NumberFeature
 from fedhealth.study.protocol import Study
@@ -60,7 +61,7 @@ def find_giveaways(table: Table, study: Study) -> tuple[Giveaway, ...]:
         table: the whole table; columns that it lacks are passed over.
         study: its endpoint, cohort and features are looked at.
     """
-    if not {study.endpoint.column, *(each.column for each in study.include)} <= set(table.columns):
+    if not {*study.endpoint.columns, *(each.column for each in study.include)} <= set(table.columns):
         return ()
     place = {column: table.columns.index(column) for column in columns_of(study) if column in table.columns}
     rows, labels = [], []
@@ -104,6 +105,7 @@ def _misfits(table: Table, study: Study) -> Iterator[Problem]:
     for feature in study.features:
         if isinstance(feature, NumberFeature) and feature.column in there:
             yield from _out_of_range(table, feature)
+    yield from find_follow_up_problems(table, study)
     for giveaway in find_giveaways(table, study):
         yield Problem("warning", giveaway.column, str(giveaway), "Ask the researcher how it comes about.")
 

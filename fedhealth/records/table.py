@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedhealth.errors import DataUnusable
-from fedhealth.records.cells import is_unreadable, label_of, meets, number_of
+from fedhealth.records.cells import is_before_follow_up, is_unreadable, label_of, meets, number_of
 from fedhealth.records.split import SIDE_WORDS, is_held_out, stated_sides
 from fedhealth.study.features import CategoryFeature, Feature, NumberCondition, NumberFeature
 from fedhealth.study.protocol import Study
@@ -193,6 +193,8 @@ def prepare_records(
         for column in numbers:
             if is_unreadable(row[place[column]]):
                 raise _unusable(table, line, column)
+            if is_before_follow_up(study.endpoint, column, row[place[column]]):
+                raise _before_follow_up(table, line, column)
         label = label_of(study.endpoint, [row[place[column]] for column in study.endpoint.columns])
         met = [meets(each, row[place[each.column]]) for each in study.include]
         patient = row[place[patient_column]]
@@ -318,4 +320,13 @@ def _without_side(table: Table, line: int, column: str) -> DataUnusable:
         got=f"another word, a blank, or both sides, in column '{column}'",
         wanted=" or ".join(f"'{word}'" for word in SIDE_WORDS) + ", the same in all rows of a patient",
         next_step="Correct the cells.",
+    )
+
+
+def _before_follow_up(table: Table, line: int, column: str) -> DataUnusable:
+    return DataUnusable(
+        f"{table.row_word} {line}, column '{column}' of {table.path} cannot be used",
+        got="a time below 0: follow-up that ended before it began",
+        wanted="a time of 0 or more, or a blank where it is not known",
+        next_step="Correct the cell, or the dates that it was worked out from.",
     )

@@ -6,7 +6,7 @@ process. It says in its first entry that it is of a simulation, and none of a si
 """
 
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -201,8 +201,8 @@ class SiteGroup:
         pinned = {name: PinnedSite(ledger_key=ledger.created.ledger_key) for name, ledger in self._ledgers.items()}
         self._asker = Asker(self._carry, Witness(None, pinned, witness_key))
 
-    def releases(self, step: StepName, number: int, data: bytes) -> dict[str, bytes | NotReleased]:
-        """Return each site's answer to one question."""
+    def releases(self, step: StepName, number: int, data: Mapping[str, bytes]) -> dict[str, bytes | NotReleased]:
+        """Return the answer of each site in `data` to a question with its own input."""
         return _at_once(self._releases(step, number, data))
 
     def heads(self) -> dict[str, LedgerHead]:
@@ -219,9 +219,9 @@ class SiteGroup:
         for ledger in self._ledgers.values():
             ledger.close()
 
-    async def _releases(self, step: StepName, number: int, data: bytes) -> dict[str, bytes | NotReleased]:
+    async def _releases(self, step: StepName, number: int, data: Mapping[str, bytes]) -> dict[str, bytes | NotReleased]:
         self._asker.checkpointed()  # of the step before: whoever asks for the next has it
-        return {site: await self._release(site, step, number, data) for site in self._gates}
+        return {site: await self._release(site, step, number, body) for site, body in data.items()}
 
     async def _release(self, site: str, step: StepName, number: int, data: bytes) -> bytes | NotReleased:
         identity = ReleaseIdentity(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from fedhealth.errors import DataUnusable
 from fedhealth.policy.site_file import DataSet, SiteFile
-from fedhealth.records.table import Records, Table, prepare_records
+from fedhealth.records.table import Records, Table, columns_of, prepare_records
 from fedhealth.simulation.gates import SimulatedSite
 from fedhealth.study.protocol import Study
 
@@ -97,7 +97,7 @@ def split_table(table: Table, study: Study, split: Split) -> Hospitals:
         named[row[place]].append((number, row))
         patients[row[place]].add(str(number) if patient_place is None else row[patient_place])
     _check_sites(table, column, named, blank)
-    wanted = {each.column for each in (*study.features, *study.include)} | {study.endpoint.column}
+    wanted = set(columns_of(study))
     kept = [at for at, name in enumerate(table.columns) if at != place or name in wanted]
     columns = tuple(table.columns[at] for at in kept) + (() if split.patient_column else (patient_column,))
     ids = _ids_of(named, table)

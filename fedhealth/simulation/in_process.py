@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from fedhealth.coordinator.evidence import LedgerHead
 from fedhealth.coordinator.server_app import StudyCodec
 from fedhealth.flower.link_grid import BatchGrid, NotReleased, Question, set_task_identity
+from fedhealth.flower.own_weights import OwnWeights
 from fedhealth.flower.rounds import EXAMPLES, Course, evaluate_model, train_rounds
 from fedhealth.flower.strategies import strategy_for
-from fedhealth.learning.models.table import model_of
+from fedhealth.learning.models.table import model_of, own_weights_of
 from fedhealth.privacy.release import StepName
 from fedhealth.simulation.gates import SimulatedSite, SiteGroup
 from fedhealth.study.protocol import Study
@@ -28,8 +29,8 @@ _STEPS: dict[str, StepName] = {"train": "train", "evaluate": "evaluate"}
 class Gates(Protocol):
     """The gates of all simulated sites, wherever they are."""
 
-    def releases(self, step: StepName, number: int, data: bytes) -> Mapping[str, bytes | NotReleased]:
-        """Return each site's answer to one question."""
+    def releases(self, step: StepName, number: int, data: Mapping[str, bytes]) -> Mapping[str, bytes | NotReleased]:
+        """Return the answer of each site in `data` to a question with its own input."""
         ...
 
     def heads(self) -> Mapping[str, LedgerHead]:
@@ -69,7 +70,7 @@ class SimulatedFederation:
         """
         start = model_of(self.study).start(self.study)
         course = Course(self.study.rounds, self._is_everybody)
-        for trained in train_rounds(self._grid, self._strategy, start, course):
+        for trained in train_rounds(self._grid, self._strategy, start, course, OwnWeights(own_weights_of(self.study))):
             yield trained.round, trained.weights
 
     def evaluate(self, weights: NDArray[np.float64]) -> dict[str, dict[str, float]]:
@@ -94,12 +95,12 @@ class SimulatedFederation:
         return len(given) == self._sites
 
     def _ask_all(self, questions: Sequence[Question]) -> list[bytes | NotReleased]:
-        """Ask all sites the one question of a step."""
-        asked = {question[1:] for question in questions}
+        """Ask sites the one question of a step."""
+        asked = {question[1:3] for question in questions}
         if len(asked) != 1:
             raise ValueError("a strategy asked sites for different things in one step")
-        ((step, number, data),) = asked
-        answers = self._gates.releases(_STEPS[step], number, data)
+        ((step, number),) = asked
+        answers = self._gates.releases(_STEPS[step], number, {site: data for site, *_, data in questions})
         return [answers[site] for site, *_ in questions]
 
 

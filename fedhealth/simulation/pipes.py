@@ -49,11 +49,20 @@ class Open(_Message):
 
 
 class AskSites(_Message):
-    """Ask each site for a release; the body is the input. Answered by `Answers`."""
+    """Ask sites for a release; the body is their inputs, each once. Answered by `Answers`.
+
+    Attributes:
+        step: of the study.
+        round: number of the release.
+        sites: for each site, which of the inputs is its.
+        length: of an input, in bytes.
+    """
 
     kind: Literal["ask"] = "ask"
     step: StepName
     round: int
+    sites: dict[str, int]
+    length: int
 
 
 class Answers(_Message):

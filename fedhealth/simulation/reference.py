@@ -5,22 +5,15 @@ on all records together, and the protocol's rounds without clip and noise. All i
 """
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.coordinator.report import Reference, Score, SiteReference
+from fedhealth.coordinator.report import Reference, SiteReference
 from fedhealth.errors import DataUnusable
-from fedhealth.learning.raw_figures import (
-    Outcomes,
-    area_under_curve,
-    fit_without_privacy,
-    outcomes_of,
-)
-from fedhealth.records.table import Records
 from fedhealth.simulation.hospitals import Hospitals
 from fedhealth.simulation.without_privacy import train_without_privacy
+from fedhealth.simulation.yardsticks import yardstick_for
 from fedhealth.study.protocol import Study
 
 
@@ -30,51 +23,39 @@ def reference_of(study: Study, hospitals: Hospitals, weights: NDArray[np.float64
     Args:
         study: the protocol.
         hospitals: those it ran over.
-        weights: the private model, shape (features + 1,).
+        weights: the private model.
         model: the bytes of its file.
 
     Raises:
+        ConfigInvalid: there are no raw figures for the study's kind of endpoint.
         DataUnusable: a hospital has no patient on one side of the split, so that there is nothing to compare.
     """
     _check_sides(hospitals)
-    sides = hospitals.sides
-    training = [side[0] for side in sides.values()]
-    everybody = joined([side[1] for side in sides.values()])
+    sides, yardstick = hospitals.sides, yardstick_for(study)
+    everybody, federated = [side[1] for side in sides.values()], yardstick.of_model(study, weights)
     parts = []
     for name, (own, kept) in sides.items():
-        alone = fit_without_privacy([own])
-        at_home = outcomes_of(alone, [kept])
+        alone = yardstick.fitted(study, [own])
         parts.append(
             SiteReference(
                 site=name,
                 training_patients=own.patient_count,
                 held_out_patients=kept.patient_count,
-                held_out_ill=int(at_home.ill.sum()),
-                local_alone=_score_of(at_home),
-                local_alone_pooled=_score_of(outcomes_of(alone, [everybody])),
-                federated=_score_of(outcomes_of(weights, [kept])),
+                held_out_ill=yardstick.ill(kept),
+                local_alone=alone([kept]),
+                local_alone_pooled=alone(everybody),
+                federated=federated([kept]),
             )
         )
-    own_sides = {site: own for site, (own, _) in sides.items()}
-    plain = train_without_privacy(study, own_sides, hospitals.declared_patients)
+    training = {site: own for site, (own, _) in sides.items()}
+    plain = train_without_privacy(study, training, hospitals.declared_patients)
     return Reference(
         study=study.digest,
         model_sha256=hashlib.sha256(model).hexdigest(),
         sites=tuple(parts),
-        federated=_score_of(outcomes_of(weights, [everybody])),
-        pooled_without_privacy=_score_of(outcomes_of(fit_without_privacy(training), [everybody])),
-        federated_without_privacy=_score_of(outcomes_of(plain, [everybody])),
-    )
-
-
-def joined(sides: Sequence[Records]) -> Records:
-    """Return the records of several sides as one, with patients of different sides kept apart."""
-    starts = np.cumsum([0] + [side.patient_count for side in sides])
-    return Records(
-        features=np.concatenate([side.features for side in sides]),
-        labels=np.concatenate([side.labels for side in sides]),
-        patients=np.concatenate([side.patients + start for side, start in zip(sides, starts, strict=False)]),
-        patient_count=int(starts[-1]),
+        federated=federated(everybody),
+        pooled_without_privacy=yardstick.fitted(study, list(training.values()))(everybody),
+        federated_without_privacy=yardstick.of_model(study, plain)(everybody),
     )
 
 
@@ -85,8 +66,3 @@ def _check_sides(hospitals: Hospitals) -> None:
                 f"hospital '{hospitals.titles[site]}' has no patients on one side of the split",
                 next_step="Raise or lower held_out_fraction, leave the hospital out, or give --no-reference.",
             )
-
-
-def _score_of(outcomes: Outcomes) -> Score:
-    right = (outcomes.scores > 0) == outcomes.ill
-    return Score(accuracy=float(right.mean()), auc=area_under_curve(outcomes.scores, outcomes.ill))

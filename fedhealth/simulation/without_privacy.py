@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.flower.link_grid import BatchGrid, NotReleased, Question, set_task_identity
+from fedhealth.flower.own_weights import OwnWeights
 from fedhealth.flower.plain_models import PlainModels
 from fedhealth.flower.rounds import Course, train_rounds
 from fedhealth.flower.strategies import strategy_for
-from fedhealth.learning.models.table import model_of
+from fedhealth.learning.models.table import model_of, own_weights_of
 from fedhealth.learning.raw_figures import step_without_privacy
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study
@@ -34,7 +35,7 @@ def train_without_privacy(
     """
 
     def answers(questions: Sequence[Question]) -> list[bytes | NotReleased]:
-        return [model_after(np.frombuffer(data), site).tobytes() for site, _, _, data in questions]
+        return [model_after(np.frombuffer(data).copy(), site).tobytes() for site, _, _, data in questions]
 
     def model_after(weights: NDArray[np.float64], site: str) -> NDArray[np.float64]:
         return weights + step_without_privacy(study, weights, sides[site], declared_patients[site])
@@ -42,9 +43,9 @@ def train_without_privacy(
     strategy = strategy_for(study, len(sides))
     set_task_identity(run_id=int(study.digest[:12], 16))
     grid = BatchGrid(list(sides), answers, PlainModels(declared_patients))
-    weights = model_of(study).start(study)
+    weights, own = model_of(study).start(study), OwnWeights(own_weights_of(study))
     try:
-        for trained in train_rounds(grid, strategy, weights, Course(study.rounds, lambda given: True)):
+        for trained in train_rounds(grid, strategy, weights, Course(study.rounds, lambda given: True), own):
             weights = trained.weights
     finally:
         grid.close()

@@ -41,7 +41,7 @@ def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
         if group is None:
             raise ValueError("a worker is told its sites first")
         if isinstance(message, AskSites):
-            found = group.releases(message.step, message.round, body)
+            found = group.releases(message.step, message.round, _inputs(message, body))
             lengths = {site: one.code if isinstance(one, NotReleased) else len(one) for site, one in found.items()}
             send(answers, Answers(sites=lengths), b"".join(one for one in found.values() if isinstance(one, bytes)))
         elif isinstance(message, AskHeads):
@@ -49,6 +49,10 @@ def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
         elif isinstance(message, WriteLedgers):
             group.write_ledgers(Path(message.path))
             send(answers, Done())
+
+
+def _inputs(message: AskSites, body: bytes) -> dict[str, bytes]:
+    return {site: body[at * message.length : (at + 1) * message.length] for site, at in message.sites.items()}
 
 
 def _open(message: Open) -> SiteGroup:

@@ -51,8 +51,10 @@ class SiteWorkers:
         self, study: Study, sites: Sequence[SimulatedSite], researcher: Ed25519PrivateKey, workers: int
     ) -> None:
         self._workers = [_start() for _ in range(workers)]
+        parts = _parts(sites, workers)
+        self._sites = [[site.file.id for site in part] for part in parts]
         try:
-            for worker, part in zip(self._workers, _parts(sites, workers), strict=True):
+            for worker, part in zip(self._workers, parts, strict=True):
                 records = tuple(_records(site) for site in part)
                 _tell(worker, Open(study=study, researcher=researcher.private_bytes_raw().hex(), sites=records))
             for worker in self._workers:
@@ -61,10 +63,14 @@ class SiteWorkers:
             self.close()
             raise
 
-    def releases(self, step: StepName, number: int, data: bytes) -> dict[str, bytes | NotReleased]:
-        """Return each site's answer to one question."""
-        for worker in self._workers:
-            _tell(worker, AskSites(step=step, round=number), data)
+    def releases(self, step: StepName, number: int, data: Mapping[str, bytes]) -> dict[str, bytes | NotReleased]:
+        """Return the answer of each site in `data` to a question with its own input."""
+        for worker, sites in zip(self._workers, self._sites, strict=True):
+            inputs = {site: data[site] for site in sites if site in data}
+            place = {body: at for at, body in enumerate(dict.fromkeys(inputs.values()))}
+            which = {site: place[body] for site, body in inputs.items()}
+            length = max(map(len, place), default=0)
+            _tell(worker, AskSites(step=step, round=number, sites=which, length=length), b"".join(place))
         found: dict[str, bytes | NotReleased] = {}
         for worker in self._workers:
             answers, body = _hear(worker)

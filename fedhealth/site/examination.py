@@ -25,6 +25,7 @@ from fedhealth.records.query_trial import check_rows_alone
 from fedhealth.records.source import read_source
 from fedhealth.records.split import sides_of
 from fedhealth.records.study_fit import find_giveaways
+from fedhealth.records.survival_fit import find_follow_up_problems
 from fedhealth.records.table import Table, patients_per_row, prepare_records
 from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.state import SiteState
@@ -158,6 +159,7 @@ class SiteInView:
             warnings=(
                 *_doubts(self.table, column),
                 *_figure_doubts(max(each.patient_count for each in records), self.site.data_set.declared_patients),
+                *(problem.what for problem in find_follow_up_problems(self.table, study)),
                 *map(str, find_giveaways(self.table, study)),
             ),
         )

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fedhealth.study.part import Column, Part, Real, Text
+from fedhealth.study.survival_endpoint import SurvivalEndpoint
 from fedhealth.study.trial_endpoint import TrialEndpoint
 
 
@@ -105,4 +106,4 @@ class CategoryEndpoint(Part):
         return self.positive
 
 
-Endpoint = Annotated[BinaryEndpoint | CategoryEndpoint | TrialEndpoint, Field(discriminator="kind")]
+Endpoint = Annotated[BinaryEndpoint | CategoryEndpoint | SurvivalEndpoint | TrialEndpoint, Field(discriminator="kind")]

@@ -20,6 +20,7 @@ from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryFeature, Condition, Feature
 from fedhealth.study.part import Column, Part, StudyName, Text
 from fedhealth.study.strategies import FedAvg, Strategy
+from fedhealth.study.survival_endpoint import SurvivalEndpoint
 from fedhealth.study.trial_endpoint import TrialEndpoint
 
 MAX_INPUTS = 100_000
@@ -91,6 +92,37 @@ class Subgroups(Part):
     columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=20)]
 
 
+class SurvivalLines(Part):
+    """How the risk of an event is judged: the order in which events come, and their number in groups of risk.
+
+    Attributes:
+        histogram: share of the counts by bin of predicted risk and by interval: the concordance index.
+        observed: share of the events in each group of risk.
+        expected: share of the events that the model expected of the same patients.
+        risk_edges: predicted risks by the horizon between which bins lie, ascending, from public knowledge of how high
+            risks are. More hide less of the order, and carry more noise.
+        group_edges: those of them that bound the groups in which observed events are compared with expected ones.
+    """
+
+    histogram: Share = 0.6
+    observed: Share = 0.2
+    expected: Share = 0.2
+    risk_edges: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=50)]
+    group_edges: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _shares_add_up_and_edges_ascend(self) -> Self:
+        total = self.histogram + self.observed + self.expected
+        if not math.isclose(total, 1, rel_tol=1e-9):
+            raise ValueError(f"shares of histogram, observed and expected add up to {total:g}, wanted 1")
+        for name, edges in (("risk_edges", self.risk_edges), ("group_edges", self.group_edges)):
+            if list(edges) != sorted(set(edges)):
+                raise ValueError(f"{name} do not ascend")
+        if not set(self.group_edges) <= set(self.risk_edges):
+            raise ValueError("group_edges has what is not among risk_edges")
+        return self
+
+
 class Evaluation(Part):
     """How the result is measured, once, on patients the model has never seen.
 
@@ -105,6 +137,7 @@ class Evaluation(Part):
         table: share of the confusion table: accuracy, sensitivity, specificity.
         scores: the line of AUC, calibration, Brier score and net benefit; None leaves it out.
         subgroups: the line of accuracy within groups of patients; None leaves it out.
+        survival: the lines of an endpoint of kind 'survival', which has no others.
     """
 
     held_out_fraction: Annotated[float, Field(gt=0, le=1)]
@@ -113,6 +146,7 @@ class Evaluation(Part):
     table: Share = 0.5
     scores: Scores | None = Scores()
     subgroups: Subgroups | None = None
+    survival: SurvivalLines | None = None
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
@@ -248,6 +282,17 @@ class Study(Part):
             raise ValueError(
                 f"[evaluation] names {', '.join(sorted(named))}, which are for endpoints that are yes or no; this one "
                 f"is of kind '{self.endpoint.kind}'"
+            )
+        if (self.evaluation.survival is not None) != isinstance(self.endpoint, SurvivalEndpoint):
+            raise ValueError("[evaluation.survival] and an endpoint of kind 'survival' go together: give both")
+        return self
+
+    @model_validator(mode="after")
+    def _a_patient_is_followed_once(self) -> Self:
+        if isinstance(self.endpoint, SurvivalEndpoint) and self.max_records_per_patient != 1:
+            raise ValueError(
+                f"max_records_per_patient is {self.max_records_per_patient}, wanted 1: an endpoint of kind 'survival' "
+                "is one time and one ending a patient"
             )
         return self
 

@@ -1,6 +1,6 @@
 """The kinds of model, each with the module that says how it is computed; a line for each. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.errors import ConfigInvalid
-from fedhealth.learning.models import ancova, logistic_regression, mixed_model
+from fedhealth.learning.models import ancova, cox, discrete_time_survival, logistic_regression, mixed_model
 from fedhealth.study.protocol import Study
 
 if TYPE_CHECKING:
@@ -53,9 +53,14 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "logistic-regression": logistic_regression,
         "ancova": ancova,
         "mixed-model": mixed_model,
+        "cox": cox,
+        "discrete-time-survival": discrete_time_survival,
     }
 )
 """By `model.kind`."""
+
+OWN_WEIGHTS: Mapping[str, Callable[[Study], int]] = MappingProxyType({"cox": cox.own_weights})
+"""Of the kinds that have any: how many of the last weights each site keeps of its own."""
 
 
 def model_of(study: Study) -> Model:
@@ -81,3 +86,8 @@ def model_of(study: Study) -> Model:
             next_step="Correct [model].",
         )
     return MODELS[kind]
+
+
+def own_weights_of(study: Study) -> int:
+    """Return how many of the last weights of a study's model are each site's own; 0 where all are shared."""
+    return OWN_WEIGHTS[study.model.kind](study) if study.model.kind in OWN_WEIGHTS else 0

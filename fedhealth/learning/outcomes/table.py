@@ -11,7 +11,7 @@ from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.binary_figures import Figures
 from fedhealth.learning.figures import FigureTable
 from fedhealth.learning.lines import Line
-from fedhealth.learning.outcomes import binary, trial
+from fedhealth.learning.outcomes import binary, survival, trial
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study, Task
 
@@ -49,13 +49,15 @@ class Outcome(Protocol):
         ...
 
 
-OUTCOMES: Mapping[str, Outcome] = MappingProxyType({"binary": binary, "category": binary, "trial": trial})
+OUTCOMES: Mapping[str, Outcome] = MappingProxyType(
+    {"binary": binary, "category": binary, "survival": survival, "trial": trial}
+)
 """By the kind of the endpoint."""
 
 TASKS: Mapping[Task, frozenset[str]] = MappingProxyType(
     {
         "diagnosis": frozenset({"binary", "category"}),
-        "survival": frozenset(),
+        "survival": frozenset({"survival"}),
         "efficacy": frozenset({"trial"}),
     }
 )
