@@ -36,6 +36,7 @@ class ScriptedSuperLink:
         set_task_identity(run_id=RUN)
         self.fab, self.override = fab or fab_bytes(), {}
         self.asked, self.activated, self.headers = [], 0, []
+        self.refused = {}  # the HTTP status of calls that are refused, by the last word of their path
         self._waiting, self._objects, self._arriving = [], {}, {}
         self.replies = {}
         self._lock = threading.Lock()
@@ -102,6 +103,8 @@ class ScriptedSuperLink:
         return run
 
     def answer(self, call, body):
+        if call in self.refused:
+            return self.refused[call], b""
         made = getattr(self, "_" + call.replace("-", "_"))(body)
         return 200, made.SerializeToString(deterministic=True)
 

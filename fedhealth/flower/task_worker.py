@@ -11,6 +11,7 @@ interceptors, and the three steps of `run_clientapp`.
 Source: `flwr.supercore.superexec.run_superexec` and `flwr.supernode.runtime.run_clientapp`, Flower 1.41.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -19,9 +20,9 @@ import httpx
 from flwr.app import Context, Error, Message
 from flwr.common.constant import SubStatus
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -42,22 +43,36 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 _AWAY_SECONDS = 0.3
 """How soon a SuperNode that does not answer is asked again: it begins beside its worker and takes seconds for it."""
-_ARRIVING_SECONDS, _PEEK_SECONDS = 30.0, 0.02
-"""How long a part of a message that is still on its way to the SuperNode is looked for, and how often."""
+_ARRIVING_SECONDS, _PEEK_SECONDS = 300.0, 0.02
+"""How long no part of a message may come to the SuperNode before its task is given up, and how often it is looked for.
+
+At the slowest rate that a link bears, two parts of Flower's 5 MiB come together after 160 s.
+"""
 
 App = Callable[[Message, Context], Message]
 
 
-class _PatientClient(RuntimeHttpClient):
+class _TaskClient(RuntimeHttpClient):
     """Looks often for a part of a message that the SuperNode is still taking in, where Flower waits for a second."""
 
+    _arrived = 0.0
+
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802 - Flower's name
-        latest = time.monotonic() + _ARRIVING_SECONDS
+        self._arrived = max(self._arrived, time.monotonic())
         while True:
             given = super().PullObject(request)
-            if given.object_available or not given.object_found or time.monotonic() > latest:
+            if given.object_available or not given.object_found:
+                self._arrived = time.monotonic()
                 return given
+            if time.monotonic() - self._arrived > _ARRIVING_SECONDS:
+                raise TimeoutError("no part of a message came")
             time.sleep(_PEEK_SECONDS)
+
+    def is_alive(self) -> bool:
+        """Tell the SuperNode that the task is worked at; one that it has ended is found out by its other calls."""
+        with contextlib.suppress(httpx.HTTPError):
+            self.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+        return True
 
 
 class TaskWorker:
@@ -86,7 +101,7 @@ class TaskWorker:
         if not given.HasField("task") or not given.token:
             return False
         client = self._client("flwr-clientapp", RuntimeTokenHttpInterceptor(given.token))
-        heart = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        heart = HeartbeatSender(client.is_alive)
         heart.start()
         try:
             self._do(client)
@@ -100,7 +115,11 @@ class TaskWorker:
         self._superexec.close()
 
     def _do(self, client: RuntimeHttpClient) -> None:
-        message, context, _run, fab = pull_task_input(client)
+        try:
+            message, context, _run, fab = pull_task_input(client)
+        except Exception as error:  # the run ended meanwhile, or the message is gone; a SuperNode lets such a task go
+            _LOG.warning("a task without a message is given up: %(defect)s", {"defect": type(error).__name__})
+            return
         try:
             check_fab(fab.content)
             reply = self._app(message, context)
@@ -116,8 +135,8 @@ class TaskWorker:
             _LOG.error("a message is refused: %(error)s", {"error": error})
         self._told = str(error)
 
-    def _client(self, component: str, own: ProtobufClientInterceptor) -> RuntimeHttpClient:
-        return _PatientClient.from_server_address(
+    def _client(self, component: str, own: ProtobufClientInterceptor) -> _TaskClient:
+        return _TaskClient.from_server_address(
             self._address,
             insecure=True,  # both ends are on this machine's loopback
             root_certificates=None,

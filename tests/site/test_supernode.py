@@ -167,6 +167,17 @@ def test_the_type_of_a_message_changes_nothing_and_an_unknown_one_is_answered_ba
     assert site.ask(to_content(HEAD), message_type="query.spy").error.reason == "bad-request"
 
 
+def test_a_message_that_is_gone_while_it_is_fetched_holds_up_nothing(site):
+    asked = site.superlink.asked.count("/v1/fleet/pull-object")
+    site.superlink.refused["pull-object"] = 410  # as the coordinator's desk says it of a run that has ended
+    lost = site.send(to_content(HEAD))
+    site.wait_for(lambda: site.superlink.asked.count("/v1/fleet/pull-object") > asked)
+    del site.superlink.refused["pull-object"]
+    assert isinstance(through(site, HEAD)[0], Head)
+    assert lost not in site.superlink.replies
+    assert len(site.processes) == 2
+
+
 def test_supernode_and_worker_listen_on_the_loopback_alone_and_have_no_torch(site):
     listening = {}
     site.wait_for(lambda: len(site.processes) == 2)
