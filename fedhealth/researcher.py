@@ -228,21 +228,35 @@ class SimulationResult:
 
     @cached_property
     def model(self) -> "pd.Series[float]":
-        """The private model's weights by the names of its inputs; inputs are scaled to [-1, 1] by the public ranges."""
+        """The private model's weights by the names of its inputs; inputs are scaled to [-1, 1] by the public ranges.
+
+        Empty where nothing is trained.
+        """
         import pandas as pd
 
-        return pd.Series(self._found.weights, index=[*_inputs_of(self._found.study), _BIAS], name="weight")
+        inputs = [*_inputs_of(self._found.study), _BIAS] if self._found.study.training else []
+        return pd.Series(self._found.weights, index=inputs, name="weight")
 
     @cached_property
     def not_private(self) -> "pd.DataFrame":
         """What only a simulation may know: raw figures of each model on held-out patients.
 
-        Columns: model, patients (whose they are), and accuracy and auc, or of survival concordance. Empty if no
+        Columns: model, patients (whose they are), and accuracy and auc, or of survival concordance; of a study that
+        trains nothing group, figure, estimate, low and high, from the same patients without noise. Empty if no
         reference was asked for.
         """
         import pandas as pd
 
-        reference = self._found.reference
+        from fedhealth.coordinator.report import EstimateReference
+
+        if isinstance(reference := self._found.reference, EstimateReference):
+            return pd.DataFrame(
+                [
+                    (row.group, row.name, row.figure.estimate, row.figure.low, row.figure.high)
+                    for row in reference.without_privacy.rows
+                ],
+                columns=["group", "figure", "estimate", "low", "high"],
+            )
         measures = ["concordance"] if reference and reference.measure == "concordance" else ["accuracy", "auc"]
         rows = [
             (model, patients, *(getattr(score, measure) for measure in measures))
@@ -257,8 +271,10 @@ class SimulationResult:
         yield EVERYBODY, self.evidence.pooled
 
     def _raw_rows(self) -> "Iterator[tuple[str, str, Score]]":
+        from fedhealth.coordinator.report import Reference
+
         reference = self._found.reference
-        if reference is None:
+        if not isinstance(reference, Reference):
             return
         for site in reference.sites:
             yield f"{site.site} alone", site.site, site.local_alone

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fedhealth.coordinator.report import Reference, Score
+    from fedhealth.coordinator.report import EstimateReference, Reference, Score
     from fedhealth.learning.binary_figures import Figures
     from fedhealth.simulation.run import OnProgress, Simulation
 
@@ -137,7 +137,8 @@ def _private_table(found: "Simulation") -> "Table":
             return "too few patients"
         return f"{figure.estimate:.2f} ({figure.low:.2f}-{figure.high:.2f})"
 
-    table = Table(title="As in a real run: held-out patients, 95 % intervals", title_justify="left")
+    whom = "held-out patients" if found.study.training else "all patients"
+    table = Table(title=f"As in a real run: {whom}, 95 % intervals", title_justify="left")
     for column in ("hospital", "patients", *(_HEADS.get(row.name, row.name) for row in shown)):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for site in found.evidence.sites[:_MOST_SITES_SHOWN]:
@@ -150,8 +151,20 @@ def _private_table(found: "Simulation") -> "Table":
     return table
 
 
-def _reference_table(reference: "Reference") -> "Table":
+def _reference_table(reference: "Reference | EstimateReference") -> "Table":
     from rich.table import Table
+
+    from fedhealth.coordinator.report import EstimateReference
+    from fedhealth.coordinator.wording import row_words
+
+    if isinstance(reference, EstimateReference):
+        plain = Table(title="NOT PRIVATE: simulation only. The same patients without noise", title_justify="left")
+        plain.title_style = "bold yellow"
+        for column in ("figure", "without noise"):
+            plain.add_column(column)
+        for row in reference.without_privacy.rows:
+            plain.add_row(f"{row.group}: {row.name}" if row.group else row.name, row_words(row))
+        return plain
 
     def text(score: "Score | None") -> str:
         if score is None:

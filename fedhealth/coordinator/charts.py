@@ -15,9 +15,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from fedhealth.coordinator.wording import figure_words, percent
+from fedhealth.coordinator.wording import figure_words, number_words, percent
 from fedhealth.learning.binary_figures import CalibrationBin, NetBenefit, RocPoint, ScoreFigures
-from fedhealth.learning.figures import Figure
+from fedhealth.learning.figures import EffectFigure, Figure
 
 INK, FAINT, BLUE, AMBER, SAND = "#1b2733", "#c3ccd6", "#0b5394", "#8a3b00", "#fff4e5"
 _VARIABLES = {INK: "--ink", FAINT: "--line", BLUE: "--blue", AMBER: "--amber", SAND: "--sand"}
@@ -45,6 +45,28 @@ def forest_plot(rows: Sequence[tuple[str, Figure]], name: str, title: str) -> Ma
             axes.plot([middle], [row], marker="s", markersize=6, color=BLUE, clip_on=False)
     said = ". ".join(f"{title}: {figure_words(figure)}" for title, figure in rows)
     return _inline_svg(drawing, name, title, said)
+
+
+def effect_plot(rows: Sequence[tuple[str, EffectFigure]], name: str, title: str, unit: str) -> Markup | None:
+    """Draw effects with their intervals about a line at 0, and below each the part that is noise; None without any."""
+    known = [(row_title, figure) for row_title, figure in rows if _stated(figure)]
+    if not known:
+        return None
+    reach = max(abs(end) for _, figure in known for end in _ends(figure)) * 1.1
+    drawing, axes = _empty_rows([row_title for row_title, _ in rows], (-reach, reach))
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_xlabel(unit, fontsize=_FONT, color=INK, parse_math=False)
+    for row, (_, figure) in enumerate(rows):
+        if not _stated(figure) or figure.noise_half_width is None:
+            axes.text(-reach, row + 0.06, figure_words(figure), va="center", style="italic", fontsize=_FONT, color=INK)
+            continue
+        low, middle, high = _ends(figure)
+        _write_value(axes, row, f"{middle:.1f} ({low:.1f} to {high:.1f})".replace("-", "\u2212"))
+        axes.plot([low, high], [row, row], color=BLUE, linewidth=1.8)
+        axes.plot([middle], [row], marker="s", markersize=6, color=BLUE)
+        noise = [middle - figure.noise_half_width, middle + figure.noise_half_width]
+        axes.plot(noise, [row + 0.2, row + 0.2], color=AMBER, linewidth=3.2, solid_capstyle="butt")
+    return _inline_svg(drawing, name, title, ". ".join(_said_of_effect(*each) for each in rows))
 
 
 def paired_plot(rows: Sequence[tuple[str, str, str, float, float]], name: str, title: str) -> Markup:
@@ -139,6 +161,13 @@ def _said_of_decisions(points: Sequence[NetBenefit]) -> str:
     )
 
 
+def _said_of_effect(title: str, figure: EffectFigure) -> str:
+    parts = (
+        f", of which noise {figure.noise_half_width:.2f} to each side" if figure.noise_half_width is not None else ""
+    )
+    return f"{title}: {number_words(figure)}{parts}"
+
+
 def _stated(figure: Figure) -> bool:
     return figure.estimate is not None
 
@@ -148,22 +177,28 @@ def _ends(figure: Figure) -> tuple[float, float, float]:
     return figure.low, figure.estimate, figure.high
 
 
-def _empty_rows(titles: Sequence[str]) -> tuple[Drawing, Axes]:
-    """Return a drawing with a row from 0 to 100 % below each title, the last one emphasised."""
-    height = len(titles) * _ROW + _FOOT
-    left, right = 8 / _WIDTH, 112 / _WIDTH
-    area = (left, (_FOOT - 4) / height, 1 - left - right, len(titles) * _ROW / height)
+def _empty_rows(titles: Sequence[str], reach: tuple[float, float] | None = None) -> tuple[Drawing, Axes]:
+    """Return a drawing with a row below each title: of shares, the last row emphasised; or of numbers in a range."""
+    foot = _FOOT if reach is None else _FOOT + 12
+    height = len(titles) * _ROW + foot
+    left, right = 8 / _WIDTH, (112 if reach is None else 124) / _WIDTH
+    area = (left, (foot - 4) / height, 1 - left - right, len(titles) * _ROW / height)
     drawing, axes = _empty((_WIDTH, height), area)
-    axes.set_xlim(0, 1)
+    ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if reach is None else [reach[0] / 1.1, 0.0, reach[1] / 1.1]
+    axes.set_xlim(*((0, 1) if reach is None else reach))
     axes.set_ylim(len(titles) - 0.55, -0.55)
     axes.set_yticks([])
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100\u00a0%"])
+    words = ["0", "25", "50", "75", "100\u00a0%"] if reach is None else [f"{tick:.2g}" for tick in ticks]
+    axes.set_xticks(ticks, [word.replace("-", "\u2212") for word in words])
     axes.spines["left"].set_visible(False)
     for row, title in enumerate(titles):
-        axes.vlines([0, 0.25, 0.5, 0.75, 1], row - 0.17, row + 0.45, color=FAINT, linewidth=0.7, zorder=0)
-        weight = "bold" if row == len(titles) - 1 else "normal"
+        axes.vlines(ticks, row - 0.17, row + 0.45, color=FAINT, linewidth=0.7, zorder=0)
+        weight = "bold" if reach is None and row == len(titles) - 1 else "normal"
         short = textwrap.shorten(title, 52, placeholder=" …")
-        axes.text(0, row - 0.27, short, va="baseline", fontweight=weight, fontsize=_FONT, color=INK, parse_math=False)
+        left_end = axes.get_xlim()[0]
+        axes.text(
+            left_end, row - 0.27, short, va="baseline", fontweight=weight, fontsize=_FONT, color=INK, parse_math=False
+        )
     return drawing, axes
 
 
@@ -194,7 +229,8 @@ def _empty(points: tuple[float, float], area: tuple[float, float, float, float])
 
 
 def _write_value(axes: Axes, row: int, words: str) -> None:
-    axes.text(1.05, row, words, va="center", fontsize=_FONT, color=INK, parse_math=False)
+    low, high = axes.get_xlim()
+    axes.text(low + 1.05 * (high - low), row, words, va="center", fontsize=_FONT, color=INK, parse_math=False)
 
 
 def _inline_svg(drawing: Drawing, name: str, title: str, description: str) -> Markup:

@@ -59,11 +59,13 @@ class Participation(_Part):
         sites: all sites of the study, in alphabetical order.
         rounds: every round that counts, in order, by the numbers of the releases; a number that is missing was lost.
         evaluation_absent: the public code of each site that released nothing of the finished model.
+        too_small: sites that were left out before the run, because they declare fewer patients than the study asks.
     """
 
     sites: tuple[str, ...]
     rounds: tuple[Span, ...]
     evaluation_absent: dict[str, str] = {}
+    too_small: tuple[str, ...] = ()
 
     @property
     def is_partial(self) -> bool:

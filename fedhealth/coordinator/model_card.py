@@ -17,9 +17,11 @@ from fedhealth.coordinator.wording import (
     condition_words,
     epsilon_words,
     figure_words,
+    noise_words,
     number_words,
     row_words,
     runs_of,
+    sampling_words,
     together,
 )
 from fedhealth.learning.model_file import notes_of
@@ -40,6 +42,8 @@ def render_model_card(evidence: Evidence, study: Study) -> str:
         "text": _one_line,
         "figure": figure_words,
         "number": number_words,
+        "without_noise": sampling_words,
+        "noise_alone": noise_words,
         "stated": row_words,
         "epsilon": epsilon_words,
         "runs": runs_of,

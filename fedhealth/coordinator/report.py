@@ -22,7 +22,14 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
 import fedhealth
-from fedhealth.coordinator.charts import calibration_plot, decision_plot, forest_plot, paired_plot, roc_plot
+from fedhealth.coordinator.charts import (
+    calibration_plot,
+    decision_plot,
+    effect_plot,
+    forest_plot,
+    paired_plot,
+    roc_plot,
+)
 from fedhealth.coordinator.evidence import Evidence, evidence_bytes
 from fedhealth.coordinator.wording import (
     absences,
@@ -30,15 +37,18 @@ from fedhealth.coordinator.wording import (
     epsilon_words,
     figure_words,
     guesses_right,
+    noise_words,
     number_words,
     per_hundred_patients,
     percent,
     row_words,
     runs_of,
+    sampling_words,
     together,
 )
 from fedhealth.errors import FedHealthError
 from fedhealth.learning.binary_figures import Figures
+from fedhealth.learning.figures import EffectFigure, FigureTable
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.study.features import NumberFeature
 from fedhealth.study.protocol import Study
@@ -122,8 +132,35 @@ class Reference(_Part):
         return "concordance" if self.federated.accuracy is None else "accuracy"
 
 
+class SitePatients(_Part):
+    """One hospital's exact number of patients in a study that trains nothing."""
+
+    site: SiteId
+    patients: _Count
+
+
+class EstimateReference(_Part):
+    """The whole of `reference.json` of a study that trains nothing.
+
+    Attributes:
+        study: digest of the protocol.
+        model_sha256: of the run's `model.safetensors`, which has no weights.
+        sites: in alphabetical order.
+        without_privacy: the same figures from the same patients, without noise.
+    """
+
+    format: Literal["fedhealth/estimate-reference/1"] = "fedhealth/estimate-reference/1"
+    study: Digest
+    model_sha256: Digest
+    sites: Annotated[tuple[SitePatients, ...], Field(min_length=1)]
+    without_privacy: FigureTable
+
+
 def render_report(
-    evidence: Evidence, study: Study, site_titles: Mapping[str, str], reference: Reference | None = None
+    evidence: Evidence,
+    study: Study,
+    site_titles: Mapping[str, str],
+    reference: Reference | EstimateReference | None = None,
 ) -> str:
     """Return the report as one HTML page.
 
@@ -153,6 +190,8 @@ def render_report(
     environment.filters |= {
         "figure": figure_words,
         "number": number_words,
+        "without_noise": sampling_words,
+        "noise_alone": noise_words,
         "stated": row_words,
         "per_patients": per_hundred_patients,
         "percent": percent,
@@ -177,14 +216,17 @@ def render_report(
         together=together(evidence),
         charts=_charts_of(evidence, titles),
         reference=reference,
-        reference_chart=_reference_chart(reference, titles) if reference else None,
+        reference_chart=_reference_chart(reference, titles) if isinstance(reference, Reference) else None,
     )
 
 
 def _charts_of(evidence: Evidence, titles: Mapping[str, str]) -> dict[str, Markup | None]:
     pooled = evidence.pooled
     if not isinstance(pooled, Figures):
-        return {}
+        effects = [(row, row.figure) for row in pooled.rows if isinstance(row.figure, EffectFigure)]
+        rows = [(f"{row.group}: {row.name}" if row.group else row.name, figure) for row, figure in effects]
+        title = "Effects, with 95\u00a0% intervals and the part of each that is noise"
+        return {"effects": effect_plot(rows, "effects", title, effects[0][0].unit) if effects else None}
     own = [(titles[site.site], site.figures.headline.figure) for site in evidence.sites if site.figures is not None]
     own = own if len(own) <= _MOST_IN_A_CHART else []  # the table has them
     held_out = "on held-out patients, with 95\u00a0% intervals"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from fedhealth.coordinator.evidence import Evidence
-from fedhealth.learning.figures import Figure, FigureRow
+from fedhealth.learning.figures import EffectFigure, Figure, FigureRow
 from fedhealth.study.features import Condition, NumberCondition
 
 
@@ -30,6 +30,20 @@ def number_words(figure: Figure) -> str:
     if figure.estimate is None or figure.low is None or figure.high is None:
         return figure_words(figure)
     return f"{figure.estimate:.2f} ({figure.low:.2f} to {figure.high:.2f})".replace("-", "\u2212")
+
+
+def sampling_words(figure: Figure) -> str:
+    """Return half the interval that an effect would have without noise; "" where none is stated."""
+    return _half_width_words(figure.sampling_half_width if isinstance(figure, EffectFigure) else None)
+
+
+def noise_words(figure: Figure) -> str:
+    """Return half the interval that the noise alone gives an effect; "" where none is stated."""
+    return _half_width_words(figure.noise_half_width if isinstance(figure, EffectFigure) else None)
+
+
+def _half_width_words(half_width: float | None) -> str:
+    return "" if half_width is None else f"±{half_width:.2f}"
 
 
 def row_words(row: FigureRow) -> str:

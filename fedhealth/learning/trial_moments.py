@@ -25,8 +25,8 @@ from fedhealth.study.features import CategoryFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.trial_endpoint import TrialEndpoint
 
-COUNTS, COVARIATE_SUMS, OUTCOME_SUMS = 0.12, 0.06, 0.60
-COVARIATE_PRODUCTS, MIXED_PRODUCTS, OUTCOME_PRODUCTS = 0.06, 0.06, 0.10
+COUNTS, COVARIATE_SUMS, OUTCOME_SUMS = 0.16, 0.05, 0.58
+COVARIATE_PRODUCTS, MIXED_PRODUCTS, OUTCOME_PRODUCTS = 0.05, 0.06, 0.10
 """Parts of the squared signal, each divided evenly among its lines; where a part has none, the others share it."""
 
 

@@ -48,6 +48,11 @@ SLOPE_SPREAD = 0.5
 """Standard deviation of slopes around 0, in half-ranges of the outcome by one of the column."""
 
 
+_NEXT_TO_NOTHING = 1e-13
+"""Weight of what is assumed, relative to what is known, where there is no noise: a column that is the same for
+everybody at each site then has a slope of 0, and any other the slope that it has."""
+
+
 @dataclass(frozen=True)
 class Moments:
     """Sums over patients; or the variance of the noise on each of them.
@@ -126,15 +131,15 @@ def fit_regressions(
         variance: of the noise on the moments of each group, alike at all sites; 0 everywhere is none.
 
     Raises:
-        ValueError: the sums do not determine the model: fewer patients than unknowns, an arm without patients, or a
-            column that is the same for everybody.
+        ValueError: the sums do not determine the model: fewer patients than unknowns, or an arm without patients.
     """
     system = _System(regressions, sites, variance)
     matrix, right = system.equations()
     scale = max(float(each.sums.max(initial=0.0)) for each in variance)
     on_right = system.noise(np.zeros(system.length))
     weight = np.linalg.inv(on_right / scale) if scale else np.eye(system.length)
-    precision = matrix.T @ weight @ matrix + scale * system.assumed()
+    known = matrix.T @ weight @ matrix
+    precision = known + (scale + _NEXT_TO_NOTHING * np.diag(known).max()) * system.assumed()
     if not np.isfinite(precision).all() or np.linalg.matrix_rank(precision, hermitian=True) < system.length:
         raise ValueError("the sums do not determine the model")
     spread = scale * np.linalg.inv(precision)

@@ -13,7 +13,7 @@ Source: the area under the ROC curve as a rank statistic, Hanley and McNeil 1982
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,10 @@ from fedhealth.records.cells import is_blank, is_unreadable, label_of, meets, nu
 from fedhealth.records.columns import Problem, cells_of
 from fedhealth.records.survival_fit import find_follow_up_problems
 from fedhealth.records.table import Table, columns_of, number_columns
+from fedhealth.records.trial_fit import find_trial_problems
 from fedhealth.study.features import CategoryCondition, CategoryFeature, Feature, NumberFeature
 from fedhealth.study.protocol import Study
+from fedhealth.study.trial_endpoint import TrialEndpoint
 
 GIVES_AWAY = 0.99
 """Area under the ROC curve of one feature alone, from which on it may encode the label."""
@@ -43,15 +45,17 @@ class Giveaway:
         column: of the feature.
         by: by its value, or by whether there is one.
         area: under the ROC curve, in [0.5, 1].
+        label: what it separates: the outcome, or in a trial, where nothing known before may, the arm.
     """
 
     column: str
     by: str
     area: float
+    label: str = "outcome"
 
     def __str__(self) -> str:
         """Say it in one line, for a person."""
-        return f"column '{self.column}' nearly tells the outcome by {self.by} alone (AUC {self.area:.2f})"
+        return f"column '{self.column}' nearly tells the {self.label} by {self.by} alone (AUC {self.area:.2f})"
 
 
 def find_giveaways(table: Table, study: Study) -> tuple[Giveaway, ...]:
@@ -77,7 +81,8 @@ def find_giveaways(table: Table, study: Study) -> tuple[Giveaway, ...]:
         if feature.column in place:
             cells = [row[place[feature.column]] for row in rows]
             found += [each for each in _ways(feature, cells, ill) if each.area >= GIVES_AWAY]
-    return tuple(found)
+    separates = "arm" if isinstance(study.endpoint, TrialEndpoint) else "outcome"
+    return tuple(replace(each, label=separates) for each in found)
 
 
 def find_misfits(table: Table, study: Study) -> tuple[Problem, ...]:
@@ -106,6 +111,7 @@ def _misfits(table: Table, study: Study) -> Iterator[Problem]:
         if isinstance(feature, NumberFeature) and feature.column in there:
             yield from _out_of_range(table, feature)
     yield from find_follow_up_problems(table, study)
+    yield from find_trial_problems(table, study)
     for giveaway in find_giveaways(table, study):
         yield Problem("warning", giveaway.column, str(giveaway), "Ask the researcher how it comes about.")
 

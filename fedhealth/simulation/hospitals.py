@@ -60,11 +60,13 @@ class Hospitals:
         sites: at least two, in the order of their ids.
         sides: the records of each that train and that are held out, by id; what only a simulation may look at.
         warnings: what a person should know of the table, in words.
+        too_small: ids of those that declare fewer patients than the study asks, and take no part.
     """
 
     sites: tuple[SimulatedSite, ...]
     sides: Mapping[str, tuple[Records, Records]]
     warnings: tuple[str, ...] = ()
+    too_small: tuple[str, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
@@ -81,8 +83,8 @@ def split_table(table: Table, study: Study, split: Split) -> Hospitals:
     """Return the hospitals of a table.
 
     Raises:
-        DataUnusable: a column is missing; a row names no hospital; there is one hospital only, or one with fewer
-            patients than the study wants; or a cell cannot be used, as `prepare_records` says.
+        DataUnusable: a column is missing; a row names no hospital; there is one hospital only, or fewer than two
+            with as many patients as the study wants; or a cell cannot be used, as `prepare_records` says.
     """
     column, patient_column = split.site_column, split.patient_column or _free_name(table)
     place = _place(table, column, "--site-column")
@@ -103,10 +105,10 @@ def split_table(table: Table, study: Study, split: Split) -> Hospitals:
     ids = _ids_of(named, table)
     small = {name: len(patients[name] - {""}) for name in named}
     declared = {name: split.declared_patients or _rounded(count) for name, count in small.items()}
-    _check_sizes(study, column, small, declared)
+    left_out = _too_small(study, column, small, declared)
     first = _FIRST_LINE.get(table.row_word, 1)
     sites, sides = [], {}
-    for name in sorted(named, key=lambda each: ids[each]):
+    for name in sorted(named.keys() - left_out, key=lambda each: ids[each]):
         cells = [tuple(row[at] for at in kept) for _, row in named[name]]
         if split.patient_column is None:
             cells = [(*row, str(number)) for number, row in enumerate(cells, first)]
@@ -129,8 +131,13 @@ def split_table(table: Table, study: Study, split: Split) -> Hospitals:
         whole = Table(table.path, columns, numbered, row_word=table.row_word)
         sides[ids[name]] = prepare_records(whole, study, patient_column, site.split_key, strict=True)
         sites.append(site)
-    warnings = (*_table_warnings(split, patients), *_site_warnings(study, ids.values()))
-    return Hospitals(tuple(sites), sides, warnings)
+    warnings = [*_table_warnings(split, patients), *_site_warnings(study, list(sides))]
+    if left_out:
+        warnings.append(
+            f"Left out before the run, because they declare fewer than {study.min_declared_patients} patients: "
+            f"{', '.join(sorted(left_out))}. In a real run they cannot approve the study."
+        )
+    return Hospitals(tuple(sites), sides, tuple(warnings), tuple(sorted(ids[name] for name in left_out)))
 
 
 def _secret(seed: int, purpose: str, site: str) -> bytes:
@@ -174,15 +181,18 @@ def _check_sites(table: Table, column: str, named: Mapping[str, Sequence[_Row]],
         )
 
 
-def _check_sizes(study: Study, column: str, patients: dict[str, int], declared: dict[str, int]) -> None:
+def _too_small(study: Study, column: str, patients: dict[str, int], declared: dict[str, int]) -> set[str]:
+    """Return the hospitals that declare fewer patients than the study asks; two at least must be left."""
     small = [name for name in sorted(patients) if declared[name] < study.min_declared_patients]
-    if small:
+    if len(patients) - len(small) < 2:
         shown = ", ".join(f"'{name}' ({patients[name]})" for name in small[:_MOST_NAMED])
         raise DataUnusable(
             f"study '{study.name}' asks for hospitals of at least {study.min_declared_patients} patients",
             got=f"{len(small)} smaller ones in column '{column}': {shown}{' ...' if len(small) > _MOST_NAMED else ''}",
-            next_step="Lower min_declared_patients in the protocol, or leave their rows out of the table.",
+            wanted="two at least that are large enough",
+            next_step="Lower min_declared_patients in the protocol, or take a table of larger hospitals.",
         )
+    return set(small)
 
 
 def _ids_of(names: Iterable[str], table: Table) -> dict[str, str]:

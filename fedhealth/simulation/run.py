@@ -31,7 +31,7 @@ from fedhealth.coordinator.evidence import (
 )
 from fedhealth.coordinator.participation import Span
 from fedhealth.coordinator.publishing import write_results
-from fedhealth.coordinator.report import Reference, render_report
+from fedhealth.coordinator.report import EstimateReference, Reference, render_report
 from fedhealth.coordinator.run_folder import MODEL, REPORT
 from fedhealth.errors import ConfigInvalid, FederationFailed
 from fedhealth.flower.rounds import SiteMissing
@@ -39,6 +39,7 @@ from fedhealth.learning.model_file import model_bytes
 from fedhealth.learning.models.table import model_of
 from fedhealth.privacy.simulated_ledger import SIMULATED_LEDGER
 from fedhealth.records.source import read_table_file
+from fedhealth.simulation.estimate_reference import estimate_without_privacy
 from fedhealth.simulation.gates import SimulatedSite, SiteGroup
 from fedhealth.simulation.hospitals import Hospitals, Split, split_table
 from fedhealth.simulation.in_process import Gates, SimulatedFederation
@@ -74,7 +75,7 @@ class Simulation:
     study: Study
     evidence: Evidence
     weights: NDArray[np.float64]
-    reference: Reference | None
+    reference: Reference | EstimateReference | None
     warnings: tuple[str, ...]
     folder: Path
 
@@ -185,7 +186,11 @@ def simulate(
             started=started,
             finished=_now(),
             rounds_completed=len(rounds),
-            participation=Participation(sites=ids, rounds=(Span(first=1, last=len(rounds)),) if rounds else ()),
+            participation=Participation(
+                sites=ids,
+                rounds=(Span(first=1, last=len(rounds)),) if rounds else (),
+                too_small=hospitals.too_small,
+            ),
             sites={
                 site: SiteResult(
                     declared_patients=hospitals.declared_patients[site],
@@ -201,10 +206,14 @@ def simulate(
             simulation=True,
         ),
     )
-    reference = None
+    reference: Reference | EstimateReference | None = None
     if with_reference:
         on_progress("working out what only a simulation may know", study.rounds)
-        reference = reference_of(study, hospitals, weights, model)
+        reference = (
+            estimate_without_privacy(study, hospitals, model)
+            if study.training is None
+            else reference_of(study, hospitals, weights, model)
+        )
         (folder / REFERENCE).write_text(reference.model_dump_json(indent=2) + "\n", encoding="utf-8")
     on_progress("writing the report", study.rounds)
     # By nobody's key: the seal only tells that no byte was changed since.

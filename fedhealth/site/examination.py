@@ -27,6 +27,7 @@ from fedhealth.records.split import sides_of
 from fedhealth.records.study_fit import find_giveaways
 from fedhealth.records.survival_fit import find_follow_up_problems
 from fedhealth.records.table import Table, patients_per_row, prepare_records
+from fedhealth.records.trial_fit import find_trial_problems
 from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.state import SiteState
 from fedhealth.site.stopped_studies import stopped_in
@@ -160,6 +161,7 @@ class SiteInView:
                 *_doubts(self.table, column),
                 *_figure_doubts(max(each.patient_count for each in records), self.site.data_set.declared_patients),
                 *(problem.what for problem in find_follow_up_problems(self.table, study)),
+                *(f"column '{each.column}': {each.what}" for each in find_trial_problems(self.table, study)),
                 *map(str, find_giveaways(self.table, study)),
             ),
         )

@@ -71,10 +71,10 @@ REFUSED = {
     "a patient column that is not there": (patients(), Split("ward", "persons"), r"--patient-column 'person'"),
     "a blank site": (changed(3, ward=""), SPLIT, r"1 rows of .* name no hospital; got .*line 5"),
     "one site only": ([row for row in patients() if row[0] == "west"], SPLIT, r"one hospital only; got 'west'"),
-    "a site that is too small": (
-        [row for row in patients() if row[0] != "North" or row[1].endswith("1")],
+    "only one site that is large enough": (
+        [row for row in patients() if row[0] == "west" or row[1].endswith("1")],
         SPLIT,
-        r"at least 20 patients; got 1 smaller ones in column 'ward': 'North' \(4\)",
+        r"at least 20 patients; got 2 smaller ones in column 'ward': 'North' \(4\), 'South East' \(4\)",
     ),
     "two sites of one id": (changed(3, ward="NORTH"), SPLIT, r"'NORTH' and 'North', both 'north'"),
     "text where a number must be": (changed(3, age="old"), SPLIT, r"line 5, column 'age'"),
@@ -91,3 +91,10 @@ def test_a_table_without_the_endpoint_is_refused(tmp_path):
     rows = [row[:-1] for row in patients()]
     with pytest.raises(DataUnusable, match=r"wanted also fell"):
         split(tmp_path, rows, columns=COLUMNS[:-1])
+
+
+def test_a_site_that_is_too_small_is_left_out_by_name(tmp_path):
+    found = split(tmp_path, [row for row in patients() if row[0] != "North" or row[1].endswith("1")])
+    assert [site.file.id for site in found.sites] == ["south-east", "west"] == list(found.sides)
+    assert found.too_small == ("north",)
+    assert any("fewer than 20 patients: North" in warning for warning in found.warnings)
