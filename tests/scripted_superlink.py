@@ -35,7 +35,7 @@ class ScriptedSuperLink:
     def __init__(self, certificate, fab=None):
         set_task_identity(run_id=RUN)
         self.fab, self.override = fab or fab_bytes(), {}
-        self.asked, self.activated, self.headers = [], 0, []
+        self.asked, self.activated, self.deactivated, self.headers = [], 0, [], []
         self.refused = {}  # the HTTP status of calls that are refused, by the last word of their path
         self._waiting, self._objects, self._arriving = [], {}, {}
         self.replies = {}
@@ -112,7 +112,8 @@ class ScriptedSuperLink:
         self.activated += 1
         return fleet_pb2.ActivateNodeResponse(node_id=NODE)
 
-    def _deactivate_node(self, _):
+    def _deactivate_node(self, body):
+        self.deactivated.append(fleet_pb2.DeactivateNodeRequest.FromString(body).node_id)
         return fleet_pb2.DeactivateNodeResponse()
 
     def _send_node_heartbeat(self, _):

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fedhealth.cli.coordinator import check_address
+from fedhealth.cli.coordinator import EngineOption, check_address
 from fedhealth.cli.lifeline import leaving_at_once
 from fedhealth.cli.output import console, say
+from fedhealth.link.engine import Engine
 
 
 def run(
@@ -24,6 +25,7 @@ def run(
     unsafe_test_sites: Annotated[
         int | None, typer.Option(help="SEED of known noise, for tests: nothing in the run is private.")
     ] = None,
+    engine: EngineOption = Engine.LINK,
 ) -> None:
     """Run four hospitals, a coordinator and a study on this machine, and show the report.
 
@@ -36,7 +38,9 @@ def run(
     # Both ends of an enrolment are in this process: what goes wrong is raised, and who cuts one is Ctrl-C.
     logging.getLogger("fedhealth.link.enrolment_port").setLevel(logging.ERROR)
     folder = out or Path("runs") / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    made = run_demo(folder, protocol, sites, console(), address=address, unsafe_noise_seed=unsafe_test_sites)
+    made = run_demo(
+        folder, protocol, sites, console(), address=address, unsafe_noise_seed=unsafe_test_sites, engine=engine
+    )
     say(
         evidence=made.evidence.model_dump(mode="json"),
         report=str(made.report),

@@ -1,7 +1,8 @@
 """What the coordinator and the ServerApp that carries its frames say to each other over a Unix socket.
 
 The coordinator says `Carry` with a frame and the Flower node it is for; the ServerApp says `Sent` once the SuperLink
-has it, and later `Arrived` with the site's reply, or `Lost`. Each message is two lengths, a header of canonical JSON
+has it. When the coordinator sees that the node has done with it, it says `Look`, and the ServerApp says `Arrived` with
+the site's reply, or `Lost`. Each message is two lengths, a header of canonical JSON
 and a frame.
 """
 
@@ -43,6 +44,12 @@ class Carry(_Header):
     longest: Number
 
 
+class Look(_Header):
+    """The reply is there now, if there will be one."""
+
+    kind: Literal["look"] = "look"
+
+
 class Sent(_Header):
     """The SuperLink has the message that carries the frame."""
 
@@ -61,6 +68,8 @@ class Lost(_Header):
     kind: Literal["lost"] = "lost"
 
 
+Order = Carry | Look
+_ORDER = TypeAdapter[Order](Annotated[Order, Field(discriminator="kind")])
 Told = Sent | Arrived | Lost
 _TOLD = TypeAdapter[Told](Annotated[Told, Field(discriminator="kind")])
 
@@ -81,6 +90,11 @@ def lengths_in(start: Buffer) -> tuple[int, int]:
     if header > _MAX_HEADER_BYTES or frame > MAX_FRAME_BYTES:
         raise ConnectionError("a message that is too large was announced")
     return header, frame
+
+
+def read_order(header: bytes) -> Order:
+    """Return what the coordinator says."""
+    return _ORDER.validate_json(header)
 
 
 def read_told(header: bytes) -> Told:

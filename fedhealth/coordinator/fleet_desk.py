@@ -6,6 +6,12 @@ be calls that a node makes; everything else that a SuperLink serves on its one p
 A SuperNode that is told "no message" sleeps for three seconds. So its question for messages waits here until there is
 one for its site, for as long as Flower's client waits with ease.
 
+A SuperLink takes a SuperNode that was killed for alive until its last sign of life is a minute old, and lets none begin
+in its place. So when one begins, the former is signed off first, in its name: what signs a call to begin signs any.
+
+A SuperNode that is told, in the midst of taking a message in, that its run is over (403) keeps a task for it that can
+never be done. Told anything else that is final it drops both, so that is what it is told.
+
 Leaves to others: registering a key at the SuperLink, saying when a message waits, and starting the SuperLink.
 """
 
@@ -23,6 +29,8 @@ from fedhealth.errors import FedHealthError
 from fedhealth.flower.fab import FAB_SHA256
 from fedhealth.flower.fleet_requests import (
     ACTIVATE,
+    CONFIRM,
+    DEACTIVATE,
     FLEET,
     HEADERS,
     JOIN,
@@ -31,12 +39,14 @@ from fedhealth.flower.fleet_requests import (
     MAX_PACKED_BYTES,
     PUBLIC_KEY,
     PULL,
+    PULL_OBJECT,
     VERSION,
     FleetAnswer,
     FleetInvalid,
     FleetRequest,
     JoinAnswer,
     JoinQuestion,
+    deactivation,
     key_header,
     pack_fleet,
     unpack_fleet,
@@ -48,10 +58,24 @@ _LOG = logging.getLogger(__name__)
 HOLD_SECONDS = 20.0
 """How long a question for messages may wait; Flower's client waits 30 s for an answer."""
 _ANSWER_SECONDS = 25.0
-_OK, _FORBIDDEN, _AWAY = 200, 403, 503
+_OK, _FORBIDDEN, _GONE, _AWAY = 200, 403, 410, 503
 
-Register = Callable[[str, bytes], Awaitable[None]]
-"""Register a site's public key, in OpenSSH's form, at the SuperLink; raises `FedHealthError`."""
+Register = Callable[[str, bytes], Awaitable[int]]
+"""Register a site's public key, in OpenSSH's form, and return its node's id; raises `FedHealthError`."""
+
+
+class _Mail:
+    """How many messages a SuperLink has for a site that its SuperNode has not taken, each at a time of its own."""
+
+    def __init__(self) -> None:
+        self.count, self.came = 0, asyncio.Event()
+
+    def add(self, more: int) -> None:
+        self.count += more
+        if self.count > 0:
+            self.came.set()
+        else:
+            self.came.clear()
 
 
 class FleetDesk:
@@ -62,19 +86,26 @@ class FleetDesk:
         certificate: PEM of the certificate that it shows.
         register: registers a node's key.
         on_active: told of a site whose SuperNode has just begun, with an empty memory.
+        on_pull: told of a site whose SuperNode asks for messages; its reply to the one before is whole by then.
     """
 
     def __init__(
-        self, superlink: str, certificate: bytes, register: Register, on_active: Callable[[str], None]
+        self,
+        superlink: str,
+        certificate: bytes,
+        register: Register,
+        on_active: Callable[[str], None],
+        on_pull: Callable[[str], None],
     ) -> None:
         context = ssl.create_default_context(cadata=certificate.decode("ascii"))
         # No proxy of the environment: the SuperLink is on this machine.
         self._client = httpx.AsyncClient(
             base_url=f"https://{superlink}", verify=context, timeout=_ANSWER_SECONDS, trust_env=False
         )
-        self._register, self._on_active = register, on_active
+        self._register, self._on_active, self._on_pull = register, on_active, on_pull
         self._keys: dict[str, str] = {}
-        self._mail: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._nodes: dict[str, int] = {}
+        self._mail: defaultdict[str, _Mail] = defaultdict(_Mail)
         self._began: defaultdict[str, int] = defaultdict(int)
 
     def services(self, site: str) -> Mapping[str, Service]:
@@ -90,8 +121,8 @@ class FleetDesk:
         return frozenset(self._keys)
 
     def mail(self, site: str) -> None:
-        """Say that the SuperLink has a message for a site now."""
-        self._mail[site].set()
+        """Say that the SuperLink has one more message for a site now; a SuperNode takes one at a time."""
+        self._mail[site].add(1)
 
     async def close(self) -> None:
         """Hang up."""
@@ -116,7 +147,7 @@ class FleetDesk:
         if header in {key for other, key in self._keys.items() if other != site}:
             return "key-refused"
         try:
-            await self._register(site, question.public_key.encode())
+            self._nodes[site] = await self._register(site, question.public_key.encode())
         except FedHealthError as error:
             _LOG.error("site '%(site)s': %(error)s", {"site": site, "error": error})
             return "key-refused"
@@ -136,24 +167,33 @@ class FleetDesk:
             # Flower itself lets it in; the site's software said another version when it joined.
             _LOG.error("site '%(site)s': its SuperNode is of another version of Flower: not let in", {"site": site})
             return pack_fleet(FleetAnswer(status=_FORBIDDEN), b"")
-        if request.path == PULL and not await self._has_mail(site):
-            return pack_fleet(FleetAnswer(status=_AWAY), b"")
+        if request.path == PULL:
+            return pack_fleet(*await self._pulled(site, request, body))
+        if request.path == ACTIVATE:
+            former = FleetRequest(path=DEACTIVATE, headers=request.headers)
+            await self._asked(former, deactivation(self._nodes[site]))  # refused where none is there
         answer, content = await self._asked(request, body)
+        if request.path in (PULL_OBJECT, CONFIRM) and answer.status == _FORBIDDEN:
+            answer = answer.model_copy(update={"status": _GONE})
         if request.path == ACTIVATE and answer.status == _OK:
             self._began[site] += 1
             self._on_active(site)
         return pack_fleet(answer, content)
 
-    async def _has_mail(self, site: str) -> bool:
-        """Wait for a message, or long enough; say whether the SuperNode that asked is still the one that counts."""
+    async def _pulled(self, site: str, request: FleetRequest, body: bytes) -> tuple[FleetAnswer, bytes]:
+        """Wait for a message, or long enough, and ask the SuperLink for it."""
+        self._on_pull(site)
         mail, began = self._mail[site], self._began[site]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HOLD_SECONDS):
-                await mail.wait()
+                await mail.came.wait()
         if began != self._began[site]:
-            return False  # of a SuperNode that was killed; the message is for the next one
-        mail.clear()
-        return True
+            return FleetAnswer(status=_AWAY), b""  # to a SuperNode that was killed; the message is for the next one
+        there = mail.count
+        answer, content = await self._asked(request, body)
+        if answer.status == _OK:
+            mail.add(-min(1, there) if content else -there)  # where there is none, those that were have ended unread
+        return answer, content
 
     async def _asked(self, request: FleetRequest, body: bytes) -> tuple[FleetAnswer, bytes]:
         try:

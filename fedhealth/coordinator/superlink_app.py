@@ -4,7 +4,9 @@ It has no state and no key. The coordinator's main process gives it frames over 
 message to one node over the stock Grid, and the reply goes back. It can be killed at any moment: what was under way is
 asked again by the coordinator, through the ServerApp that is started in its place, and the gate gives the same bytes.
 
-Flower's own waiting (`Grid.send_and_receive`) looks for replies every 3 s; here it is every `POLL_SECONDS`.
+Flower's own waiting (`Grid.send_and_receive`) looks for replies every 3 s. Looking more often does not help: who finds
+a reply whose objects are still on their way waits a second for them. So the coordinator, which sees what a SuperNode
+asks, says when to look; every `LOOK_SECONDS` it is looked for unasked.
 """
 
 import os
@@ -24,12 +26,14 @@ from fedhealth.coordinator.carried_frames import (
     Sent,
     lengths_in,
     message_of,
+    read_order,
 )
 from fedhealth.errors import FederationFailed
 from fedhealth.flower.fab import FAB_SHA256
 from fedhealth.flower.frame_messages import FRAME_MESSAGE, NotOneFrame, frame_of, to_content
-from fedhealth.flower.stock_process import POLL_SECONDS
 from fedhealth.link.memory import Buffer
+
+LOOK_SECONDS = 3.0
 
 app = ServerApp()
 
@@ -55,21 +59,27 @@ class FrameCarrier:
     def __init__(self, grid: Grid, connection: socket.socket) -> None:
         self._grid, self._connection = grid, connection
         self._under_way: dict[str, Carry] = {}
+        self._names: dict[int, str] = {}
 
     def run(self) -> None:
         """Carry until the connection ends."""
-        look_at = time.monotonic()
+        look_at = time.monotonic() + LOOK_SECONDS
         while True:
-            wait = max(0.0, look_at - time.monotonic()) if self._under_way else None
+            wait = max(0.0, look_at - time.monotonic())
             if select.select([self._connection], [], [], wait)[0]:
                 start = self._exactly(LENGTHS.size)
                 header, frame = (None, None) if start is None else map(self._exactly, lengths_in(start))
                 if header is None or frame is None:
                     return  # the coordinator has hung up
-                self._send(Carry.model_validate_json(bytes(header)), frame)
-            if self._under_way and time.monotonic() >= look_at:
-                self._look()
-                look_at = time.monotonic() + POLL_SECONDS
+                order = read_order(bytes(header))
+                if isinstance(order, Carry):
+                    self._send(order, frame)
+                elif order.number in self._names:
+                    self._look([self._names[order.number]])
+            if time.monotonic() >= look_at:
+                if self._under_way:
+                    self._look(list(self._under_way))
+                look_at = time.monotonic() + LOOK_SECONDS
 
     def _send(self, carry: Carry, frame: Buffer) -> None:
         message = Message(to_content(bytes(frame)), int(carry.node), FRAME_MESSAGE, ttl=carry.seconds)
@@ -77,14 +87,15 @@ class FrameCarrier:
         if not name:
             self._tell(Lost(number=carry.number))
             return
-        self._under_way[name] = carry
+        self._under_way[name], self._names[carry.number] = carry, name
         self._tell(Sent(number=carry.number))
 
-    def _look(self) -> None:
-        for reply in self._grid.pull_messages(list(self._under_way)):
+    def _look(self, names: list[str]) -> None:
+        for reply in self._grid.pull_messages(names):
             carry = self._under_way.pop(reply.metadata.reply_to_message_id, None)
             if carry is None:
                 continue
+            del self._names[carry.number]
             try:
                 frame = b"" if reply.has_error() else frame_of(reply.content, carry.longest)
             except NotOneFrame:

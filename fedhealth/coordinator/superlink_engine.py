@@ -62,6 +62,7 @@ class SuperLinkEngine:
             self.processes.certificate,
             self.register,
             lambda site: self.lose(site, "a SuperNode that began anew"),
+            self._run.look,
         )
         for site, key in self._keys.all().items():
             self._nodes[site] = await asyncio.to_thread(self._registered, site, key)
@@ -76,8 +77,8 @@ class SuperLinkEngine:
         await self.processes.stop()
         self._sockets.cleanup()
 
-    async def register(self, site: str, public_key: bytes) -> None:
-        """Let a site's SuperNode use the SuperLink; again as often as it asks.
+    async def register(self, site: str, public_key: bytes) -> int:
+        """Let a site's SuperNode use the SuperLink, again as often as it asks, and return Flower's id of it.
 
         Args:
             site: as its certificate has proven.
@@ -93,6 +94,7 @@ class SuperLinkEngine:
             self._keys.keep(site, key)
             if site in self._linked:
                 self._joined.add(site)
+            return self._nodes[site]
 
     async def carry(self, site: str, frame: bytes, seconds: float, longest: int) -> Buffer:
         """Carry a frame to a site's gate and return its reply; a run begins if there is none.

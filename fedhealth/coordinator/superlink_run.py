@@ -16,6 +16,7 @@ from fedhealth.coordinator.carried_frames import (
     LENGTHS,
     Arrived,
     Carry,
+    Look,
     Sent,
     lengths_in,
     message_of,
@@ -115,6 +116,12 @@ class SuperLinkRun:
         for theirs, reply in list(self._waiting.values()):
             if theirs == site and not reply.done():
                 reply.set_exception(away(f"site '{site}'", got))
+
+    def look(self, site: str) -> None:
+        """Look for replies of a site: its node has none under way any more."""
+        for number, (theirs, _) in self._waiting.items():
+            if theirs == site and self._app is not None:
+                self._app.write(message_of(Look(number=number)))
 
     async def _keep_running(self) -> None:
         """Start a run, and another where its ServerApp ends; the SuperLink may be away meanwhile."""

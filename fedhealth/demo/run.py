@@ -22,9 +22,11 @@ from fedhealth.coordinator.wording import partial_words
 from fedhealth.demo.federation import Federation, point_node, set_up
 from fedhealth.errors import ApprovalMissing, FederationFailed, FedHealthError, IdentityInvalid, LinkUnavailable
 from fedhealth.learning.figures import Figure
+from fedhealth.link.engine import Engine
 from fedhealth.privacy.verified_ledger import VerifiedLedger
 from fedhealth.privacy.verify import verify_ledger
 from fedhealth.processes import Child, Processes
+from fedhealth.site.supernode_children import SuperNodeChildren
 
 _START_SECONDS = 60.0
 _CHECK_SECONDS = 0.2
@@ -57,6 +59,7 @@ def run_demo(
     *,
     address: str = "127.0.0.1:0",
     unsafe_noise_seed: int | None = None,
+    engine: Engine = Engine.LINK,
 ) -> DemoResult:
     """Run a study over every site in `sites`, each as two processes, and write evidence, reference and report.
 
@@ -67,6 +70,7 @@ def run_demo(
         console: where progress is shown.
         address: where the coordinator listens.
         unsafe_noise_seed: known noise, for tests.
+        engine: which way frames take.
 
     Raises:
         FedHealthError: something went wrong; every process is stopped.
@@ -74,7 +78,7 @@ def run_demo(
     with _waiting(console, "Setting up: keys, certificates, ledgers, approvals"):
         federation = set_up(folder, protocol, sites, unsafe_noise_seed)
     evidence = run_processes(
-        federation, console, address=address, allow_unsafe_test_sites=unsafe_noise_seed is not None
+        federation, console, address=address, allow_unsafe_test_sites=unsafe_noise_seed is not None, engine=engine
     )
     ledgers = tuple(verify_ledger(site.state.ledger) for site in federation.sites)
     reference = None
@@ -103,6 +107,7 @@ def run_processes(
     address: str = "127.0.0.1:0",
     allow_unsafe_test_sites: bool = False,
     on_event: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    engine: Engine = Engine.LINK,
 ) -> Evidence:
     """Run a federation's study as real processes and return its evidence; no process is left when this returns.
 
@@ -112,13 +117,17 @@ def run_processes(
         address: where the coordinator listens.
         allow_unsafe_test_sites: for tests.
         on_event: told every event of the coordinator.
+        engine: which way frames take; with "superlink" each site has a SuperNode and its worker beside its two.
 
     Raises:
         FederationFailed: a process ended, or the study did.
     """
-    with Processes(federation.logs) as processes:
+    with Processes(federation.logs) as processes, Processes(federation.logs) as flower:
         with _waiting(console, f"Starting the coordinator and {len(federation.sites)} sites, each a node and a gate"):
-            coordinator, events = _start(processes, federation, address, allow_unsafe_test_sites)
+            options = ["--address", address, "--engine", engine.value]
+            options += ["--allow-unsafe-test-sites"] if allow_unsafe_test_sites else []
+            supernodes = _supernodes(flower, federation) if engine is Engine.SUPERLINK else {}
+            coordinator, events = _start(processes, federation, options, supernodes)
         _follow(events, federation, console, on_event)
         if coordinator.process.wait() != 0:
             _fail(coordinator)
@@ -126,7 +135,7 @@ def run_processes(
 
 
 def _start(
-    processes: Processes, federation: Federation, address: str, allow_unsafe_test_sites: bool
+    processes: Processes, federation: Federation, options: list[str], supernodes: Mapping[str, SuperNodeChildren]
 ) -> tuple[Child, Iterator[dict[str, Any]]]:
     """Start everything, and return the coordinator with the events that follow."""
     for site in federation.sites:
@@ -136,24 +145,34 @@ def _start(
         "coordinator",
         [
             *("coordinator", "run", str(federation.signed_study), "--home", str(federation.home.root)),
-            *("--out", str(federation.results), "--address", address),
-            *(["--allow-unsafe-test-sites"] if allow_unsafe_test_sites else []),
+            *("--out", str(federation.results), *options),
         ],
         events=True,
     )
-    events = _events(coordinator, processes)
+    events = _events(coordinator, processes, supernodes)
     port = next((event["port"] for event in events if event["event"] == "listening"), None)
     if port is None:
         _fail(coordinator)
-    host = address.rpartition(":")[0]
+    host = options[1].rpartition(":")[0]
     for site in federation.sites:
         point_node(site, f"{host if host.startswith('127.') else '127.0.0.1'}:{port}")
         processes.wait_for(site.state.socket, _START_SECONDS)
-        processes.start(f"{site.file.id}-node", ["site", "node", "--state", str(site.state.root)])
+        way = supernodes[site.file.id].node_arguments() if supernodes else []
+        processes.start(f"{site.file.id}-node", ["site", "node", "--state", str(site.state.root), *way])
     return coordinator, events
 
 
-def _events(coordinator: Child, processes: Processes) -> Iterator[dict[str, Any]]:
+def _supernodes(processes: Processes, federation: Federation) -> dict[str, SuperNodeChildren]:
+    """Return what keeps a SuperNode and its worker running at each site, by its id."""
+    return {
+        site.file.id: SuperNodeChildren(processes, site.state.root.absolute(), None, lambda _: None, f"{site.file.id}-")
+        for site in federation.sites
+    }
+
+
+def _events(
+    coordinator: Child, processes: Processes, supernodes: Mapping[str, SuperNodeChildren]
+) -> Iterator[dict[str, Any]]:
     """Yield the coordinator's events as they come, and watch the other processes meanwhile.
 
     Raises:
@@ -163,6 +182,8 @@ def _events(coordinator: Child, processes: Processes) -> Iterator[dict[str, Any]
     source, rest = coordinator.process.stdout.fileno(), b""
     while True:
         processes.check()
+        for each in supernodes.values():
+            each.look()
         if not select.select([source], [], [], _CHECK_SECONDS)[0]:
             continue
         part = os.read(source, 1 << 16)

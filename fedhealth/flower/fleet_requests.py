@@ -17,6 +17,7 @@ from typing import Annotated, Literal, TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.proto.fab_pb2 import GetFabResponse
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLWR_PACKAGE_VERSION_METADATA_KEY
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,14 +28,16 @@ FLEET, JOIN = "flower-fleet", "flower-join"
 """The coordinator's two services for a site's SuperNode: one of its requests; and its key, before it begins."""
 
 _PREFIX = "/v1/fleet/"
-ACTIVATE, PULL, GET_FAB = _PREFIX + "activate-node", _PREFIX + "pull-messages", _PREFIX + "get-fab"
+ACTIVATE, DEACTIVATE = _PREFIX + "activate-node", _PREFIX + "deactivate-node"
+PULL, GET_FAB = _PREFIX + "pull-messages", _PREFIX + "get-fab"
+PULL_OBJECT, CONFIRM = _PREFIX + "pull-object", _PREFIX + "confirm-message-received"
 CALLS = frozenset(
-    {ACTIVATE, PULL, GET_FAB}
+    {ACTIVATE, DEACTIVATE, PULL, GET_FAB, PULL_OBJECT, CONFIRM}
     | {
         _PREFIX + name
         for name in (
-            *("deactivate-node", "send-node-heartbeat", "push-messages", "get-run"),
-            *("push-object", "pull-object", "confirm-message-received"),
+            *("send-node-heartbeat", "push-messages", "get-run"),
+            "push-object",
         )
     }
 )
@@ -112,6 +115,11 @@ class JoinAnswer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     code: Literal["registered", "other-flower", "other-fab", "key-refused", "not-now"]
     flower: Annotated[str, Field(max_length=40)]
+
+
+def deactivation(node: int) -> bytes:
+    """Return the body of `DEACTIVATE` for a node's id."""
+    return bytes(DeactivateNodeRequest(node_id=node).SerializeToString())
 
 
 _Head = TypeVar("_Head", FleetRequest, FleetAnswer)

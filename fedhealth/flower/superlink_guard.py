@@ -16,8 +16,8 @@ from typing import Any
 
 SECRET_HEADER = "x-fedhealth-control"  # noqa: S105 - the name of a header
 CONTROL_PREFIX = "/v1/control/"
-MAX_REQUEST_BYTES = 64 * 2**20
-"""Flower's programs cut what is larger into pieces of 20 MiB."""
+MAX_REQUEST_BYTES = 16 * 2**20
+"""Flower's programs cut what is larger into objects of 5 MiB."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -22,11 +22,14 @@ from fedhealth.flower.fab import FAB_SHA256, fab_bytes
 from fedhealth.flower.fleet_requests import (
     ACTIVATE,
     CALLS,
+    CONFIRM,
+    DEACTIVATE,
     FLEET,
     GET_FAB,
     JOIN,
     PUBLIC_KEY,
     PULL,
+    PULL_OBJECT,
     VERSION,
     FleetAnswer,
     FleetRequest,
@@ -36,12 +39,14 @@ from fedhealth.flower.fleet_requests import (
     pack_fleet,
     unpack_fleet,
 )
+from fedhealth.flower.frame_messages import to_content
 from fedhealth.flower.version import check_flower
 from fedhealth.link.bodies import IncomingBody
 from fedhealth.link.memory import MemoryPool
 from fedhealth.pki.loopback import loopback_certificate
 from fedhealth.site.fleet_port import FleetPort
 
+NODE = 2**63 + 5  # ids have 64 bits
 PROTOBUF = {"content-type": "application/protobuf", "accept": "application/protobuf", VERSION: check_flower()}
 
 
@@ -66,8 +71,10 @@ class Ends:
         pem = folder / "loopback.pem"
         pem.write_bytes(key + certificate)
         self.superlink = ScriptedSuperLink(pem)
-        self.registered, self.active, self.cut = [], [], False
-        self.desk = FleetDesk(self.superlink.address, certificate, self.register, self.active.append)
+        self.registered, self.active, self.pulled, self.cut = [], [], [], False
+        self.desk = FleetDesk(
+            self.superlink.address, certificate, self.register, self.active.append, self.pulled.append
+        )
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(pem)
         self.trusted = ssl.create_default_context(cadata=certificate.decode())
@@ -76,6 +83,7 @@ class Ends:
         if key == b"taken":
             raise FederationFailed("the key is another site's")
         self.registered.append((site, key.decode()))
+        return NODE
 
     async def join(self, site, **changed):
         question = {"flower": check_flower(), "fab": FAB_SHA256, "public_key": "none"} | changed
@@ -205,11 +213,48 @@ def test_a_question_for_messages_waits_until_there_is_one(tmp_path, monkeypatch)
         waiting = asyncio.create_task(made.call("hungary", PULL, headers))
         await asyncio.sleep(0.05)
         assert not waiting.done() and made.superlink.asked == []
+        assert made.pulled == ["hungary"], "its reply to the message before is whole now"
         made.desk.mail("hungary")
         assert (await waiting)[0].status == 200
         assert made.superlink.asked == [PULL]
         monkeypatch.setattr(fleet_desk, "HOLD_SECONDS", 0.05)
         assert (await made.call("hungary", PULL, headers))[0].status == 200  # "none", after the wait
+
+    on_ends(tmp_path, work)
+
+
+def test_two_messages_are_two_and_those_that_ended_unread_are_none(tmp_path, monkeypatch):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        await made.join("hungary", public_key=public)
+        for _ in range(2):
+            made.desk.mail("hungary")
+            made.superlink.send(to_content(b"frame"))
+        made.desk.mail("hungary")
+        made.desk.mail("hungary")  # of these two the SuperLink knows nothing any more
+        monkeypatch.setattr(fleet_desk, "HOLD_SECONDS", 600.0)
+        answers = [await made.call("hungary", PULL, headers) for _ in range(3)]
+        assert [bool(content) for _, content in answers] == [True, True, False]
+        waiting = asyncio.create_task(made.call("hungary", PULL, headers))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        made.desk.mail("hungary")
+        assert (await waiting)[0].status == 200
+
+    on_ends(tmp_path, work)
+
+
+def test_a_run_that_ends_in_the_midst_of_a_message_leaves_no_task_behind(tmp_path):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        await made.join("hungary", public_key=public)
+        made.superlink.refused = dict.fromkeys(("pull-object", "confirm-message-received", "get-run"), 403)
+        assert [
+            (await made.call("hungary", path, headers))[0].status
+            for path in (PULL_OBJECT, CONFIRM, "/v1/fleet/get-run")
+        ] == [410, 410, 403]
 
     on_ends(tmp_path, work)
 
@@ -222,6 +267,8 @@ def test_a_killed_supernode_takes_no_message_from_the_one_that_follows(tmp_path)
         of_the_killed = asyncio.create_task(made.call("hungary", PULL, headers))
         await asyncio.sleep(0.05)
         await made.call("hungary", ACTIVATE, headers)
+        assert made.superlink.asked == [DEACTIVATE, ACTIVATE], "the former makes room: a SuperLink lets but one begin"
+        assert made.superlink.deactivated == [NODE]
         made.desk.mail("hungary")
         assert (await of_the_killed)[0].status == 503
         assert PULL not in made.superlink.asked

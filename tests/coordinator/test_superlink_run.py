@@ -85,7 +85,12 @@ class PretendControl:
 async def carrying(folder, answers, on_sent=lambda _site: None):
     set_task_identity(run_id=1)
     control = PretendControl(folder / "s", answers)
-    run = SuperLinkRun(folder / "s", lambda: control, on_sent)
+
+    def sent(site):
+        on_sent(site)
+        run.look(site)  # the nodes of this Grid answer at once
+
+    run = SuperLinkRun(folder / "s", lambda: control, sent)
     await run.start()
     run.begin()
     try:
@@ -189,6 +194,17 @@ def test_a_site_that_began_anew_is_given_up_and_no_other(short_path):
                 await a
             with pytest.raises(PeerAway, match="no answer over the SuperLink within 3 s"):
                 await b
+
+    asyncio.run(scene())
+
+
+def test_a_reply_of_which_nobody_says_that_it_is_there_is_looked_for_all_the_same(short_path, monkeypatch):
+    monkeypatch.setattr(superlink_app, "LOOK_SECONDS", 0.1)
+    slow = [None, to_content(b"late")]
+
+    async def scene():
+        async with carrying(short_path, lambda _node, _frame: slow.pop(0)) as (run, _):
+            assert await ask(run) == b"late"
 
     asyncio.run(scene())
 

@@ -37,6 +37,7 @@ PRIVATE = {
     "flwr.proto.fab_pb2.GetFabResponse": "the app bundle is looked at before a SuperNode has it",
     "flwr.proto.message_pb2.PullObjectRequest": "a part of a task's message",
     "flwr.proto.message_pb2.PullObjectResponse": "a part of a task's message",
+    "flwr.proto.fleet_pb2.DeactivateNodeRequest": "a SuperNode that was killed makes room for the next",
     "flwr.proto.runtime_pb2.AcquireTaskRequest": "the worker takes tasks",
     "flwr.proto.runtime_pb2.SendTaskHeartbeatRequest": "a task that takes long is not given up",
     "flwr.supercore.constant.FLEET_HTTP_PUBLIC_KEY_HEADER": "whose node key signed a request",
