@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 
-.PHONY: demo install test lint types unit lock clean benchmarks long hosts
+.PHONY: demo install test lint types unit lock clean benchmarks long hosts engines
 
 demo: $(VENV)/.base
 	$(BIN)/fedhealth demo
@@ -55,6 +55,10 @@ long: $(VENV)/.dev
 # A study over separate hosts: needs root, iproute2 and util-linux, and says so where one is missing.
 hosts: $(VENV)/.dev
 	$(BIN)/python -m pytest -m hosts tests/hosts
+
+# One study over the link and over a stock Flower SuperLink whose processes are all killed: the same bytes.
+engines: $(VENV)/.dev
+	$(BIN)/python -m pytest -m engines tests/engine
 
 # The lock holds everything except torch, with hashes. torch comes second, pinned by version only: its build
 # differs from machine to machine (CPU or CUDA), and its own requirements are in the lock already.

@@ -24,7 +24,7 @@ from fedhealth.link.engine import Engine
 from fedhealth.privacy.verify import read_ledger, verify_ledger
 from fedhealth.site.state import SiteState
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SITES = ("cleveland", "hungary")
