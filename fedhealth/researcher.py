@@ -230,12 +230,13 @@ class SimulationResult:
     def model(self) -> "pd.Series[float]":
         """The private model's weights by the names of its inputs; inputs are scaled to [-1, 1] by the public ranges.
 
-        Empty where nothing is trained.
+        Of Cox's regression, the logs of the baseline hazard follow, by the end of each interval. A network's weights
+        are numbered. Empty where nothing is trained.
         """
         import pandas as pd
 
-        inputs = [*_inputs_of(self._found.study), _BIAS] if self._found.study.training else []
-        return pd.Series(self._found.weights, index=inputs, name="weight")
+        names = list(_weights_of(self._found.study, len(self._found.weights)))
+        return pd.Series(self._found.weights, index=names, name="weight")
 
     @cached_property
     def not_private(self) -> "pd.DataFrame":
@@ -284,6 +285,20 @@ class SimulationResult:
         if reference.federated_without_privacy is not None:
             yield "federated, without clip and noise", EVERYBODY, reference.federated_without_privacy
         yield "one table, no privacy", EVERYBODY, reference.pooled_without_privacy
+
+
+def _weights_of(study: "Protocol", count: int) -> Iterator[str]:
+    """Yield a name for each of a model's weights, in order."""
+    if study.training is None:
+        return
+    if study.model.hidden:
+        yield from (f"weight {number}" for number in range(1, count + 1))
+        return
+    yield from _inputs_of(study)
+    if study.endpoint.kind == "survival":
+        yield from (f"(log hazard up to {end:g} {study.endpoint.time_unit})" for end in study.endpoint.interval_ends)
+    else:
+        yield _BIAS
 
 
 def _inputs_of(study: "Protocol") -> Iterator[str]:

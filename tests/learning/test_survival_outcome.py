@@ -10,9 +10,11 @@ from survival_study import NETWORK, survival_study, survivors
 from fedhealth.learning.evaluation import counts_of, lines_of
 from fedhealth.learning.models.table import model_of, own_weights_of
 from fedhealth.learning.outcomes import survival
-from fedhealth.learning.plan import plan_study
+from fedhealth.learning.plan import decode_release, plan_study
 from fedhealth.learning.raw_survival import harrell_concordance
+from fedhealth.learning.steps import STEPS
 from fedhealth.learning.time_grid import grid_of
+from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.cells import label_of
 from fedhealth.records.table import Records
 from fedhealth.training.per_patient import model_outputs
@@ -25,7 +27,8 @@ def records_of(rows, study=STUDY):
     """Return the rows as one side, scaled by hand: age 20 to 80 becomes -1 to 1, and a word 1 or 0."""
     features = [[(age - 50) / 30, float(drug == "a"), float(drug == "b")] for _, _, age, drug, *_ in rows]
     labels = [label_of(study.endpoint, (status, str(weeks))) for *_, status, weeks in rows]
-    return Records(np.array(features), np.array(labels), np.arange(len(rows)), len(rows))
+    shaped = np.array(features).reshape(-1, 3), np.array(labels).reshape(-1, 2)
+    return Records(*shaped, np.arange(len(rows)), len(rows))
 
 
 def outputs_of(study, weights, records):
@@ -190,3 +193,27 @@ def test_what_is_foreseen_is_narrower_with_more_patients_and_nothing_with_few():
     noise = {line.name: 3.0 for line in lines_of(STUDY)}
     assert survival.half_width(STUDY, noise, 4000, 4) < survival.half_width(STUDY, noise, 1000, 4)
     assert survival.half_width(STUDY, noise, 20, 4) is None
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("step", ["train", "evaluate"])
+@pytest.mark.parametrize("scale", [0.5, 40.0, 1e200])
+def test_a_release_without_a_patient_differs_by_that_patient_alone(model, step, scale):
+    study, rows = survival_study(model=model), [*survivors(9), ("", "", 50, "a", "well", "soon")]
+    plan, secret = plan_study(study)[step], UnsafeFixedNoiseSecret(3)
+    weights = np.random.default_rng(5).uniform(-1, 1, model_of(study).size(study)) * scale
+
+    def release(kept):
+        streams = lambda purpose: secret.stream("0" * 64, purpose)  # noqa: E731
+        payload, _ = STEPS[step](plan, weights, records_of(kept, study), streams)
+        return np.rint(decode_release(payload, plan.mechanism) / plan.mechanism.grid)
+
+    whole, nobody = release(rows), release([])
+    for left_out in range(len(rows)):
+        change = whole - release(rows[:left_out] + rows[left_out + 1 :])
+        alone = release([rows[left_out]]) - nobody
+        assert np.abs(change - alone).max() <= 1  # sums are rounded to the grid after they are added
+        assert (
+            np.linalg.norm(alone) * plan.mechanism.grid
+            <= plan.mechanism.l2_clip_norm * (1 + 1e-9) + math.sqrt(plan.mechanism.dimension) * plan.mechanism.grid
+        )

@@ -7,9 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+import tomlkit
 from survival_study import COLUMNS, NETWORK, survival_study, survivors
 from wards import write_table
 
+import fedhealth
 from fedhealth.learning.model_file import load_model, read_model
 from fedhealth.simulation.hospitals import Split
 from fedhealth.simulation.run import simulate_table
@@ -54,6 +56,19 @@ def test_the_published_model_gives_a_patients_risk_by_the_horizon(found):
             width * math.exp(score + log) for width, log in zip((4, 8, 14, 26), model.weights[3:], strict=True)
         )
         assert young == pytest.approx(1 - math.exp(-hazard))
+
+
+# The network has 3 inputs, 3 hidden units and 4 intervals: 3 (3 + 1) + 4 (3 + 1) weights.
+def test_a_notebook_names_weights_and_raw_figures(table, tmp_path):
+    for model, last in ((MODELS["cox"]["model"], "(log hazard up to 52 weeks)"), (NETWORK, "weight 28")):
+        protocol = survival_study(model=model, training={"rounds": 1}).model_dump(mode="json", exclude_none=True)
+        path = tmp_path / f"{model['kind']}.toml"
+        path.write_text(tomlkit.dumps(protocol), encoding="utf-8")
+        study = fedhealth.Study.load(path)
+        result = study.simulate(table, "hospital", patient_column="person", out=tmp_path / model["kind"])
+        assert result.model.index[-1] == last
+        assert list(result.not_private.columns) == ["model", "patients", "concordance"]
+        assert "concordance" in set(result.metrics["metric"])
 
 
 def test_the_reference_compares_with_coxs_regression_in_one_place(found):
