@@ -19,9 +19,6 @@ from typing import cast
 CONTROL_SECRET = "FEDHEALTH_CONTROL_SECRET"  # noqa: S105 - the name of a variable
 """In the SuperLink's environment: the file with the secret that callers of its Control API must show."""
 
-POLL_SECONDS = 0.15
-"""How often a Flower process looks for work; more often costs its SuperLink or SuperNode more than it brings."""
-
 _PROGRAMS = {
     "flower-superlink": ("flwr.superlink.cli", "flower_superlink"),
     "flower-superexec": ("flwr.supercore.cli", "flower_superexec"),
@@ -37,11 +34,14 @@ def stock_command(program: str, *arguments: str) -> list[str]:
 def stock_environment(flower_home: Path, **more: str) -> dict[str, str]:
     """Return the environment of a Flower process: nothing is reported, looked up or installed by it.
 
+    Nor does it go through a proxy: what it speaks to is on this machine.
+
     Args:
         flower_home: where Flower keeps configuration and bundles.
         more: further variables.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("FLWR_", "FLOWER_"))}
+    left_out = ("FLWR_", "FLOWER_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(left_out)}
     folder = str(Path(sys.executable).parent)  # Flower starts its apps by name; they must be of this installation
     return kept | {
         "PATH": os.pathsep.join([folder, *filter(None, [kept.get("PATH")])]),
@@ -49,7 +49,6 @@ def stock_environment(flower_home: Path, **more: str) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(POLL_SECONDS),
         "FLWR_LOG_LEVEL": "WARNING",  # at INFO each request is a line
         **more,
     }

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedhealth.coordinator import superlink_processes
+from fedhealth.coordinator import superlink_engine, superlink_processes
 from fedhealth.coordinator.node_keys import node_key
 from fedhealth.coordinator.superlink_engine import SuperLinkEngine
 from fedhealth.coordinator.superlink_processes import SuperLinkProcesses
@@ -47,7 +47,10 @@ def children():
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
-def test_a_superlink_is_guarded_keeps_its_keys_over_a_kill_and_leaves_nothing_running(tmp_path, short_path):
+def test_a_superlink_is_guarded_keeps_its_keys_over_a_kill_and_leaves_nothing_running(tmp_path, monkeypatch):
+    for name in ("HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there, and nobody goes there
+    monkeypatch.setenv("no_proxy", "example.org")
     first, second = ssh_key(), ssh_key()
     before = children()
 
@@ -87,6 +90,21 @@ def test_a_superlink_is_guarded_keeps_its_keys_over_a_kill_and_leaves_nothing_ru
 
     asyncio.run(scene())
     assert children() == before
+
+
+def test_a_site_without_a_supernode_is_told_of_after_a_while_and_one_that_left_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(superlink_engine, "JOIN_SECONDS", 0.05)
+    told = []
+
+    async def scene():
+        engine = SuperLinkEngine(tmp_path / "superlink", told.append)
+        for site, connected in (("a", True), ("b", True), ("b", False)):
+            engine.linked(site, connected)
+        await asyncio.sleep(0.2)
+        await engine.stop()
+
+    asyncio.run(scene())
+    assert told == [{"event": "no-supernode", "site": "a"}]
 
 
 def test_a_new_database_is_filled_from_the_record_of_keys(tmp_path):
