@@ -69,12 +69,13 @@ def worker(state: State, port: Port, lifeline: Lifeline = False) -> None:
     _flower_surroundings(folder)
     with loading(lifeline):
         from fedhealth.flower.task_worker import TaskWorker, keep_working
+        from fedhealth.site.frame_socket import News
         from fedhealth.site.superlink_app import FRAME_SOCKET, app
     os.environ[FRAME_SOCKET] = str(folder.socket)
     if lifeline:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     say_step("", {"event": "working", "port": port})
-    keep_working(TaskWorker(port, folder.worker_secret(), app))
+    keep_working(TaskWorker(port, folder.worker_secret(), app), News(folder.socket).wait)
 
 
 def _ready_folder(state: State) -> SuperNodeFolder:

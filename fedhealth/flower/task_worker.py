@@ -13,6 +13,7 @@ Source: `flwr.supercore.superexec.run_superexec` and `flwr.supernode.runtime.run
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -21,14 +22,9 @@ from flwr.app import Context, Error, Message
 from flwr.common.constant import SubStatus
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender
-from flwr.supercore.interceptors import (
-    RuntimeTokenHttpInterceptor,
-    RuntimeVersionHttpInterceptor,
-    SuperExecAuthHttpInterceptor,
-)
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.constant import TASK_TOKEN_HEADER, TaskType
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
@@ -41,6 +37,8 @@ LOOK_SECONDS = 0.1
 """How often it asks for a task. A SuperNode looks for the reply each half second."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
+_ALIVE_SECONDS = 10.0
+"""How often a SuperNode hears that a task is worked at; it gives up after twice 30 s of silence."""
 _AWAY_SECONDS = 0.3
 """How soon a SuperNode that does not answer is asked again: it begins beside its worker and takes seconds for it."""
 _ARRIVING_SECONDS, _PEEK_SECONDS = 300.0, 0.02
@@ -68,11 +66,24 @@ class _TaskClient(RuntimeHttpClient):
                 raise TimeoutError("no part of a message came")
             time.sleep(_PEEK_SECONDS)
 
-    def is_alive(self) -> bool:
-        """Tell the SuperNode that the task is worked at; one that it has ended is found out by its other calls."""
-        with contextlib.suppress(httpx.HTTPError):
-            self.SendTaskHeartbeat(SendTaskHeartbeatRequest())
-        return True
+    def keep_alive(self, over: threading.Event) -> None:
+        """Tell the SuperNode now and then that a task is worked at; that it has ended is found out by other calls."""
+        while not over.wait(_ALIVE_SECONDS):
+            with contextlib.suppress(httpx.HTTPError):
+                self.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+
+
+class _Token:
+    """Shows the token of the task that is worked at."""
+
+    def __init__(self) -> None:
+        self.shown = ""
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Add the token to a request, as Flower's own interceptor for one task does."""
+        if self.shown:
+            context.request.headers[TASK_TOKEN_HEADER] = self.shown
+        return call_next(context)
 
 
 class TaskWorker:
@@ -85,10 +96,14 @@ class TaskWorker:
     """
 
     def __init__(self, port: int, secret: bytes, app: App) -> None:
-        self._address, self._app = f"127.0.0.1:{port}", app
+        self._app, self._token, self._told = app, _Token(), ""
         signed = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})
-        self._superexec = self._client("SuperExec", signed)
-        self._told = ""
+        self._client = _TaskClient.from_server_address(
+            f"127.0.0.1:{port}",
+            insecure=True,  # both ends are on this machine's loopback
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), signed, self._token],
+        )
 
     def work(self) -> bool:
         """Do the next task, if there is one; say whether there was.
@@ -96,23 +111,21 @@ class TaskWorker:
         Raises:
             httpx.HTTPError: the SuperNode does not answer, or knows the task no more.
         """
-        request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-        given = self._superexec.AcquireTask(request)
+        given = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
         if not given.HasField("task") or not given.token:
             return False
-        client = self._client("flwr-clientapp", RuntimeTokenHttpInterceptor(given.token))
-        heart = HeartbeatSender(client.is_alive)
-        heart.start()
+        self._token.shown, over = given.token, threading.Event()
+        threading.Thread(target=self._client.keep_alive, args=(over,), daemon=True).start()
         try:
-            self._do(client)
+            self._do(self._client)
         finally:
-            heart.stop()
-            client.close()
+            over.set()
+            self._token.shown = ""
         return True
 
     def close(self) -> None:
         """Hang up."""
-        self._superexec.close()
+        self._client.close()
 
     def _do(self, client: RuntimeHttpClient) -> None:
         try:
@@ -135,21 +148,18 @@ class TaskWorker:
             _LOG.error("a message is refused: %(error)s", {"error": error})
         self._told = str(error)
 
-    def _client(self, component: str, own: ProtobufClientInterceptor) -> _TaskClient:
-        return _TaskClient.from_server_address(
-            self._address,
-            insecure=True,  # both ends are on this machine's loopback
-            root_certificates=None,
-            interceptors=[RuntimeVersionHttpInterceptor(component_name=component), own],
-        )
 
+def keep_working(worker: TaskWorker, wait: Callable[[], None] = lambda: time.sleep(LOOK_SECONDS)) -> None:
+    """Do task after task until this process is stopped, also while the SuperNode is away.
 
-def keep_working(worker: TaskWorker) -> None:
-    """Do task after task until this process is stopped, also while the SuperNode is away."""
+    Args:
+        worker: does them.
+        wait: until there may be a task.
+    """
     while True:
         try:
-            if not worker.work():
-                time.sleep(LOOK_SECONDS)
+            worker.work()
+            wait()
         except httpx.HTTPError as error:
             _LOG.debug("the SuperNode does not answer: %(defect)s", {"defect": type(error).__name__})
             time.sleep(_AWAY_SECONDS)

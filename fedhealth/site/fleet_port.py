@@ -21,6 +21,7 @@ from fedhealth.errors import FederationFailed, LinkUnavailable
 from fedhealth.flower.fab import check_fab
 from fedhealth.flower.fleet_requests import (
     CALLS,
+    CONFIRM,
     GET_FAB,
     HEADERS,
     MAX_BODY_BYTES,
@@ -50,10 +51,13 @@ class FleetPort:
         listener: listens on the loopback already, because a node may bind nothing once it is confined.
         tls: with the certificate that the SuperNode was given.
         ask: asks the coordinator.
+        on_message: told when the SuperNode has taken a message in, so that there is a task for its worker.
     """
 
-    def __init__(self, listener: socket.socket, tls: ssl.SSLContext, ask: AskCoordinator) -> None:
-        self._listener, self._tls, self._ask = listener, tls, ask
+    def __init__(
+        self, listener: socket.socket, tls: ssl.SSLContext, ask: AskCoordinator, on_message: Callable[[], None]
+    ) -> None:
+        self._listener, self._tls, self._ask, self._on_message = listener, tls, ask, on_message
         self._server: asyncio.Server | None = None
         self._open = set[asyncio.Task[None]]()
         self._told = ""
@@ -118,6 +122,8 @@ class FleetPort:
             return FleetAnswer(status=_NOT_FOUND), b""
         if body is None:
             return FleetAnswer(status=_TOO_LARGE), b""
+        if path == CONFIRM:
+            self._on_message()
         named = {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
         head = FleetRequest(path=path, headers={name: named[name] for name in named.keys() & HEADERS})
         try:

@@ -1,8 +1,9 @@
 """The Unix socket at which one frame goes in and one comes out: from the worker of a SuperNode to the node.
 
 The node passes what comes to the gate and the gate's answer back, as it does with what comes over the link, and reads
-neither. A frame is a four-byte length and that many bytes, both ways; a connection on which anything else is said is
-closed. Whoever is at the other end can say to the gate what a coordinator can, and nothing more.
+neither. A frame is a four-byte length and that many bytes, both ways. A length of 0 is answered with another once the
+SuperNode has taken a message in, so that the worker need not look again and again. A connection on which anything else
+is said is closed. Whoever is at the other end can say to the gate what a coordinator can, and nothing more.
 
 Leaves to others: what may leave a site (the gate), and who may open the socket (the folder's permissions).
 """
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +26,23 @@ from fedhealth.unix_socket import listen_at, receive_exactly
 _LENGTH = struct.Struct("!I")
 _WAITING = 4
 _OWN_USER = 0o600
+NEWS_SECONDS = 5.0
+"""How long a worker waits for news before it looks for a task itself."""
+_AWAY_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
 class FrameFromSocket:
-    """A frame that arrives; its chunks can be read once.
+    """A frame that arrives; its chunks can be read once. The first is here before the gate hears of it, as on the link.
 
     Attributes:
         size: as declared, in bytes.
-        reader: where it comes from.
+        first: its first chunk, which is all of a small frame.
+        reader: where the others come from.
     """
 
     size: int
+    first: bytes
     reader: asyncio.StreamReader
 
     async def chunks(self) -> AsyncGenerator[Buffer, None]:
@@ -44,12 +51,17 @@ class FrameFromSocket:
         Raises:
             BodyInvalid: it ended early, or stalled.
         """
-        for number in range(chunk_count(self.size)):
-            try:
-                async with asyncio.timeout(STALL_SECONDS):
-                    yield await self.reader.readexactly(chunk_length(self.size, number * CHUNK_BYTES))
-            except (EOFError, TimeoutError):
-                raise BodyInvalid("a frame ended early or stalled", got=f"chunk {number}") from None
+        yield self.first
+        for number in range(1, chunk_count(self.size)):
+            yield await _chunk(self.reader, self.size, number)
+
+
+async def _chunk(reader: asyncio.StreamReader, size: int, number: int) -> bytes:
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            return await reader.readexactly(chunk_length(size, number * CHUNK_BYTES))
+    except (EOFError, TimeoutError):
+        raise BodyInvalid("a frame ended early or stalled", got=f"chunk {number}") from None
 
 
 AskGate = Callable[[FrameFromSocket], Awaitable[Body]]
@@ -67,6 +79,11 @@ class FrameSocket:
         self._path, self._ask = path, ask
         self._server: asyncio.Server | None = None
         self._open = set[asyncio.Task[None]]()
+        self._news = asyncio.Event()
+
+    def tell(self) -> None:
+        """Tell the worker that there may be a task."""
+        self._news.set()
 
     async def start(self) -> None:
         """Listen.
@@ -95,9 +112,13 @@ class FrameSocket:
         try:
             while True:
                 (size,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-                if not 1 <= size <= MAX_FRAME_BYTES:
+                if size > MAX_FRAME_BYTES:
                     return
-                answer = await self._ask(FrameFromSocket(size, reader))
+                if size == 0:
+                    await self._wait_for_news()
+                    writer.write(_LENGTH.pack(0))
+                    continue
+                answer = await self._ask(FrameFromSocket(size, await _chunk(reader, size, 0), reader))
                 async with contextlib.aclosing(answer.chunks) as chunks:
                     writer.write(_LENGTH.pack(answer.size))
                     async for chunk in chunks:
@@ -108,6 +129,43 @@ class FrameSocket:
         finally:
             self._open.discard(task)
             writer.close()
+
+    async def _wait_for_news(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(NEWS_SECONDS):
+                await self._news.wait()
+        self._news.clear()
+
+
+class News:
+    """The worker's way to hear that there may be a task.
+
+    Args:
+        path: of the node's socket.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: socket.socket | None = None
+
+    def wait(self) -> None:
+        """Wait until there may be a task: the node says so, or some seconds are over."""
+        try:
+            if self._connection is None:
+                self._connection = socket.socket(socket.AF_UNIX)
+                self._connection.settimeout(2 * NEWS_SECONDS)
+                self._connection.connect(str(self._path))
+            self._connection.sendall(_LENGTH.pack(0))
+            receive_exactly(self._connection, _LENGTH.size)
+        except OSError:  # the node is away, and begins again
+            self.close()
+            time.sleep(_AWAY_SECONDS)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def exchange_frame(path: Path, frame: bytes) -> bytes:

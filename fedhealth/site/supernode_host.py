@@ -84,8 +84,8 @@ class SuperNodeHost:
     ) -> None:
         self._folder, self._link, self._on_state = folder, link, on_state
         key, self._certificate = loopback_certificate("FedHealth node", datetime.now(UTC))
-        self._port = FleetPort(listener, _tls(key + self._certificate), self._ask)
         self._frames = FrameSocket(folder.socket, ask_gate)
+        self._port = FleetPort(listener, _tls(key + self._certificate), self._ask, self._frames.tell)
         self._joining: asyncio.Task[None] | None = None
         self._said = ""
 

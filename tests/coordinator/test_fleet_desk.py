@@ -104,7 +104,7 @@ class Ends:
 async def ends(tmp_path):
     made = Ends(tmp_path)
     listener = socket.create_server(("127.0.0.1", 0))
-    port = FleetPort(listener, made.tls, lambda packed: made.ask("hungary", packed))
+    port = FleetPort(listener, made.tls, lambda packed: made.ask("hungary", packed), lambda: None)
     await port.start()
     made.address = f"https://127.0.0.1:{listener.getsockname()[1]}"
     async with httpx.AsyncClient(base_url=made.address, verify=made.trusted, trust_env=False) as made.client:
