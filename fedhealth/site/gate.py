@@ -120,7 +120,8 @@ class Gate:
             return 0
         if not isinstance(request, Answer) or request.study not in self._prepared.signed:
             return 0
-        return 8 * plan_study(self._prepared.signed[request.study].study)[request.step].input_length
+        step = plan_study(self._prepared.signed[request.study].study).get(request.step)
+        return 0 if step is None else 8 * step.input_length
 
     def handle(self, frame: Buffer, digest: Digest | None = None) -> Outgoing:
         """Answer one frame.
@@ -220,8 +221,8 @@ class Gate:
         self._check_not_paused()
         approval = self._approval(request.study)
         self._check_ready(request.study)
-        step = plan_study(self._prepared.signed[request.study].study)[request.step]
-        if request.round > step.rounds or not holds_weights(data, step.input_length):
+        step = plan_study(self._prepared.signed[request.study].study).get(request.step)
+        if step is None or request.round > step.rounds or not holds_weights(data, step.input_length):
             raise _Refusal(RefusalCode.BAD_REQUEST)
         identity = ReleaseIdentity(
             site=self._inputs.site.id,
