@@ -5,8 +5,9 @@ slowest gate; the public `reply_after` is part of the overhead, because it is wa
 without link, node and waiting, are the alternative in the same run: what the border costs is the difference.
 
 With `--sites N`, N made-up sites take part, several to a process (`many_sites.py`). With `--engines`, the four
-hospitals train over the link and over a plain Flower deployment (`stock_flower.py`), one after the other. `--folder`
-says where all files are; in a folder that is kept in memory a flush costs nothing.
+hospitals train over the link, over a stock SuperLink (`engine = "superlink"`) and over a plain Flower deployment
+(`stock_flower.py`), one after the other. `--folder` says where all files are; in a folder that is kept in memory a
+flush costs nothing.
 
 Run: .venv/bin/python benchmarks/rounds.py [--rounds 40] [--sites 100 | --engines] [--folder /dev/shm]
 """
@@ -34,6 +35,7 @@ from fedhealth.demo.federation import Federation, set_up
 from fedhealth.demo.run import run_processes
 from fedhealth.learning.plan import plan_study
 from fedhealth.learning.steps import STEPS
+from fedhealth.link.engine import Engine
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.table import Records, prepare_records, read_table
@@ -42,6 +44,8 @@ from fedhealth.simulation.in_process import InProcessFederation
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_SECONDS, TARGET_MANY_SECONDS = 0.05, 1.0
+TARGET_OF_STOCK = 0.5
+"""Seconds of a round over a stock SuperLink, as a part of those of a plain Flower deployment."""
 STOCK_ROUNDS = 3
 """Of the plain Flower deployment; each takes seconds."""
 
@@ -102,8 +106,9 @@ def engines(folder: Path, protocol: Path) -> None:
     """Print the seconds of a round over each engine, and what a site's processes hold in memory."""
     seconds: dict[str, list[float]] = {}
     memory: dict[str, dict[str, Memory]] = {}
-    federation = set_up(folder / "link", protocol, ROOT / "sites")
-    seconds["link"], memory["link"] = over_processes(federation)
+    for engine in Engine:
+        federation = set_up(folder / engine.value, protocol, ROOT / "sites")
+        seconds[engine.value], memory[engine.value] = over_processes(federation, engine)
     stock = run_stock(
         folder / "stock", training_records(federation), federation.study.training.learning_rate, STOCK_ROUNDS
     )
@@ -117,10 +122,12 @@ def engines(folder: Path, protocol: Path) -> None:
             f"{engine:<10}{len(each):>8}{statistics.median(each):>20.3f}{pss:>22.0f}{rss:>6.0f}"
             f"{max(max(site.processes) for site in sites):>12}"
         )
-    print("seconds: median; memory: the most that was seen at one site at once, while its rounds ran")
+    print("seconds: median; memory: the most that was seen at one site at once, from its start on")
+    ratio = statistics.median(seconds[Engine.SUPERLINK]) / statistics.median(seconds["stock"])
+    print(f"superlink / stock: {ratio:.2f}  (target: at most {TARGET_OF_STOCK}) {ratio <= TARGET_OF_STOCK}")
 
 
-def over_processes(federation: Federation) -> tuple[list[float], dict[str, Memory]]:
+def over_processes(federation: Federation, engine: Engine) -> tuple[list[float], dict[str, Memory]]:
     """Run a federation as real processes; return the seconds of its rounds and what its sites held."""
     seconds: list[float] = []
 
@@ -136,6 +143,7 @@ def over_processes(federation: Federation) -> tuple[list[float], dict[str, Memor
             federation,
             Console(quiet=True),
             on_event=lambda event: seconds.append(event["seconds"]) if event["event"] == "round" else None,
+            engine=engine,
         )
     return seconds, memory
 

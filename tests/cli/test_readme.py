@@ -19,6 +19,7 @@ DOCUMENTS = (
     "docs/protocol.md",
     "docs/policy.md",
     "docs/first-study.md",
+    "docs/engines.md",
     "docs/upgrading-flower.md",
     "deploy/README.md",
     "CONTRIBUTING.md",
