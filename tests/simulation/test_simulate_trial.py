@@ -76,6 +76,8 @@ def test_the_report_draws_the_effects_and_says_that_nothing_was_trained(found):
     page = (found.folder / "report.html").read_text(encoding="utf-8")
     assert "Effects, with 95" in page and "of which noise" in page
     assert "Nothing was trained" in page
+    answer = page[page.index("What came out</h2>") :]
+    assert "A difference for the better was shown" in answer[: answer.index("</p>")]
     assert "low and high are compared with <strong>none</strong>" in page
     assert "The same figures from the same patients, without noise" in page
     assert "training rounds were planned" not in page
