@@ -306,6 +306,10 @@ def _inputs_of(study: "Protocol") -> Iterator[str]:
     for feature in study.features:
         if feature.kind == "category":
             yield from (f"{feature.column}={word}" for word in feature.categories)
+        elif feature.kind == "molecule":
+            for number, each in enumerate(feature.fingerprints, 1):
+                yield from (f"{feature.column} fingerprint {number}.{place}" for place in range(1, each.size + 1))
+            yield from (f"{feature.column} {each.name}" for each in feature.descriptors)
         else:
             yield feature.column
         if feature.missing_indicator:

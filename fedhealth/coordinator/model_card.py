@@ -7,7 +7,9 @@ Source: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -25,6 +27,7 @@ from fedhealth.coordinator.wording import (
     together,
 )
 from fedhealth.learning.model_file import notes_of
+from fedhealth.study.molecules import DESCRIPTORS, MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
 
 
@@ -49,14 +52,28 @@ def render_model_card(evidence: Evidence, study: Study) -> str:
         "runs": runs_of,
     }
     template = files("fedhealth.coordinator").joinpath("model-card.md.jinja").read_text(encoding="utf-8")
+    molecules = [feature for feature in study.features if isinstance(feature, MoleculeFeature)]
+    asked = [descriptor.name for feature in molecules for descriptor in feature.descriptors]
     return environment.from_string(template).render(
         evidence=evidence,
         study=study,
         together=together(evidence),
         absent=absences(evidence),
         conditions=[condition_words(condition) for condition in study.include],
-        inputs=notes_of(study, evidence.rounds_completed)["inputs"],
+        inputs=list(_numbered(notes_of(study, evidence.rounds_completed)["inputs"])),
+        molecules=molecules,
+        fingerprints=list(dict.fromkeys(each for feature in molecules for each in feature.fingerprints)),
+        descriptors=[DESCRIPTORS[name].function for name in dict.fromkeys(asked)],
+        longest_smiles=MAX_SMILES,
     )
+
+
+def _numbered(inputs: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each entry of a model's notes with the numbers of its inputs, as in "1" or "1 to 1024"."""
+    last = 0
+    for entry in inputs:
+        first, last = last + 1, last + entry.get("count", 1)
+        yield (str(first) if first == last else f"{first} to {last}"), entry
 
 
 def _one_line(words: object) -> str:

@@ -18,7 +18,9 @@ import jinja2
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.foresight import OPEN
 from fedhealth.records.cells import number_of
+from fedhealth.records.molecules import look_like_smiles
 from fedhealth.records.table import Table
+from fedhealth.study.molecules import DESCRIPTORS
 
 MAX_WORDS = 20
 """A column of more words than this is left out of a draft: it is free text, or a name."""
@@ -111,6 +113,7 @@ def draft_protocol(name: str, task: str, data_set: str, columns: DraftColumns) -
         endpoint=columns.endpoint,
         features=columns.features,
         left_out=columns.left_out,
+        descriptors=DESCRIPTORS,
         from_data=columns is not EXAMPLE,
     )
     return text.rstrip() + "\n"
@@ -194,6 +197,8 @@ def _feature(column: str, cells: Sequence[str]) -> dict[str, Any] | str:
             "range": (low, high),
             "impute": _plain(float(f"{middle:.2g}") if low <= float(f"{middle:.2g}") <= high else low),
         }
+    if len(words) > MAX_WORDS and look_like_smiles(words):
+        return {"kind": "molecule", "column": column}
     if len(words) > MAX_WORDS:
         return f"{len(words)} different words"
     return {"kind": "category", "column": column, "categories": tuple(words)}

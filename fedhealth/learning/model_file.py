@@ -9,7 +9,7 @@ anything else. Equal models give equal bytes (safetensors writes several keys in
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from fedhealth.errors import DataUnusable
 from fedhealth.learning.models.table import model_of
 from fedhealth.learning.outcomes.survival import total_hazards
 from fedhealth.learning.plan import plan_study
-from fedhealth.records.cells import is_unreadable
+from fedhealth.records.cells import is_blank, is_unreadable
+from fedhealth.records.molecules import read_molecule
 from fedhealth.records.table import inputs_of
 from fedhealth.study.features import CategoryFeature, Feature, NumberFeature
+from fedhealth.study.molecules import DESCRIPTORS, MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
 from fedhealth.study.survival_endpoint import SurvivalEndpoint
@@ -66,7 +68,9 @@ class ReleasedModel:
             record: a value for each feature's column, spelled as in the data set; None or "" where it was not measured.
 
         Raises:
-            DataUnusable: a column is missing, or holds text where a number is wanted.
+            DataUnusable: a column is missing, or holds text where a number is wanted, or no structure where
+                one is.
+            ConfigInvalid: it reads molecules, and RDKit is not installed.
         """
         inputs: list[float] = []
         for feature in self.study.features:
@@ -83,6 +87,13 @@ class ReleasedModel:
                     f"'{feature.column}' of the record cannot be used",
                     got="text or a number that is not finite",
                     wanted=f"a number of {feature.unit}, or a blank where it was not measured",
+                    next_step="Correct it.",
+                )
+            if isinstance(feature, MoleculeFeature) and not is_blank(cell) and read_molecule(cell) is None:
+                raise DataUnusable(
+                    f"'{feature.column}' of the record cannot be used",
+                    got="no structure that can be read",
+                    wanted=f"a SMILES of at most {MAX_SMILES} characters, or a blank where there is none",
                     next_step="Correct it.",
                 )
             inputs += inputs_of(feature, cell)
@@ -136,9 +147,12 @@ def model_bytes(weights: NDArray[np.float64], study: Study, rounds: int) -> byte
 def notes_of(study: Study, rounds: int) -> dict[str, Any]:
     """Return what the file of a study's model says of itself, as JSON.
 
-    "inputs" has one entry for each input. A number x with "range" [low, high] goes in as
-    2 (min(max(x, low), high) - low) / (high - low) - 1, with "impute" in the place of a missing one; a "category" as 1
-    where the column holds that word, else 0; "missing" as 1 where the column's value is missing, else 0. Of survival,
+    "inputs" has an entry for each input, in order, or one for as many as its "count" says. A number x
+    with "range" [low, high] goes in as 2 (min(max(x, low), high) - low) / (high - low) - 1, with "impute" in the place
+    of a missing one; a "category" as 1 where the column holds that word, else 0; "missing" as 1 where the column's
+    value is missing, else 0. Of a molecule, a "fingerprint" is so many counts c of RDKit's Morgan fingerprint
+    (GetCountFingerprintAsNumPy), which go in as min(c, largest_count) / largest_count, and a "descriptor" is the
+    function of rdkit.Chem.Descriptors, scaled from its range as a number is; both are 0 if missing. Of survival,
     "interval_ends" are those of the protocol, and "hidden" the widths of a network's hidden layers.
     """
     survival: dict[str, Any] = {}
@@ -158,6 +172,8 @@ def _inputs_of(feature: Feature) -> list[dict[str, Any]]:
     column, inputs = feature.column, list[dict[str, Any]]()
     if isinstance(feature, CategoryFeature):
         inputs += [{"name": f"{column} = {word}", "column": column, "category": word} for word in feature.categories]
+    elif isinstance(feature, MoleculeFeature):
+        inputs += _inputs_of_molecule(feature)
     else:
         scaling = {"unit": feature.unit, "range": list(feature.range), "impute": feature.impute}
         missing = {"missing_values": list(feature.missing_values)}
@@ -165,6 +181,17 @@ def _inputs_of(feature: Feature) -> list[dict[str, Any]]:
     if feature.missing_indicator:
         inputs.append({"name": f"{column} is missing", "column": column, "missing": True})
     return inputs
+
+
+def _inputs_of_molecule(feature: MoleculeFeature) -> Iterator[dict[str, Any]]:
+    column = feature.column
+    for each in feature.fingerprints:
+        name = f"{column}: fingerprint, {each.atoms}, radius {each.radius}"
+        yield {"name": name, "column": column, "count": each.size, "fingerprint": each.model_dump(mode="json")}
+    for descriptor in feature.descriptors:
+        facts = DESCRIPTORS[descriptor.name]
+        scaling = {"descriptor": facts.function, "unit": facts.unit, "range": list(descriptor.range)}
+        yield {"name": f"{column}: {descriptor.name}", "column": column, **scaling}
 
 
 def read_model(data: bytes, study: Study) -> ModelFile:

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from fedhealth.records.cells import is_blank, is_unreadable, label_of, meets, number_of
 from fedhealth.records.columns import Problem, cells_of
+from fedhealth.records.molecules import read_molecule
 from fedhealth.records.survival_fit import find_follow_up_problems
 from fedhealth.records.table import Table, columns_of, number_columns
 from fedhealth.records.trial_fit import find_trial_problems
 from fedhealth.study.features import CategoryCondition, CategoryFeature, Feature, NumberFeature
+from fedhealth.study.molecules import MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.trial_endpoint import TrialEndpoint
 
@@ -110,6 +112,8 @@ def _misfits(table: Table, study: Study) -> Iterator[Problem]:
     for feature in study.features:
         if isinstance(feature, NumberFeature) and feature.column in there:
             yield from _out_of_range(table, feature)
+        elif isinstance(feature, MoleculeFeature) and feature.column in there:
+            yield from _no_molecules(table, feature)
     yield from find_follow_up_problems(table, study)
     yield from find_trial_problems(table, study)
     for giveaway in find_giveaways(table, study):
@@ -176,12 +180,31 @@ def _out_of_range(table: Table, feature: NumberFeature) -> Iterator[Problem]:
         yield Problem("warning", feature.column, "nothing is measured in any row", "Ask whether to take part.")
 
 
+def _no_molecules(table: Table, feature: MoleculeFeature) -> Iterator[Problem]:
+    filled = [(line, cell) for line, cell in cells_of(table, feature.column) if not is_blank(cell)]
+    unread = tuple(line for line, cell in filled if read_molecule(cell) is None)
+    if unread:
+        yield Problem(
+            "warning",
+            feature.column,
+            f"{_share(len(unread), table)} of the rows have no structure that can be read; it counts as missing",
+            f"Write it as SMILES of at most {MAX_SMILES} characters, with nothing behind.",
+            unread,
+        )
+    if len(unread) == len(filled) and table.rows:
+        yield Problem("warning", feature.column, "no structure in any row", "Ask whether to take part.")
+
+
 def _ways(feature: Feature, cells: Sequence[str], ill: NDArray[np.bool_]) -> Iterator[Giveaway]:
     """Yield how well a feature separates the outcomes, by its value and by whether there is one."""
     if isinstance(feature, CategoryFeature):
         groups = [cell if cell in feature.categories else "" for cell in cells]
         if (area := _area_of_groups(groups, ill)) is not None:
             yield Giveaway(feature.column, "its value", area)
+        return
+    if isinstance(feature, MoleculeFeature):
+        if (area := _area_of_groups([read_molecule(cell) is not None for cell in cells], ill)) is not None:
+            yield Giveaway(feature.column, "whether there is a structure", area)
         return
     numbers = [number_of(cell) for cell in cells]
     there = np.array(

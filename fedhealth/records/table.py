@@ -1,10 +1,10 @@
 """Read a hospital's table and turn it into what a model takes.
 
 Scaling uses the protocol's public ranges only. A cell is a number, a word, or blank; a number outside its range is
-clamped; a word outside its categories counts as missing. Before a study is approved, text in a numeric column or a
-ragged line stops everything (`strict`), with the line and the column, never the value. After approval the gate reads
-on: one patient's broken record must not change what the other side can see, so the cell becomes NaN, and the
-mechanism counts that patient as zero.
+clamped; a word outside its categories counts as missing, and so does a structure that cannot be read. Before a study is
+approved, text in a numeric column or a ragged line stops everything (`strict`), with the line and the column, never the
+value. After approval the gate reads on: one patient's broken record must not change what the other side can see, so
+the cell becomes NaN, and the mechanism counts that patient as zero.
 
 Invariant: nothing here depends on more than one patient at a time, but for the order of the rows.
 """
@@ -22,8 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedhealth.errors import DataUnusable
 from fedhealth.records.cells import is_before_follow_up, is_unreadable, label_of, meets, number_of
+from fedhealth.records.molecules import molecule_inputs
 from fedhealth.records.split import SIDE_WORDS, is_held_out, stated_sides
 from fedhealth.study.features import CategoryFeature, Feature, NumberCondition, NumberFeature
+from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.protocol import Study
 
 MAX_CELLS = 2**26
@@ -210,7 +212,7 @@ def prepare_records(
             continue
         by_key = is_held_out(split_key, patient, study.evaluation.held_out_fraction)
         held_out = by_key if stated is None else stated[patient]
-        sides[held_out].append((patient, inputs, label))
+        sides[held_out].append((patient, np.array(inputs), label))
     return _pack(sides[0], study), _pack(sides[1], study)
 
 
@@ -255,7 +257,7 @@ def made_up_records(study: Study, patients: int) -> Records:
     )
 
 
-_Row = tuple[str, list[float], tuple[float, ...]]
+_Row = tuple[str, NDArray[np.float64], tuple[float, ...]]
 """A patient, the record's inputs, and its label."""
 
 
@@ -288,6 +290,8 @@ def number_columns(study: Study) -> tuple[str, ...]:
 
 def inputs_of(feature: Feature, cell: str) -> list[float]:
     """Return the model inputs that a cell of a feature's column becomes; NaN where it is unreadable."""
+    if isinstance(feature, MoleculeFeature):
+        return molecule_inputs(feature, cell)
     if isinstance(feature, CategoryFeature):
         inputs = [float(cell == category) for category in feature.categories]
         absent = not any(inputs)

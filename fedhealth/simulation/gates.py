@@ -47,8 +47,9 @@ _TEST_REPLY_AFTER_MS = 20
 _SIMULATED_REPLY_AFTER_MS = 60_000
 """Nobody waits for it; long, so that no reply is said to be late."""
 
-_EPSILON_CAP = 50.0
-"""Of a simulated data set: the most that a budget can be, because one study is all that it pays for."""
+_EPSILON_CAP = 25.0
+"""Of a simulated data set: more than a study may ask, because one study is all that it pays for. Not much more: a
+budget's room for the sampled noise's distance from exact is divided by e^epsilon, and a large model needs some."""
 
 
 _Found = TypeVar("_Found")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.part import Column, Part, Real, Text
 
 
@@ -71,7 +72,7 @@ class CategoryFeature(Part):
         return len(self.categories) + self.missing_indicator
 
 
-Feature = Annotated[NumberFeature | CategoryFeature, Field(discriminator="kind")]
+Feature = Annotated[NumberFeature | CategoryFeature | MoleculeFeature, Field(discriminator="kind")]
 
 
 class NumberCondition(Part):
