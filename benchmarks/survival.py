@@ -7,7 +7,7 @@ ledgers, mechanism and Flower strategy, in this process, epsilon 3 at each site.
 no noise. Pooled: Cox's regression (scikit-survival, Breslow's ties) on all training patients in one table, and our own
 stratified by centre. All are judged by Harrell's index (scikit-survival) on the held-out patients of all centres.
 
-Run: .venv/bin/python benchmarks/survival.py [--seeds 10]
+Run: .venv/bin/python benchmarks/survival.py [--seeds 10] [--protocol benchmarks/dialysis-network.toml]
 """
 
 import argparse
@@ -43,12 +43,14 @@ def main() -> None:
     """Print one line a seed, then means, and whether the targets are met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--protocol", type=Path, default=PROTOCOL, help="dialysis-network.toml: the network instead")
+    given = parser.parse_args()
+    seeds = given.seeds
     if missing := [name for name in ("SurvSet", "sksurv") if importlib.util.find_spec(name) is None]:
         raise SystemExit(f"{' and '.join(missing)} not installed: pip install 'fedhealth[studies]'")
     logging.disable(logging.WARNING)
     make_deterministic()
-    study, table = load_study(PROTOCOL), dialysis_table()
+    study, table = load_study(given.protocol), dialysis_table()
     print("seed  pooled  stratified  without DP  with DP")
     found = []
     for seed in range(seeds):
