@@ -52,6 +52,7 @@ class SuperLinkRun:
         self._changed = asyncio.Event()
         self._number = 0
         self._waiting: dict[int, tuple[str, asyncio.Future[Buffer]]] = {}
+        self._pushing: dict[int, str] = {}  # the site of each message that the ServerApp has not spoken of yet
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -97,7 +98,7 @@ class SuperLinkRun:
             async with asyncio.timeout(seconds):
                 while self._app is None:
                     await self._changed.wait()
-                self._waiting[number] = site, reply
+                self._waiting[number], self._pushing[number] = (site, reply), site
                 header = Carry(number=number, node=str(node), seconds=seconds, longest=longest)
                 self._app.write(message_of(header, frame))
                 return await reply
@@ -168,12 +169,15 @@ class SuperLinkRun:
                 header_bytes, frame_bytes = lengths_in(await reader.readexactly(LENGTHS.size))
                 told = read_told(await reader.readexactly(header_bytes))
                 frame = await reader.readexactly(frame_bytes)
+                pushed = self._pushing.pop(told.number, "")
+                if isinstance(told, Sent):
+                    if pushed:
+                        self._on_sent(pushed)  # also where nobody waits any more: the SuperLink hands it out
+                    continue
                 site, reply = self._waiting.get(told.number, ("", None))
                 if reply is None or reply.done():
                     continue  # nobody waits for it any more
-                if isinstance(told, Sent):
-                    self._on_sent(site)
-                elif isinstance(told, Arrived):
+                if isinstance(told, Arrived):
                     reply.set_result(frame)
                 else:
                     reply.set_exception(away(f"site '{site}'", "a failure of Flower's in place of an answer"))
@@ -191,6 +195,7 @@ class SuperLinkRun:
             writer.close()
             if self._app is writer:
                 self._app = None
+                self._pushing.clear()
                 for site in {site for site, _ in self._waiting.values()}:
                     self.lose(site, "a ServerApp that ended")
                 self._tell()

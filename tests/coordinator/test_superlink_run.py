@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from live_border import until
 
 from fedhealth.coordinator import superlink_app
 from fedhealth.coordinator.carried_frames import SOCKET
@@ -122,6 +123,33 @@ def test_a_frame_goes_to_its_node_and_the_reply_comes_back_to_the_byte(short_pat
 
     asyncio.run(scene())
     assert sorted(sent) == ["a", "b"]
+
+
+def test_a_message_that_nobody_waits_for_any_more_is_told_of_because_the_superlink_hands_it_out(
+    short_path, monkeypatch
+):
+    may_push, push, sent = threading.Event(), PretendGrid.push_messages, []
+
+    def slow_push(grid, messages):
+        may_push.wait(10)
+        return push(grid, messages)
+
+    monkeypatch.setattr(PretendGrid, "push_messages", slow_push)
+
+    async def scene():
+        async with carrying(short_path, reversed_frame, sent.append) as (run, _):
+            asking = asyncio.create_task(ask(run))
+            while not asking.done():
+                run.lose("a", "a SuperNode that began anew")
+                await asyncio.sleep(0.01)
+            assert isinstance(asking.exception(), PeerAway)
+            assert sent == []
+            may_push.set()
+            await until(lambda: sent == ["a"])
+            assert await ask(run) == b"noitseuq"
+            assert sent == ["a", "a"]
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize(
