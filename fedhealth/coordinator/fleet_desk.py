@@ -10,7 +10,9 @@ A SuperLink takes a SuperNode that was killed for alive until its last sign of l
 in its place. So when one begins, the former is signed off first, in its name: what signs a call to begin signs any.
 
 A SuperNode that is told, in the midst of taking a message in, that its run is over (403) keeps a task for it that can
-never be done. Told anything else that is final it drops both, so that is what it is told.
+never be done. Told anything else that is final it drops both, so that is what it is told. Once it has all of a message,
+a worker may have answered it already, and a reply whose message was dropped would be taken for that to the next one:
+so that it has it is confirmed, and the reply ends where it is sent.
 
 Leaves to others: registering a key at the SuperLink, saying when a message waits, and starting the SuperLink.
 """
@@ -173,8 +175,13 @@ class FleetDesk:
             former = FleetRequest(path=DEACTIVATE, headers=request.headers)
             await self._asked(former, deactivation(self._nodes[site]))  # refused where none is there
         answer, content = await self._asked(request, body)
-        if request.path in (PULL_OBJECT, CONFIRM) and answer.status == _FORBIDDEN:
+        if request.path == PULL_OBJECT and answer.status == _FORBIDDEN:
             answer = answer.model_copy(update={"status": _GONE})
+        elif request.path == CONFIRM and answer.status == _FORBIDDEN:
+            answer, content = (
+                FleetAnswer(status=_OK, headers={"content-type": request.headers.get("content-type", "")}),
+                b"",
+            )
         if request.path == ACTIVATE and answer.status == _OK:
             self._began[site] += 1
             self._on_active(site)

@@ -245,7 +245,7 @@ def test_two_messages_are_two_and_those_that_ended_unread_are_none(tmp_path, mon
     on_ends(tmp_path, work)
 
 
-def test_a_run_that_ends_in_the_midst_of_a_message_leaves_no_task_behind(tmp_path):
+def test_a_run_that_ends_in_the_midst_of_a_message_leaves_no_task_and_no_reply_behind(tmp_path):
     async def work(made):
         _, public = make_key()
         headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
@@ -254,7 +254,8 @@ def test_a_run_that_ends_in_the_midst_of_a_message_leaves_no_task_behind(tmp_pat
         assert [
             (await made.call("hungary", path, headers))[0].status
             for path in (PULL_OBJECT, CONFIRM, "/v1/fleet/get-run")
-        ] == [410, 410, 403]
+        ] == [410, 200, 403]
+        assert (await made.call("hungary", CONFIRM, headers))[1] == b""
 
     on_ends(tmp_path, work)
 
