@@ -17,7 +17,7 @@ import argparse
 import logging
 import statistics
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,6 @@ from fedhealth.learning.raw_figures import area_under_curve, outcomes_of
 from fedhealth.records.molecules import molecule_inputs
 from fedhealth.records.table import Records, Table, prepare_records
 from fedhealth.simulation.hospitals import Hospitals, Split, split_table
-from fedhealth.simulation.reference import joined
 from fedhealth.simulation.without_privacy import train_without_privacy
 from fedhealth.study.molecules import MAX_SMILES, Fingerprint, MoleculeFeature
 from fedhealth.study.protocol import Study, load_study
@@ -55,7 +54,7 @@ class Fold:
     """Sources that train, as hospitals, and the compounds of those that are unseen."""
 
     hospitals: Hospitals
-    unseen: Records
+    unseen: tuple[Records, ...]
 
 
 def main() -> None:
@@ -92,7 +91,7 @@ def fold_of(study: Study, table: Table, unseen: Collection[str], seed: int) -> F
     rest = with_sources(table, unseen, within=False)
     hospitals = split_table(rest, study, Split(site_column="source", patient_column="compound", seed=seed))
     sides = prepare_records(with_sources(table, unseen), study, "compound", bytes(32), strict=True)
-    return Fold(hospitals, joined(sides))
+    return Fold(hospitals, sides)
 
 
 def with_sources(table: Table, sources: Collection[str], *, within: bool = True) -> Table:
@@ -107,26 +106,28 @@ def train_plain(study: Study, hospitals: Hospitals) -> NDArray[np.float64]:
     return train_without_privacy(study, training, hospitals.declared_patients)
 
 
-def unseen_auc(weights: NDArray[np.float64], unseen: Records) -> float:
+def unseen_auc(weights: NDArray[np.float64], unseen: Sequence[Records]) -> float:
     """Return the area under the ROC curve over all compounds of the unseen sources."""
-    outcomes = outcomes_of(weights, [unseen])
+    outcomes = outcomes_of(weights, unseen)
     return area_under_curve(outcomes.scores, outcomes.ill) or 0.0
 
 
 def forest_auc(study: Study, table: Table, unseen: Collection[str], seed: int) -> float:
     """Return the same of a random forest on Morgan fingerprints, trained on the same compounds in one table."""
     fold = fold_of(study.model_copy(update={"features": (BITS,)}), table, unseen, seed)
-    training = joined([side[0] for side in fold.hospitals.sides.values()])
+    sides = [training for training, _ in fold.hospitals.sides.values()]
     forest = RandomForestClassifier(n_estimators=500, n_jobs=-1, random_state=seed)
-    forest.fit(training.features, training.labels)
-    chance = forest.predict_proba(fold.unseen.features)[:, 1]
-    return area_under_curve(chance, fold.unseen.labels > 0) or 0.0
+    forest.fit(np.concatenate([side.features for side in sides]), np.concatenate([side.labels for side in sides]))
+    chance = np.concatenate([forest.predict_proba(side.features)[:, 1] for side in fold.unseen])
+    passes = np.concatenate([side.labels > 0 for side in fold.unseen])
+    return area_under_curve(chance, passes) or 0.0
 
 
 def print_cell_times(study: Study, table: Table) -> None:
     """Print how long a cell takes: a compound's, and those that are made to be slow."""
     (feature,) = (each for each in study.features if isinstance(each, MoleculeFeature))
     place = table.columns.index("smiles")
+    molecule_inputs(feature, "CCO")  # loads RDKit
     times = []
     for cells in ([row[place] for _, row in table.rows[::10]], [*SLOW, "C" * 100_000]):
         for cell in cells:
