@@ -40,6 +40,10 @@ def new(
     positive: Annotated[
         str, typer.Option(help="With --data: the word that means yes, or the number above which it is yes.")
     ] = "",
+    kind: Annotated[
+        Literal["binary", "category", "classes", "number"] | None,
+        typer.Option(help="With --data: what the endpoint is, where its values do not tell."),
+    ] = None,
     patient_column: Annotated[
         str, typer.Option(help="With --data: names the patient; without it every row is one.")
     ] = "",
@@ -68,7 +72,7 @@ def new(
                 next_step="Name its column: --endpoint COLUMN.",
             )
         table = read_table_file(data)
-        columns = columns_of(table, TableRoles(endpoint, positive, patient_column, ignore or ()))
+        columns = columns_of(table, TableRoles(endpoint, positive, kind, patient_column, ignore or ()))
     path = out or Path(f"{name}.toml")
     text = draft_protocol(name, task, data_set or name, columns)
     study = parse_toml(text.encode(), path, Study, "study protocol")

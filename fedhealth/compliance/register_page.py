@@ -51,7 +51,7 @@ def _columns(study: Study) -> str:
         for feature in study.features
     ]
     conditions = [each.column for each in study.include if each.column not in {part.column for part in study.features}]
-    return "; ".join([*features, *dict.fromkeys(conditions), f"{study.endpoint.column} (what is asked)"])
+    return "; ".join([*features, *dict.fromkeys(conditions), f"{', '.join(study.endpoint.columns)} (what is asked)"])
 
 
 def _conditions(study: Study) -> str:
@@ -62,4 +62,5 @@ def _conditions(study: Study) -> str:
         else f"{each.column} is {' or '.join(each.any_of)}"
         for each in study.include
     ]
+    said += [f"{each.column} is known" for each in study.features if each.missing == "exclude"]
     return "; ".join(said) or f"every patient with a value of {study.endpoint.column}"

@@ -26,7 +26,7 @@ from fedhealth.coordinator.wording import (
     sampling_words,
     together,
 )
-from fedhealth.learning.model_file import notes_of
+from fedhealth.learning.model_file import METHODS, notes_of
 from fedhealth.study.molecules import DESCRIPTORS, MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
 
@@ -52,6 +52,7 @@ def render_model_card(evidence: Evidence, study: Study) -> str:
         "runs": runs_of,
     }
     template = files("fedhealth.coordinator").joinpath("model-card.md.jinja").read_text(encoding="utf-8")
+    notes = notes_of(study, evidence.rounds_completed)
     molecules = [feature for feature in study.features if isinstance(feature, MoleculeFeature)]
     asked = [descriptor.name for feature in molecules for descriptor in feature.descriptors]
     return environment.from_string(template).render(
@@ -60,11 +61,13 @@ def render_model_card(evidence: Evidence, study: Study) -> str:
         together=together(evidence),
         absent=absences(evidence),
         conditions=[condition_words(condition) for condition in study.include],
-        inputs=list(_numbered(notes_of(study, evidence.rounds_completed)["inputs"])),
+        inputs=list(_numbered(notes["inputs"])),
         molecules=molecules,
         fingerprints=list(dict.fromkeys(each for feature in molecules for each in feature.fingerprints)),
         descriptors=[DESCRIPTORS[name].function for name in dict.fromkeys(asked)],
         longest_smiles=MAX_SMILES,
+        notes=notes,
+        method=METHODS.get(study.endpoint.kind, "chance_of"),
     )
 
 

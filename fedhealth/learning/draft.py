@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 
@@ -24,6 +24,8 @@ from fedhealth.study.molecules import DESCRIPTORS
 
 MAX_WORDS = 20
 """A column of more words than this is left out of a draft: it is free text, or a name."""
+
+EndpointKind = Literal["binary", "category", "classes", "number"]
 
 _YES = frozenset({"yes", "y", "true", "t", "1", "positive", "pos", "oui", "case", "ill", "dead", "died", "event"})
 _FEWEST_NUMBERS = 3
@@ -39,17 +41,25 @@ _ENVIRONMENT = jinja2.Environment(
 
 @dataclass(frozen=True)
 class DraftEndpoint:
-    """What is predicted: of words, which mean yes and which no; of numbers, above what it is yes."""
+    """What is predicted.
+
+    Attributes:
+        column: that holds it.
+        kind: of the endpoint, as in a protocol.
+        above: of yes or no from numbers, above what it is yes.
+        positive: of yes or no from words, those that mean yes.
+        negative: those that mean no.
+        classes: of several classes, their words.
+        range: of a number.
+    """
 
     column: str
+    kind: EndpointKind = "binary"
     above: float = 0
     positive: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> bool:
-        """Whether it is read from words."""
-        return bool(self.positive)
+    classes: tuple[str, ...] = ()
+    range: tuple[float, float] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,14 @@ class TableRoles:
     Attributes:
         endpoint: what is predicted.
         positive: the word that means yes, or the number above which it is yes; "" where it is plain.
+        kind: of the endpoint; None where it can be told from the values.
         patient: names the patient; "" where every row is one.
         ignored: others to leave out, such as the hospital.
     """
 
     endpoint: str
     positive: str = ""
+    kind: EndpointKind | None = None
     patient: str = ""
     ignored: Sequence[str] = field(default=())
 
@@ -115,6 +127,8 @@ def draft_protocol(name: str, task: str, data_set: str, columns: DraftColumns) -
         left_out=columns.left_out,
         descriptors=DESCRIPTORS,
         from_data=columns is not EXAMPLE,
+        # Half of what `fedhealth study check` names as the most that cannot overshoot.
+        regression_rate=float(f"{1 / (1 + len(columns.features)):.2g}"),
     )
     return text.rstrip() + "\n"
 
@@ -158,24 +172,40 @@ def columns_of(table: Table, roles: TableRoles) -> DraftColumns:
 def _endpoint(table: Table, roles: TableRoles) -> DraftEndpoint:
     place = table.columns.index(roles.endpoint)
     words = sorted({row[place] for _, row in table.rows} - {""})
-    numbers = [number_of(word) for word in words]
-    known = sorted({number for number in numbers if number is not None and math.isfinite(number)})
-    if len(known) >= 2 and not any(number is not None and math.isnan(number) for number in numbers):
+    numbers = [number for number in map(number_of, words) if number is not None]
+    known = sorted({number for number in numbers if math.isfinite(number) and abs(number) <= _LARGEST})
+    is_number = len(known) >= 2 and not any(map(math.isnan, numbers))
+    kind = roles.kind or _kind_of(words, known if is_number else [], roles.positive)
+    if kind == "number" and is_number and known[-1] - known[0] >= 1 / _LARGEST:
+        return DraftEndpoint(roles.endpoint, kind, range=_public_range(known[0], known[-1]))
+    if kind == "classes" and 3 <= len(words) <= MAX_WORDS:
+        return DraftEndpoint(roles.endpoint, kind, classes=tuple(words))
+    if kind == "binary" and is_number:
         plain = known[0] if len(known) == 2 else None
         above = number_of(roles.positive) if roles.positive else plain
         if above is not None and abs(above) <= _LARGEST:
-            return DraftEndpoint(roles.endpoint, above=_plain(above))
-    elif 2 <= len(words) <= MAX_WORDS:
+            return DraftEndpoint(roles.endpoint, kind, above=_plain(above))
+    if kind == "category" and len(words) <= MAX_WORDS:
         positive = [word for word in words if word == roles.positive or (not roles.positive and word.lower() in _YES)]
         negative = [word for word in words if word not in positive]
         if positive and negative:
-            return DraftEndpoint(roles.endpoint, positive=tuple(positive), negative=tuple(negative))
+            return DraftEndpoint(roles.endpoint, kind, positive=tuple(positive), negative=tuple(negative))
     raise ConfigInvalid(
         f"nobody can tell which values of '{roles.endpoint}' mean yes",
-        got=f"{len(words)} different values" + (f" and --positive {roles.positive}" if roles.positive else ""),
-        wanted="the word that means yes, or the number above which it is yes",
-        next_step="Say it: --positive VALUE.",
+        got=f"{len(words)} different values"
+        + (f" and --positive {roles.positive}" if roles.positive else "")
+        + (f" and --kind {roles.kind}" if roles.kind else ""),
+        wanted="the word that means yes, or the number above which it is yes; or several classes, or a quantity",
+        next_step="Say it: --positive VALUE, or --kind classes (three words or more), or --kind number.",
     )
+
+
+def _kind_of(words: Sequence[str], numbers: Sequence[float], positive: str) -> EndpointKind:
+    """Return what an endpoint is that nobody has said more of; few numbers may be codes, and stay yes or no."""
+    if numbers:
+        return "number" if len(numbers) > MAX_WORDS and not positive else "binary"
+    several = len(words) >= 3 and not positive and not any(word.lower() in _YES for word in words)
+    return "classes" if several else "category"
 
 
 def _feature(column: str, cells: Sequence[str]) -> dict[str, Any] | str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.evaluation import lines_of, noise_of
+from fedhealth.learning.outcomes import classes
 from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.policy.limits import SiteLimits
@@ -25,6 +26,7 @@ from fedhealth.privacy.accountant import AnyBudget, open_budget
 from fedhealth.privacy.events import GaussianEvent, plan_of
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
+from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
 from fedhealth.study.features import NumberFeature
 from fedhealth.study.protocol import Study, Training
 from fedhealth.study.strategies import FedAdagrad, FedAdam, FedAvgM, FedYogi
@@ -254,8 +256,8 @@ def _verdict(study: Study, site: SiteLimits) -> SiteVerdict:
 
 def _open_texts(study: Study) -> list[str]:
     texts = {"purpose": study.purpose, "legal_basis": study.legal_basis, "the outcome": study.endpoint.outcome}
-    numbers = [feature for feature in study.features if isinstance(feature, NumberFeature)]
-    texts |= {f"the unit of {feature.column}": feature.unit for feature in numbers}
+    numbers = [part for part in (study.endpoint, *study.features) if isinstance(part, NumberFeature | NumberEndpoint)]
+    texts |= {f"the unit of {part.column}": part.unit for part in numbers}
     return [name for name, text in texts.items() if text == OPEN]
 
 
@@ -275,5 +277,33 @@ def _warnings(study: Study, limits: Sequence[SiteLimits]) -> Iterable[str]:
     for site in limits:
         if study.privacy.delta * site.declared_patients > 1:
             yield f"delta {study.privacy.delta:g} is more than 1 / {site.declared_patients}, as many as {site.site} has"
+    if study.training is not None and study.model.kind == "linear-regression":
+        # The curvature of half the squared error is at most the largest squared length of an input, the bias with it:
+        # 1, and for each feature 1 for its value and 1 for its indicator, of which a category has one at a time.
+        curvature = 1 + len(study.features)
+        curvature += sum(isinstance(each, NumberFeature) and each.missing_indicator for each in study.features)
+        if study.training.learning_rate > 2 / curvature:
+            yield (
+                f"learning_rate {study.training.learning_rate:g} may overshoot in a linear regression, round by round; "
+                f"up to {2 / curvature:.2g} it cannot"
+            )
+    if limits:
+        yield from _withheld(study, sum(site.declared_patients for site in limits), len(limits))
     if study.training is not None and study.training.spare_rounds == 0:
         yield "no spare rounds: a coordinator that loses its state cannot finish the study"
+
+
+def _withheld(study: Study, declared: int, sites: int) -> Iterable[str]:
+    """Yield what is not to be expected even over all known sites."""
+    width = _half_width(study, declared, sites)
+    if width is None or width > study.evaluation.too_wide:
+        found = "the noise leaves nothing to say" if width is None else f"+-{width:.2f}"
+        yield f"{outcome_of(study).HEADLINE}: expected to be withheld even over all known sites ({found})"
+    elif isinstance(study.endpoint, ClassesEndpoint):
+        noise = noise_of(study, plan_study(study)["evaluate"].mechanism.standard_deviation)
+        width = classes.sensitivity_half_width(study, noise, study.evaluation.held_out_fraction * declared, sites)
+        if width is None or width > study.evaluation.too_wide:
+            yield (
+                f"{len(study.endpoint.classes)} classes are many for this noise: were all as frequent, what is said of "
+                "one is expected to be withheld even over all known sites. Put some together"
+            )

@@ -1,17 +1,18 @@
-"""The model of a study as a file: safetensors with one tensor, whose it is, and what goes into it. Torch-free.
+"""The model of a study as a file: safetensors, whose it is, and what goes into it and comes out. Torch-free.
 
-The tensor "weights" is what `fedhealth.learning.models` says of the kind of model: of a logistic regression one weight
-for each input, in order, and the bias last; the log odds of the outcome are their sum over the inputs. One key of the
-metadata, "fedhealth", holds JSON that names every input and says how it is scaled, so that the file can be used without
-anything else. Equal models give equal bytes (safetensors writes several keys in any order, so there is one).
+What its tensors are called and how outputs follow from them, the model's module says (`tensors`, `reading`); the model
+card repeats it. One metadata key, "fedhealth", holds JSON that names every input and says how it is scaled, and what
+the outputs mean, so that the file can be used without anything else. Equal models give equal bytes (safetensors writes
+several keys in any order, so there is one). Only who asks a `ReleasedModel` for a prediction loads torch.
 """
 
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedhealth.canonical import canonical_bytes
-from fedhealth.errors import DataUnusable
+from fedhealth.errors import ConfigInvalid, DataUnusable
 from fedhealth.learning.models.table import model_of
 from fedhealth.learning.outcomes.survival import total_hazards
-from fedhealth.learning.plan import plan_study
 from fedhealth.records.cells import is_blank, is_unreadable
 from fedhealth.records.molecules import read_molecule
-from fedhealth.records.table import inputs_of
+from fedhealth.records.table import inputs_of, is_left_out
+from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
+from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryFeature, Feature, NumberFeature
 from fedhealth.study.molecules import DESCRIPTORS, MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
@@ -35,13 +37,24 @@ from fedhealth.study.survival_endpoint import SurvivalEndpoint
 
 _LENGTH = struct.Struct("<Q")
 
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "binary": "chance_of",
+        "category": "chance_of",
+        "survival": "chance_of",
+        "classes": "chances_of",
+        "number": "value_of",
+    }
+)
+"""The method of `ReleasedModel` for a kind of endpoint."""
+
 
 @dataclass(frozen=True)
 class ModelFile:
     """A model that was read.
 
     Attributes:
-        weights: shape (d,), finite.
+        weights: all tensors one after the other, finite.
         notes: what the file says of itself: those of `notes_of`, if it is whole.
     """
 
@@ -53,25 +66,60 @@ class ModelFile:
 class ReleasedModel:
     """A model with the study that says what goes into it.
 
+    In each method, the record is a value for each feature's column, spelled as in the data set; None or "" where it was
+    not measured. Each raises `DataUnusable` if a column is missing, or holds text where a number is wanted, or nothing
+    where the study leaves such records out; and `ConfigInvalid` if the study's endpoint is of another kind, or it reads
+    molecules and RDKit is not installed.
+
     Attributes:
         study: the protocol.
-        weights: shape (d,); of a logistic regression (inputs + 1,), the bias last.
+        weights: as in its file.
     """
 
     study: Study
     weights: NDArray[np.float64]
 
     def chance_of(self, record: Mapping[str, object]) -> float:
-        """Return the chance of the outcome that the model gives one record, in [0, 1]; of survival, by the horizon.
+        """Return the chance of the outcome that the model gives one record, in [0, 1]; of survival, by the horizon."""
+        endpoint = self.study.endpoint
+        if isinstance(endpoint, SurvivalEndpoint):
+            return -math.expm1(-float(total_hazards(self.study, np.array([self._outputs_of(record)]))[0]))
+        if not isinstance(endpoint, BinaryEndpoint | CategoryEndpoint):
+            raise self._refusal("the chance of yes")
+        (score,) = self._outputs_of(record)
+        return 1 / (1 + math.exp(-score)) if score > -700 else 0.0
 
-        Args:
-            record: a value for each feature's column, spelled as in the data set; None or "" where it was not measured.
+    def chances_of(self, record: Mapping[str, object]) -> dict[str, float]:
+        """Return the chance of each class that the model gives one record; they add up to 1."""
+        if not isinstance(self.study.endpoint, ClassesEndpoint):
+            raise self._refusal("a chance for each class")
+        scores = self._outputs_of(record)
+        odds = [math.exp(score - max(scores)) for score in scores]
+        return {word: each / math.fsum(odds) for word, each in zip(self.study.endpoint.classes, odds, strict=True)}
 
-        Raises:
-            DataUnusable: a column is missing, or holds text where a number is wanted, or no structure where
-                one is.
-            ConfigInvalid: it reads molecules, and RDKit is not installed.
-        """
+    def value_of(self, record: Mapping[str, object]) -> float:
+        """Return the quantity that the model predicts for one record, in the endpoint's unit, within its range."""
+        if not isinstance(self.study.endpoint, NumberEndpoint):
+            raise self._refusal("a quantity")
+        (output,) = self._outputs_of(record)
+        low, high = self.study.endpoint.range
+        return low + (min(max(output, -1.0), 1.0) + 1) / 2 * (high - low)
+
+    def _refusal(self, asked: str) -> ConfigInvalid:
+        kind = self.study.endpoint.kind
+        return ConfigInvalid(
+            f"the model of study '{self.study.name}' does not give {asked}",
+            got=f"an endpoint of kind '{kind}'",
+            next_step=f"Use {METHODS[kind]}." if kind in METHODS else "Its model card says what it gives.",
+        )
+
+    def _outputs_of(self, record: Mapping[str, object]) -> list[float]:
+        from fedhealth.training.per_patient import model_outputs
+
+        module, inputs = model_of(self.study).module(self.study), np.array([self._inputs_of(record)])
+        return [float(output) for output in model_outputs(module, self.weights, inputs)[0]]
+
+    def _inputs_of(self, record: Mapping[str, object]) -> list[float]:
         inputs: list[float] = []
         for feature in self.study.features:
             if feature.column not in record:
@@ -96,18 +144,14 @@ class ReleasedModel:
                     wanted=f"a SMILES of at most {MAX_SMILES} characters, or a blank where there is none",
                     next_step="Correct it.",
                 )
+            if is_left_out(feature, cell):
+                raise DataUnusable(
+                    f"the record has no value of '{feature.column}'",
+                    wanted="one that the model card lists: the study left records without it out",
+                    next_step="Measure it. The model says nothing of patients of whom it is not known.",
+                )
             inputs += inputs_of(feature, cell)
-        if isinstance(self.study.endpoint, SurvivalEndpoint):
-            return self._risk_of(inputs)
-        score = math.fsum(weight * each for weight, each in zip(self.weights.tolist(), [*inputs, 1.0], strict=True))
-        return 1 / (1 + math.exp(-score)) if score > -700 else 0.0
-
-    def _risk_of(self, inputs: Sequence[float]) -> float:
-        """Return the risk of the event by the horizon; torch is loaded by this."""
-        from fedhealth.training.per_patient import model_outputs
-
-        outputs = model_outputs(model_of(self.study).module(self.study), self.weights, np.array([inputs]))
-        return -math.expm1(-float(total_hazards(self.study, outputs)[0]))
+        return inputs
 
 
 def load_model(folder: Path) -> ReleasedModel:
@@ -137,35 +181,56 @@ def model_bytes(weights: NDArray[np.float64], study: Study, rounds: int) -> byte
     """Return a model as a file.
 
     Args:
-        weights: shape (d,); of a logistic regression (inputs + 1,), the bias last.
+        weights: shape (weights of the model,).
         study: the protocol.
         rounds: of training that count.
+
+    Raises:
+        ValueError: other weights than the model has.
     """
-    return save({"weights": weights}, metadata={"fedhealth": canonical_bytes(notes_of(study, rounds)).decode()})
+    if weights.shape != (size := model_of(study).size(study),):
+        raise ValueError(f"weights have shape {weights.shape}, wanted ({size},)")
+    tensors, at = dict[str, NDArray[np.float64]](), 0
+    for name, shape in model_of(study).tensors(study).items():
+        tensors[name] = weights[at : at + math.prod(shape)].reshape(shape)
+        at += math.prod(shape)
+    return save(tensors, metadata={"fedhealth": canonical_bytes(notes_of(study, rounds)).decode()})
 
 
 def notes_of(study: Study, rounds: int) -> dict[str, Any]:
     """Return what the file of a study's model says of itself, as JSON.
 
-    "inputs" has an entry for each input, in order, or one for as many as its "count" says. A number x
-    with "range" [low, high] goes in as 2 (min(max(x, low), high) - low) / (high - low) - 1, with "impute" in the place
-    of a missing one; a "category" as 1 where the column holds that word, else 0; "missing" as 1 where the column's
-    value is missing, else 0. Of a molecule, a "fingerprint" is so many counts c of RDKit's Morgan fingerprint
-    (GetCountFingerprintAsNumPy), which go in as min(c, largest_count) / largest_count, and a "descriptor" is the
-    function of rdkit.Chem.Descriptors, scaled from its range as a number is; both are 0 if missing. Of survival,
-    "interval_ends" are those of the protocol, and "hidden" the widths of a network's hidden layers.
+    "inputs" has an entry for each input, in order, or one for as many as its "count" says. A number x with "range"
+    [low, high] goes in as 2 (min(max(x, low), high) - low) / (high - low) - 1, with "impute" in the place of a missing
+    one (null where records without it were left out); a "category" as 1 where the column holds that word, else 0;
+    "missing" as 1 where the column's value is missing, else 0. Of a molecule, a "fingerprint" is so many counts c of
+    RDKit's Morgan fingerprint (GetCountFingerprintAsNumPy), which go in as min(c, largest_count) / largest_count, and a
+    "descriptor" is the function of rdkit.Chem.Descriptors, scaled from its range as a number is; both are 0 if missing.
+
+    "reading" says how outputs follow, "meaning" what they mean: "log odds" of the outcome; "softmax scores", one for
+    each of "classes"; "scaled value", -1 to 1 over "range"; or the "risk of the event" by the last of "interval_ends".
     """
-    survival: dict[str, Any] = {}
-    if isinstance(study.endpoint, SurvivalEndpoint):
-        survival = {"interval_ends": list(study.endpoint.interval_ends), "hidden": list(study.model.hidden)}
     return {
-        **survival,
         "study": study.digest,
         "rounds": rounds,
         "kind": study.model.kind,
         "outcome": study.endpoint.outcome,
         "inputs": [each for feature in study.features for each in _inputs_of(feature)],
+        "reading": model_of(study).reading(study),
+        "output": _output_of(study.endpoint),
     }
+
+
+def _output_of(endpoint: Endpoint) -> dict[str, Any]:
+    if isinstance(endpoint, ClassesEndpoint):
+        return {"meaning": "softmax scores", "classes": list(endpoint.classes)}
+    if isinstance(endpoint, NumberEndpoint):
+        return {"meaning": "scaled value", "unit": endpoint.unit, "range": list(endpoint.range)}
+    if isinstance(endpoint, BinaryEndpoint | CategoryEndpoint):
+        return {"meaning": "log odds"}
+    if isinstance(endpoint, SurvivalEndpoint):
+        return {"meaning": "risk of the event", "interval_ends": list(endpoint.interval_ends)}
+    return {}
 
 
 def _inputs_of(feature: Feature) -> list[dict[str, Any]]:
@@ -206,13 +271,14 @@ def read_model(data: bytes, study: Study) -> ModelFile:
         notes = json.loads(header.get("__metadata__", {}).get("fedhealth", "{}"))
     except (SafetensorError, ValueError, struct.error) as error:
         raise DataUnusable("the model is not a safetensors file", got=str(error)) from error
-    weights, length = tensors.get("weights"), plan_study(study)["evaluate"].input_length
-    fits = weights is not None and weights.dtype == np.float64 and weights.shape == (length,)
-    if weights is None or not fits or not np.isfinite(weights).all():
+    wanted = model_of(study).tensors(study)
+    fits = {name: tensor.shape for name, tensor in tensors.items()} == wanted
+    if not fits or not all(tensor.dtype == np.float64 and np.isfinite(tensor).all() for tensor in tensors.values()):
         raise DataUnusable(
             f"the model is not of study '{study.name}'",
             got=", ".join(f"{name} {tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors.items()),
-            wanted=f"one tensor 'weights', float64[{length}], finite",
+            wanted=", ".join(f"{name} float64{list(shape)}" for name, shape in wanted.items()) + ", finite",
             next_step="Give the model.safetensors of the same run.",
         )
-    return ModelFile(np.asarray(weights), notes if isinstance(notes, dict) else {})
+    parts = [tensors[name].reshape(-1) for name in wanted]
+    return ModelFile(np.concatenate(parts), notes if isinstance(notes, dict) else {})

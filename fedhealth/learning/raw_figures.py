@@ -8,7 +8,7 @@ far beyond a protocol's rounds) with the usual ridge of 1/2 |weights|^2 beside t
 alone is not made to look worse than it must.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedhealth.learning.models.table import model_of
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study
-from fedhealth.training.per_patient import per_patient_gradients
+from fedhealth.training.per_patient import model_outputs, per_patient_gradients
 
 Vector = NDArray[np.float64]
 
@@ -63,15 +63,25 @@ def area_under_curve(scores: Vector, ill: NDArray[np.bool_]) -> float | None:
 
 
 def outcomes_of(weights: Vector, sides: Sequence[Records]) -> Outcomes:
-    """Return a model's scores for all patients of some tables, one table after the other.
+    """Return a logistic regression's scores for all patients of some tables, one table after the other.
 
     Args:
         weights: shape (features + 1,), the bias last.
         sides: each with patients of its own.
     """
+    return _outcomes(sides, lambda features: np.asarray((features * weights[:-1]).sum(axis=1) + weights[-1]))
+
+
+def outcomes_of_model(study: Study, weights: Vector, sides: Sequence[Records]) -> Outcomes:
+    """Return the same of a study's own model, whose endpoint is yes or no."""
+    module = model_of(study).module(study)
+    return _outcomes(sides, lambda features: np.asarray(model_outputs(module, weights, features)[:, 0]))
+
+
+def _outcomes(sides: Sequence[Records], score: Callable[[Vector], Vector]) -> Outcomes:
     scores, ill = [], []
     for side in sides:
-        each = (side.features * weights[:-1]).sum(axis=1) + weights[-1]
+        each = score(side.features)
         total = np.bincount(side.patients, weights=each, minlength=side.patient_count)
         scores.append(total / np.bincount(side.patients, minlength=side.patient_count))
         ill.append(np.bincount(side.patients, weights=side.labels, minlength=side.patient_count) > 0)
@@ -122,7 +132,7 @@ def step_without_privacy(study: Study, weights: Vector, side: Records, declared_
     model = model_of(study)
     gradients = per_patient_gradients(
         model.module(study),
-        weights,
+        np.array(weights),  # torch wants to be able to write
         model.loss(study),
         side.features,
         side.labels,

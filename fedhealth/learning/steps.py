@@ -3,7 +3,7 @@
 Both are called inside the gate, after the charge. What they return besides the release is for the local journal.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -15,7 +15,7 @@ from fedhealth.learning.plan import Step, encode_release
 from fedhealth.privacy.release import StepName
 from fedhealth.privacy.stream import KeyedStream
 from fedhealth.records.table import Records
-from fedhealth.training.per_patient import model_outputs, per_patient_gradients
+from fedhealth.training.per_patient import gradient_blocks, model_outputs
 from fedhealth.training.sampling import PatientRecords, PatientSampler
 
 Streams = Callable[[str], KeyedStream]
@@ -30,7 +30,7 @@ def train(step: Step, weights: NDArray[np.float64], records: Records, streams: S
     model = model_of(step.study)
     if step.sampling_rate < 1:
         records = _drawn(records, PatientSampler(records.patient_count, step.sampling_rate).draw(streams("sampling")))
-    gradients = per_patient_gradients(
+    gradients = gradient_blocks(
         model.module(step.study),
         weights,
         model.loss(step.study),
@@ -39,8 +39,7 @@ def train(step: Step, weights: NDArray[np.float64], records: Records, streams: S
         records.patients,
         records.patient_count,
     )
-    total, zeroed = step.mechanism.clip_and_sum(gradients)
-    return encode_release(step.mechanism.add_noise(total, streams("noise"))), zeroed
+    return _noised(step, gradients, streams)
 
 
 def evaluate(step: Step, weights: NDArray[np.float64], records: Records, streams: Streams) -> tuple[bytes, int]:
@@ -49,8 +48,13 @@ def evaluate(step: Step, weights: NDArray[np.float64], records: Records, streams
     outputs = np.zeros((len(records.labels), 0))
     if step.input_length:
         outputs = model_outputs(model.module(step.study), weights, records.features)
+    return _noised(step, outcome_of(step.study).vectors(step.study, outputs, records), streams)
+
+
+def _noised(step: Step, blocks: Iterable[NDArray[np.float64]], streams: Streams) -> tuple[bytes, int]:
+    """Release the noisy sum of patients' vectors, which come in blocks: each sum is exact, so that they add up."""
     fine, zeroed = np.zeros(step.mechanism.dimension, dtype=np.int64), 0
-    for vectors in outcome_of(step.study).vectors(step.study, outputs, records):
+    for vectors in blocks:
         part, left_out = step.mechanism.fine_sum(vectors)
         fine, zeroed = fine + part, zeroed + left_out
     return encode_release(step.mechanism.add_noise(step.mechanism.rounded(fine), streams("noise"))), zeroed

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
 from fedhealth.study.endpoints import CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryCondition, Condition
 from fedhealth.study.survival_endpoint import SurvivalEndpoint
@@ -20,10 +21,10 @@ _BLANKS = frozenset({"", "na", "nan", "null", "none", "?"})
 def label_of(endpoint: Endpoint, cells: Sequence[str]) -> tuple[float, ...] | None:
     """Return a record's label, `endpoint.label_width` numbers; None where it has no outcome and is not in the study.
 
-    Yes is 1.0 and no is 0.0; NaN where a cell is unreadable. Of a trial, the place of the arm, the number of visits
-    before one that was missed, and the outcome at each visit, scaled to [-1, 1], 0 after the last.
-    Of survival, whether the event came by the horizon, and
-    the time until it or until the end of follow-up, at most the horizon.
+    Yes is 1.0 and no is 0.0, a class its place in the protocol's list, a quantity scaled to [-1, 1]; NaN where a cell
+    is unreadable. Of a trial, the place of the arm, the number of visits before one that was missed, and the outcome at
+    each visit, scaled to [-1, 1], 0 after the last. Of survival, whether the event came by the horizon, and the time
+    until it or until the end of follow-up, at most the horizon.
 
     Args:
         endpoint: what the label is.
@@ -37,10 +38,22 @@ def label_of(endpoint: Endpoint, cells: Sequence[str]) -> tuple[float, ...] | No
         if cells[0] in endpoint.positive_categories:
             return (1.0,)
         return (0.0,) if cells[0] in endpoint.negative_categories else None
+    if isinstance(endpoint, ClassesEndpoint):
+        return (float(endpoint.classes.index(cells[0])),) if cells[0] in endpoint.classes else None
     outcome = number_of(cells[0])
     if outcome is None or math.isnan(outcome):
         return None if outcome is None else (outcome,)
+    if isinstance(endpoint, NumberEndpoint):
+        return None if outcome in endpoint.missing_values else (scaled(outcome, endpoint.range),)
     return (float(outcome > endpoint.positive_above),)
+
+
+def scaled(value: float, public_range: tuple[float, float]) -> float:
+    """Return a value scaled linearly from a public range to [-1, 1] and clamped there; NaN stays NaN."""
+    if math.isnan(value):
+        return value
+    low, high = public_range
+    return 2 * (min(max(value, low), high) - low) / (high - low) - 1
 
 
 def _trial_label(endpoint: TrialEndpoint, arm: str, *visits: str) -> tuple[float, ...] | None:

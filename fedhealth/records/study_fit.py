@@ -1,4 +1,4 @@
-"""Whether a table holds what a study asks for, and whether a feature gives the answer away; for the administrator.
+"""Whether a table holds what a study asks for, says anything there, or gives the answer away; for the administrator.
 
 A feature that encodes the label (a code of the diagnosis, a drug that is given only after it, a value that was
 measured in the ill alone) makes a model that looks perfect and is useless. A protocol cannot declare that; it shows
@@ -22,8 +22,9 @@ from fedhealth.records.cells import is_blank, is_unreadable, label_of, meets, nu
 from fedhealth.records.columns import Problem, cells_of
 from fedhealth.records.molecules import read_molecule
 from fedhealth.records.survival_fit import find_follow_up_problems
-from fedhealth.records.table import Table, columns_of, number_columns
+from fedhealth.records.table import Table, columns_of, inputs_of, is_left_out, is_missing, number_columns
 from fedhealth.records.trial_fit import find_trial_problems
+from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
 from fedhealth.study.features import CategoryCondition, CategoryFeature, Feature, NumberFeature
 from fedhealth.study.molecules import MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
@@ -67,24 +68,114 @@ def find_giveaways(table: Table, study: Study) -> tuple[Giveaway, ...]:
         table: the whole table; columns that it lacks are passed over.
         study: its endpoint, cohort and features are looked at.
     """
-    if not {*study.endpoint.columns, *(each.column for each in study.include)} <= set(table.columns):
-        return ()
-    place = {column: table.columns.index(column) for column in columns_of(study) if column in table.columns}
-    rows, labels = [], []
+    found: dict[tuple[str, str], Giveaway] = {}
+    cohort = _cohort_of(table, study)
+    for outcome in _outcomes(study, cohort.labels):
+        for feature, cells in cohort.cells.items():
+            for each in _ways(feature, cells, outcome):
+                known = found.get((each.column, each.by), each)
+                found[each.column, each.by] = max(known, each, key=lambda giveaway: giveaway.area)
+    separates = "arm" if isinstance(study.endpoint, TrialEndpoint) else "outcome"
+    return tuple(replace(each, label=separates) for each in found.values() if each.area >= GIVES_AWAY)
+
+
+def find_uniform(table: Table, study: Study) -> tuple[Problem, ...]:
+    """Return what is the same in all records of a study in a table, and so says nothing there.
+
+    An outcome that all have, a feature that all have alike or that nobody has, and rules on missing values that leave
+    many out. The rules stay the protocol's, the same at every site; whether to take part is the administrator's choice.
+    """
+    return tuple(_uniform(study, _cohort_of(table, study)))
+
+
+@dataclass(frozen=True)
+class _Cohort:
+    """The records of a table that are in a study, and those that its rules on missing values leave out.
+
+    Attributes:
+        labels: readable ones, shape (records, numbers of a label).
+        cells: of each feature whose column the table has, one for each label.
+        left_out: how many records have no value of a feature that asks for one, by its column.
+        met: how many records have an outcome and meet the conditions, left out or not.
+    """
+
+    labels: NDArray[np.float64]
+    cells: dict[Feature, list[str]]
+    left_out: dict[str, int]
+    met: int
+
+
+def _cohort_of(table: Table, study: Study) -> _Cohort:
+    there = set(table.columns)
+    features = [feature for feature in study.features if feature.column in there]
+    cells: dict[Feature, list[str]] = {feature: [] for feature in features}
+    left_out, labels, met = Counter[str](), list[tuple[float, ...]](), 0
+    if not {*study.endpoint.columns, *(each.column for each in study.include)} <= there:
+        return _Cohort(np.zeros((0, study.endpoint.label_width)), cells, {}, 0)
+    place = {column: table.columns.index(column) for column in columns_of(study) if column in there}
     for _, row in table.rows:
         label = label_of(study.endpoint, [row[place[column]] for column in study.endpoint.columns])
-        met = all(meets(each, row[place[each.column]]) for each in study.include)
-        if met and label is not None and not math.isnan(label[0]):
-            rows.append(row)
-            labels.append(label[0] > 0)
-    ill = np.array(labels, dtype=np.bool_)
-    found = []
-    for feature in study.features:
-        if feature.column in place:
-            cells = [row[place[feature.column]] for row in rows]
-            found += [each for each in _ways(feature, cells, ill) if each.area >= GIVES_AWAY]
-    separates = "arm" if isinstance(study.endpoint, TrialEndpoint) else "outcome"
-    return tuple(replace(each, label=separates) for each in found)
+        if label is None or not all(meets(each, row[place[each.column]]) for each in study.include):
+            continue
+        met += 1
+        without = [each.column for each in features if is_left_out(each, row[place[each.column]])]
+        left_out.update(without)
+        if not without and not any(map(math.isnan, label)):
+            labels.append(label)
+            for feature in features:
+                cells[feature].append(row[place[feature.column]])
+    return _Cohort(np.array(labels).reshape(-1, study.endpoint.label_width), cells, dict(left_out), met)
+
+
+def _outcomes(study: Study, labels: NDArray[np.float64]) -> Iterator[NDArray[np.bool_]]:
+    """Yield ways of dividing records by their outcome: each class from the others, or a quantity at its median."""
+    first = labels[:, 0]
+    if isinstance(study.endpoint, ClassesEndpoint):
+        yield from (first == place for place in range(len(study.endpoint.classes)))
+    elif isinstance(study.endpoint, NumberEndpoint):
+        yield first > (np.median(first) if first.size else 0.0)
+    else:
+        yield first > 0
+
+
+def _uniform(study: Study, cohort: _Cohort) -> Iterator[Problem]:
+    for column, records in cohort.left_out.items():
+        yield Problem(
+            "warning",
+            column,
+            f"{records / cohort.met:.1%} of the records have no value of it, and the protocol leaves those out",
+            "Ask whether it can be looked up; or whether to take part.",
+        )
+    told = study.task == "diagnosis"  # of follow-up and of trials, modules of their own say it
+    if not len(cohort.labels):
+        if told:
+            yield Problem("warning", study.endpoint.column, "no record is in the study", "Do not take part.")
+        return
+    if told and len(cohort.labels) > 1 and (cohort.labels == cohort.labels[0]).all():
+        yield Problem(
+            "warning",
+            study.endpoint.column,
+            "all records of the study have one and the same outcome",
+            "Ask the researcher whether this hospital's patients can add anything.",
+        )
+    for feature, cells in cohort.cells.items():
+        if all(is_missing(feature, cell) for cell in cells):
+            if isinstance(feature, MoleculeFeature):
+                continue  # `_no_molecules` says so
+            measured = (
+                "nothing is measured" if isinstance(feature, NumberFeature) else "nothing that the study reads is"
+            )
+            what = f"{measured} in any record: all count as missing"
+        elif len(cells) > 1 and len({_input_of(feature, cell) for cell in cells}) == 1:
+            what = "all records of the study have the same value"
+        else:
+            continue
+        yield Problem("warning", feature.column, what, "It says nothing here; ask whether to take part.")
+
+
+def _input_of(feature: Feature, cell: str) -> tuple[object, ...]:
+    """Return what a model is given of a cell; of a molecule its text, which is as much and costs less."""
+    return (cell,) if isinstance(feature, MoleculeFeature) else tuple(inputs_of(feature, cell))
 
 
 def find_misfits(table: Table, study: Study) -> tuple[Problem, ...]:
@@ -108,7 +199,10 @@ def _misfits(table: Table, study: Study) -> Iterator[Problem]:
             yield Problem("error", column, "the study wants numbers and there is text", "Correct the cells.", lines)
     for column, words in _words_of(study).items():
         if column in there:
-            yield from _strange_words(table, column, words)
+            asked = column in study.endpoint.columns or any(each.column == column for each in study.include)
+            excluding = any(each.column == column and each.missing == "exclude" for each in study.features)
+            becomes = "the record is left out" if asked or excluding else "it counts as missing"
+            yield from _strange_words(table, column, words, becomes)
     for feature in study.features:
         if isinstance(feature, NumberFeature) and feature.column in there:
             yield from _out_of_range(table, feature)
@@ -116,6 +210,9 @@ def _misfits(table: Table, study: Study) -> Iterator[Problem]:
             yield from _no_molecules(table, feature)
     yield from find_follow_up_problems(table, study)
     yield from find_trial_problems(table, study)
+    if isinstance(study.endpoint, NumberEndpoint) and study.endpoint.column in there:
+        yield from _out_of_range(table, study.endpoint)
+    yield from find_uniform(table, study)
     for giveaway in find_giveaways(table, study):
         yield Problem("warning", giveaway.column, str(giveaway), "Ask the researcher how it comes about.")
 
@@ -133,7 +230,7 @@ def _words_of(study: Study) -> dict[str, set[str]]:
     return words
 
 
-def _strange_words(table: Table, column: str, words: set[str]) -> Iterator[Problem]:
+def _strange_words(table: Table, column: str, words: set[str], becomes: str) -> Iterator[Problem]:
     plain = {_plain(word): word for word in words}
     otherwise: defaultdict[str, list[int]] = defaultdict(list)
     unknown = []
@@ -148,7 +245,7 @@ def _strange_words(table: Table, column: str, words: set[str]) -> Iterator[Probl
         yield Problem(
             "warning",
             column,
-            f"'{word}' is spelled otherwise than in the study, and counts as missing",
+            f"'{word}' is spelled otherwise than in the study; {becomes}",
             f"Write it '{word}'.",
             tuple(lines),
         )
@@ -156,13 +253,13 @@ def _strange_words(table: Table, column: str, words: set[str]) -> Iterator[Probl
         yield Problem(
             "warning",
             column,
-            f"{_share(len(unknown), table)} of the rows have a word that the study does not know; it counts as missing",
+            f"{_share(len(unknown), table)} of the rows have a word that the study does not know; {becomes}",
             "Compare the words with the protocol's.",
             tuple(unknown),
         )
 
 
-def _out_of_range(table: Table, feature: NumberFeature) -> Iterator[Problem]:
+def _out_of_range(table: Table, feature: NumberFeature | NumberEndpoint) -> Iterator[Problem]:
     low, high = feature.range
     numbers = [(line, number_of(cell)) for line, cell in cells_of(table, feature.column)]
     measured = [(line, value) for line, value in numbers if value is not None and value not in feature.missing_values]
@@ -176,8 +273,6 @@ def _out_of_range(table: Table, feature: NumberFeature) -> Iterator[Problem]:
             f"Check the unit ({feature.unit}); if it is right, tell the researcher that the range is narrow.",
             outside,
         )
-    if not measured and table.rows:
-        yield Problem("warning", feature.column, "nothing is measured in any row", "Ask whether to take part.")
 
 
 def _no_molecules(table: Table, feature: MoleculeFeature) -> Iterator[Problem]:

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedhealth.errors import DataUnusable
-from fedhealth.records.cells import is_before_follow_up, is_unreadable, label_of, meets, number_of
-from fedhealth.records.molecules import molecule_inputs
+from fedhealth.records.cells import is_before_follow_up, is_unreadable, label_of, meets, number_of, scaled
+from fedhealth.records.molecules import molecule_inputs, read_molecule
 from fedhealth.records.split import SIDE_WORDS, is_held_out, stated_sides
 from fedhealth.study.features import CategoryFeature, Feature, NumberCondition, NumberFeature
 from fedhealth.study.molecules import MoleculeFeature
@@ -161,9 +161,9 @@ def prepare_records(
 ) -> tuple[Records, Records]:
     """Return the training side and the held-out side of a table, as the study wants them.
 
-    Rows without an endpoint or without a patient are left out, those that miss a condition of the cohort, and a
-    patient's rows beyond the study's `max_records_per_patient`; unless `strict`, also the patients of whom the split
-    column does not say one side.
+    Rows without an endpoint or without a patient are left out, those that miss a condition of the cohort, those without
+    a value that a feature asks for, and a patient's rows beyond the study's `max_records_per_patient`; unless `strict`,
+    also the patients of whom the split column does not say one side.
 
     Args:
         table: the whole table.
@@ -199,6 +199,7 @@ def prepare_records(
                 raise _before_follow_up(table, line, column)
         label = label_of(study.endpoint, [row[place[column]] for column in study.endpoint.columns])
         met = [meets(each, row[place[each.column]]) for each in study.include]
+        met += [not is_left_out(each, row[place[each.column]]) for each in study.features]
         patient = row[place[patient_column]]
         inputs = [value for feature in study.features for value in inputs_of(feature, row[place[feature.column]])]
         if label is None or not patient or not all(met):
@@ -289,24 +290,31 @@ def number_columns(study: Study) -> tuple[str, ...]:
 
 
 def inputs_of(feature: Feature, cell: str) -> list[float]:
-    """Return the model inputs that a cell of a feature's column becomes; NaN where it is unreadable."""
+    """Return the model inputs that a cell of a feature's column becomes; NaN where it is unreadable or left out."""
     if isinstance(feature, MoleculeFeature):
         return molecule_inputs(feature, cell)
+    absent = is_missing(feature, cell)
     if isinstance(feature, CategoryFeature):
         inputs = [float(cell == category) for category in feature.categories]
-        absent = not any(inputs)
     else:
-        value = number_of(cell)
-        absent = value is None or value in feature.missing_values
-        inputs = [_scaled(feature, feature.impute if value is None or absent else value)]
+        value = feature.impute if absent else number_of(cell)
+        inputs = [math.nan if value is None else scaled(value, feature.range)]
     return [*inputs, float(absent)] if feature.missing_indicator else inputs
 
 
-def _scaled(feature: NumberFeature, value: float) -> float:
-    low, high = feature.range
-    if math.isnan(value):
-        return value
-    return 2 * (min(max(value, low), high) - low) / (high - low) - 1
+def is_missing(feature: Feature, cell: str) -> bool:
+    """Say whether a cell of a feature's column has no value: blank, or nothing that the study reads."""
+    if isinstance(feature, CategoryFeature):
+        return cell not in feature.categories
+    if isinstance(feature, MoleculeFeature):
+        return read_molecule(cell) is None
+    value = number_of(cell)
+    return value is None or value in feature.missing_values
+
+
+def is_left_out(feature: Feature, cell: str) -> bool:
+    """Say whether a feature's rule on missing values keeps a record with this cell out of the study."""
+    return feature.missing == "exclude" and is_missing(feature, cell)
 
 
 def _unusable(table: Table, line: int, column: str) -> DataUnusable:

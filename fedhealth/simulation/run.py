@@ -45,6 +45,7 @@ from fedhealth.simulation.hospitals import Hospitals, Split, split_table
 from fedhealth.simulation.in_process import Gates, SimulatedFederation
 from fedhealth.simulation.reference import reference_of
 from fedhealth.simulation.workers import SiteWorkers
+from fedhealth.simulation.yardsticks import has_yardstick
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study, sign_study
 from fedhealth.training.per_patient import deterministic_here
@@ -67,7 +68,7 @@ class Simulation:
         study: the protocol that was simulated.
         evidence: what a real federation could publish.
         weights: the private model, shape (features + 1,), the bias last.
-        reference: what only a simulation may know; None if it was not asked for.
+        reference: what only a simulation may know; None if it was not asked for or the endpoint has none.
         warnings: what a person should know of the table.
         folder: where everything was written.
     """
@@ -207,7 +208,10 @@ def simulate(
         ),
     )
     reference: Reference | EstimateReference | None = None
-    if with_reference:
+    warnings = hospitals.warnings
+    if with_reference and study.training is not None and not has_yardstick(study):
+        warnings += (f"There are no raw figures without privacy for an endpoint of kind '{study.endpoint.kind}'.",)
+    elif with_reference:
         on_progress("working out what only a simulation may know", study.rounds)
         reference = (
             estimate_without_privacy(study, hospitals, model)
@@ -219,7 +223,7 @@ def simulate(
     # By nobody's key: the seal only tells that no byte was changed since.
     write_results(results, signed, evidence, Ed25519PrivateKey.generate())
     (folder / REPORT).write_text(render_report(evidence, study, hospitals.titles, reference), encoding="utf-8")
-    return Simulation(study, evidence, weights, reference, hospitals.warnings, folder)
+    return Simulation(study, evidence, weights, reference, warnings, folder)
 
 
 def workers_for(study: Study, sites: tuple[SimulatedSite, ...]) -> int:

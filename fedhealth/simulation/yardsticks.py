@@ -15,7 +15,13 @@ from fedhealth.coordinator.report import Score
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.models.table import model_of
 from fedhealth.learning.outcomes.survival import total_hazards
-from fedhealth.learning.raw_figures import Outcomes, area_under_curve, fit_without_privacy, outcomes_of
+from fedhealth.learning.raw_figures import (
+    Outcomes,
+    area_under_curve,
+    fit_without_privacy,
+    outcomes_of,
+    outcomes_of_model,
+)
 from fedhealth.learning.raw_survival import fit_cox, harrell_concordance
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study
@@ -40,13 +46,18 @@ class Yardstick:
     ill: Callable[[Records], int]
 
 
+def has_yardstick(study: Study) -> bool:
+    """Say whether there are raw figures for a study's kind of endpoint."""
+    return study.endpoint.kind in _YARDSTICKS
+
+
 def yardstick_for(study: Study) -> Yardstick:
     """Return how a study's raw figures are worked out.
 
     Raises:
         ConfigInvalid: there are none for its kind of endpoint.
     """
-    if study.endpoint.kind not in _YARDSTICKS:
+    if not has_yardstick(study):
         raise ConfigInvalid(
             f"there are no raw figures for an endpoint of kind '{study.endpoint.kind}'",
             next_step="Simulate it without them: --no-reference.",
@@ -55,11 +66,12 @@ def yardstick_for(study: Study) -> Yardstick:
 
 
 def _binary_model(study: Study, weights: NDArray[np.float64]) -> Scorer:
-    return lambda sides: _binary_score(outcomes_of(weights, sides))
+    return lambda sides: _binary_score(outcomes_of_model(study, weights, sides))
 
 
 def _binary_fitted(study: Study, sides: Sequence[Records]) -> Scorer:
-    return _binary_model(study, fit_without_privacy(sides))
+    weights = fit_without_privacy(sides)
+    return lambda kept: _binary_score(outcomes_of(weights, kept))
 
 
 def _binary_score(outcomes: Outcomes) -> Score:

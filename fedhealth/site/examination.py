@@ -4,7 +4,7 @@ This is the only place where feasibility (enough patients, both outcomes) may be
 stays at the hospital. It is done on a copy of the ledger, so the gate may be running, and nothing is written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.query_trial import check_rows_alone
 from fedhealth.records.source import read_source
 from fedhealth.records.split import sides_of
-from fedhealth.records.study_fit import find_giveaways
+from fedhealth.records.study_fit import find_giveaways, find_uniform
 from fedhealth.records.survival_fit import find_follow_up_problems
 from fedhealth.records.table import Table, patients_per_row, prepare_records
 from fedhealth.records.trial_fit import find_trial_problems
@@ -160,9 +160,7 @@ class SiteInView:
             warnings=(
                 *_doubts(self.table, column),
                 *_figure_doubts(max(each.patient_count for each in records), self.site.data_set.declared_patients),
-                *(problem.what for problem in find_follow_up_problems(self.table, study)),
-                *(f"column '{each.column}': {each.what}" for each in find_trial_problems(self.table, study)),
-                *map(str, find_giveaways(self.table, study)),
+                *_warnings(self.table, study),
             ),
         )
         is_first = self.policy.approvals_needed == 2 and study.digest not in decisions.first
@@ -255,6 +253,14 @@ def _figure_doubts(patients: int, declared: int) -> tuple[str, ...]:
         "declared: they count for less than they are, and a release of theirs may be left out as implausible. Correct "
         "declared_patients in site.toml before anything is approved.",
     )
+
+
+def _warnings(table: Table, study: Study) -> Iterator[str]:
+    """Yield what looks wrong with a study here: follow-up, what all patients have alike, what gives the answer away."""
+    yield from (problem.what for problem in find_follow_up_problems(table, study))
+    yield from (f"column '{each.column}': {each.what}" for each in find_trial_problems(table, study))
+    yield from (f"column '{each.column}': {each.what}. {each.next_step}" for each in find_uniform(table, study))
+    yield from map(str, find_giveaways(table, study))
 
 
 def _check_fit(study: Study, site: SiteFile) -> None:

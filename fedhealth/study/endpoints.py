@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
 from fedhealth.study.part import Column, Part, Real, Text
 from fedhealth.study.survival_endpoint import SurvivalEndpoint
 from fedhealth.study.trial_endpoint import TrialEndpoint
@@ -106,4 +107,7 @@ class CategoryEndpoint(Part):
         return self.positive
 
 
-Endpoint = Annotated[BinaryEndpoint | CategoryEndpoint | SurvivalEndpoint | TrialEndpoint, Field(discriminator="kind")]
+Endpoint = Annotated[
+    BinaryEndpoint | CategoryEndpoint | ClassesEndpoint | NumberEndpoint | SurvivalEndpoint | TrialEndpoint,
+    Field(discriminator="kind"),
+]

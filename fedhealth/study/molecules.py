@@ -128,6 +128,8 @@ class MoleculeFeature(Part):
         column: name of the column in the data set; its cells are SMILES.
         fingerprints: any number of them, each different.
         descriptors: any number of them, each different.
+        missing: what becomes of a record without a structure that can be read: all inputs are 0 ("zeros"), or the
+            record is not in the study ("exclude").
         missing_indicator: add a feature that is 1 where no structure could be read, else 0.
     """
 
@@ -135,10 +137,13 @@ class MoleculeFeature(Part):
     column: Column
     fingerprints: Annotated[tuple[Fingerprint, ...], Field(max_length=8)] = ()
     descriptors: Annotated[tuple[Descriptor, ...], Field(max_length=len(DESCRIPTORS))] = ()
+    missing: Literal["zeros", "exclude"] = "zeros"
     missing_indicator: bool = False
 
     @model_validator(mode="after")
     def _has_inputs_that_differ(self) -> Self:
+        if self.missing == "exclude" and self.missing_indicator:
+            raise ValueError(f"'{self.column}' excludes records without a structure, wanted no indicator")
         names = [each.name for each in self.descriptors]
         if len(set(names)) != len(names) or len(set(self.fingerprints)) != len(self.fingerprints):
             raise ValueError(f"fingerprints or descriptors of '{self.column}' repeat one")

@@ -8,6 +8,7 @@ StudyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000, strip_whitespace=True)]
 Column = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.01, le=1)]
 
 
 class Part(BaseModel):

@@ -16,9 +16,10 @@ from pydantic import Field, model_validator
 
 from fedhealth.canonical import canonical_bytes, digest_of
 from fedhealth.config import read_toml
+from fedhealth.study.diagnosis_endpoints import Errors, NumberEndpoint
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryFeature, Condition, Feature
-from fedhealth.study.part import Column, Part, StudyName, Text
+from fedhealth.study.part import Column, Part, Share, StudyName, Text
 from fedhealth.study.strategies import FedAvg, Strategy
 from fedhealth.study.survival_endpoint import SurvivalEndpoint
 from fedhealth.study.trial_endpoint import TrialEndpoint
@@ -62,9 +63,6 @@ class Training(Part):
     learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     l2_clip_norm: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
     strategy: Strategy = FedAvg(kind="fedavg")
-
-
-Share = Annotated[float, Field(ge=0.01, le=1)]
 
 
 class Scores(Part):
@@ -138,6 +136,7 @@ class Evaluation(Part):
         scores: the line of AUC, calibration, Brier score and net benefit; None leaves it out.
         subgroups: the line of accuracy within groups of patients; None leaves it out.
         survival: the lines of an endpoint of kind 'survival', which has no others.
+        errors: how an endpoint of kind 'number' is judged; None is `Errors` as it is without being given.
     """
 
     held_out_fraction: Annotated[float, Field(gt=0, le=1)]
@@ -147,6 +146,7 @@ class Evaluation(Part):
     scores: Scores | None = Scores()
     subgroups: Subgroups | None = None
     survival: SurvivalLines | None = None
+    errors: Errors | None = None
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
@@ -282,6 +282,10 @@ class Study(Part):
             raise ValueError(
                 f"[evaluation] names {', '.join(sorted(named))}, which are for endpoints that are yes or no; this one "
                 f"is of kind '{self.endpoint.kind}'"
+            )
+        if self.evaluation.errors is not None and not isinstance(self.endpoint, NumberEndpoint):
+            raise ValueError(
+                f"[evaluation.errors] is for endpoints of kind 'number'; this one is of kind '{self.endpoint.kind}'"
             )
         if (self.evaluation.survival is not None) != isinstance(self.endpoint, SurvivalEndpoint):
             raise ValueError("[evaluation.survival] and an endpoint of kind 'survival' go together: give both")

@@ -8,12 +8,17 @@ Invariant: row i of the result depends on the model and on the records of patien
 The last bit matters: weights near the end of the number range turn the order of a sum into another gradient, and the
 clip bounds what one patient changes, not what one patient changes in others. Matrix products do not have this
 property (a row's result can depend on how many rows there are), so layers are written row by row; models that learn
-in buffers are refused.
+in buffers are refused. Nor do all functions of one element: torch computes the last few of a tensor by other code,
+whose bits differ for sigmoid, softplus, SiLU and GELU, so that a value's place decides. `softsign` is made of
+operations that IEEE 754 rounds correctly, and is the same by whatever code.
+
+Patients are computed in blocks, so that as many gradients as fit some tens of megabytes are held at once.
 
 Source: Abadi et al., "Deep Learning with Differential Privacy", CCS 2016; `torch.func` for per-record gradients.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -25,21 +30,53 @@ RecordLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From one record's output, shape (outputs,), and label, shape (), to its loss, shape ()."""
 
 
+_NUMBERS_AT_ONCE = 2**21
+"""So many numbers of gradients are held at once, or those of one patient; a few copies of them are."""
+
+
 class RowwiseLinear(torch.nn.Module):
-    """A linear layer with one output whose every row is computed alone: x . weight + bias.
+    """A linear layer whose every row is computed alone: x . weight + bias, for each output.
 
     Args:
         inputs: number of inputs, at least 1.
+        outputs: number of outputs, at least 1.
     """
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int = 1) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(inputs, dtype=torch.float64))
-        self.bias = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.weight = torch.nn.Parameter(torch.zeros(outputs, inputs, dtype=torch.float64))
+        self.bias = torch.nn.Parameter(torch.zeros(outputs, dtype=torch.float64))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return shape (..., 1) for inputs of shape (..., inputs)."""
-        return (x * self.weight).sum(-1, keepdim=True) + self.bias
+        """Return shape (..., outputs) for inputs of shape (..., inputs)."""
+        return (x.unsqueeze(-2) * self.weight).sum(-1) + self.bias
+
+
+class RowwiseNetwork(torch.nn.Module):
+    """Layers of `RowwiseLinear` with `softsign` between them, and nothing after the last.
+
+    Args:
+        widths: number of inputs, of units of each hidden layer, and of outputs.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(itertools.starmap(RowwiseLinear, itertools.pairwise(widths)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return shape (..., outputs) for inputs of shape (..., inputs)."""
+        for number, layer in enumerate(self.layers):
+            x = layer(x if number == 0 else softsign(x))
+        return x
+
+
+def softsign(x: torch.Tensor) -> torch.Tensor:
+    """Return x / (1 + |x|): its slope is 1 at 0, and nowhere 0.
+
+    Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS
+    2010.
+    """
+    return x / (1 + x.abs())
 
 
 def make_deterministic() -> None:
@@ -74,19 +111,33 @@ def per_patient_gradients(
     patients: NDArray[np.int64],
     patient_count: int,
 ) -> NDArray[np.float64]:
-    """Return one gradient per patient.
+    """Return one gradient per patient, shape (patient_count, d); may hold NaN and infinities.
+
+    Arguments and errors are those of `gradient_blocks`.
+    """
+    blocks = list(gradient_blocks(model, weights, loss, features, labels, patients, patient_count))
+    return np.concatenate([np.zeros((0, weights.size)), *blocks])
+
+
+def gradient_blocks(
+    model: torch.nn.Module,
+    weights: NDArray[np.float64],
+    loss: RecordLoss,
+    features: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    patients: NDArray[np.int64],
+    patient_count: int,
+) -> Iterator[NDArray[np.float64]]:
+    """Yield one gradient per patient, in blocks of shape (patients, d) in the order of the patients' numbers.
 
     Args:
         model: any module without buffers; its parameters are replaced by `weights`.
         weights: all parameters, flattened in the order of `model.named_parameters()`, shape (d,).
         loss: loss of one record.
         features: shape (records, inputs).
-        labels: shape (records,).
+        labels: shape (records,), or (records, numbers of a label).
         patients: patient of each record, 0 to patient_count - 1, shape (records,).
         patient_count: number of patients, 0 or more.
-
-    Returns:
-        Shape (patient_count, d); may hold NaN and infinities.
 
     Raises:
         ValueError: the model has buffers, or the weights do not fit it.
@@ -94,28 +145,36 @@ def per_patient_gradients(
     if next(model.buffers(), None) is not None:
         raise ValueError("a model with buffers can learn from patients outside its gradient, and is refused")
     parameters = _unflatten(model, weights)
-    if patient_count == 0:
-        return np.zeros((0, weights.size))
 
     def record_loss(values: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return loss(functional_call(model, values, (x,)), y)
 
-    per_record = vmap(grad(record_loss), in_dims=(None, 0, 0))(
-        parameters, torch.from_numpy(features), torch.from_numpy(labels)
-    )
-    flat = torch.cat([per_record[name].reshape(len(labels), -1) for name in parameters], dim=1)
-    index = torch.from_numpy(patients)
-    total = torch.zeros(patient_count, flat.shape[1], dtype=flat.dtype).index_add_(0, index, flat)
-    records = torch.bincount(index, minlength=patient_count).to(flat.dtype)
-    return np.asarray((total / records[:, None]).numpy())
+    per_record = vmap(grad(record_loss), in_dims=(None, 0, 0))
+    order, ends = np.argsort(patients, kind="stable"), np.cumsum(np.bincount(patients, minlength=patient_count))
+    first = 0
+    while first < patient_count:
+        start = int(ends[first - 1]) if first else 0
+        most = start + _NUMBERS_AT_ONCE // max(1, weights.size)
+        stop = max(first + 1, int(np.searchsorted(ends, most, side="right")))
+        rows = order[start : ends[stop - 1]]
+        found = per_record(parameters, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]))
+        flat = torch.cat([found[name].reshape(len(rows), -1) for name in parameters], dim=1)
+        index = torch.from_numpy(patients[rows] - first)
+        total = torch.zeros(stop - first, flat.shape[1], dtype=flat.dtype).index_add_(0, index, flat)
+        records = torch.bincount(index, minlength=stop - first).to(flat.dtype)
+        yield np.asarray((total / records[:, None]).numpy())
+        first = stop
 
 
 def model_outputs(
     model: torch.nn.Module, weights: NDArray[np.float64], features: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the model's outputs for each record, shape (records, outputs); may hold NaN and infinities."""
+    parameters, at_once = _unflatten(model, weights), max(1, _NUMBERS_AT_ONCE // max(1, weights.size))
+    starts = range(0, max(1, len(features)), at_once)  # of nobody, too, the outputs have a shape
     with torch.no_grad():
-        return np.asarray(functional_call(model, _unflatten(model, weights), (torch.from_numpy(features),)).numpy())
+        blocks = [functional_call(model, parameters, (torch.from_numpy(features[at : at + at_once]),)) for at in starts]
+    return np.concatenate([np.asarray(block.numpy()) for block in blocks])
 
 
 def _unflatten(model: torch.nn.Module, weights: NDArray[np.float64]) -> dict[str, torch.Tensor]:

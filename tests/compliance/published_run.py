@@ -3,9 +3,11 @@
 import hashlib
 
 import numpy as np
+import safetensors.numpy
 from audited_site import BUDGET, RESEARCHER, WITNESS, approval, study
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedhealth.canonical import canonical_bytes
 from fedhealth.compliance.federation import read_federation
 from fedhealth.coordinator.evidence import (
     LedgerHead,
@@ -18,7 +20,7 @@ from fedhealth.coordinator.evidence import (
 from fedhealth.coordinator.publishing import write_results
 from fedhealth.coordinator.run_folder import MODEL
 from fedhealth.learning.evaluation import counts_of
-from fedhealth.learning.model_file import model_bytes
+from fedhealth.learning.model_file import notes_of
 from fedhealth.learning.plan import decode_release, encode_release, encode_weights, plan_study
 from fedhealth.privacy.checkpoint import Receipt, open_checkpoint, sign_receipt
 from fedhealth.privacy.entries import Created, Reserved
@@ -116,7 +118,10 @@ def publish(folder, sites, weights=WEIGHTS, key=WITNESS, **changes):
     """Write a run's files, sealed, whatever they say; `changes` are to the run's result."""
     signed = sign_study(RUN, RESEARCHER)
     rounds = changes.get("rounds_completed", ROUNDS)
-    model = model_bytes(weights, RUN, rounds)
+    # Written here, because the package writes no model of another size than the study's.
+    model = safetensors.numpy.save(
+        {"weights": weights}, metadata={"fedhealth": canonical_bytes(notes_of(RUN, rounds)).decode()}
+    )
     (folder / MODEL).write_bytes(model)
     result = RunResult(
         **{

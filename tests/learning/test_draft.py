@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.draft import EXAMPLE, TableRoles, columns_of, draft_protocol
-from fedhealth.learning.foresight import refuse_open_texts
+from fedhealth.learning.foresight import foresee, refuse_open_texts
+from fedhealth.learning.plan import plan_study
 from fedhealth.records.table import read_table
 from fedhealth.study.protocol import Study
 
@@ -112,3 +113,35 @@ def test_whatever_a_table_holds_the_draft_is_a_study_or_a_clear_refusal(tmp_path
         drafted(columns)
     except ValueError as error:  # a header or a word that a protocol does not take
         assert "String should have" in str(error) or "wider than a number" in str(error), error
+
+
+KINDS = {
+    "words that nobody said more of": (["mild", "severe", "none"] * 20, None, "classes"),
+    "codes, by request": ([str(n % 5) for n in range(60)], "classes", "classes"),
+    "many numbers": ([str(90 + n) for n in range(60)], None, "number"),
+    "few numbers, by request": ([str(n % 5) for n in range(60)], "number", "number"),
+    "two words, by request": (["alive", "gone"] * 30, "classes", None),
+    "words as a quantity": (["mild", "severe", "none"] * 20, "number", None),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_classes_and_quantities_are_drafted_where_they_are_plain_or_asked_for(tmp_path, case):
+    values, asked, kind = KINDS[case]
+    made = table(tmp_path, "x,age,y\n" + "".join(f"{n % 7},{20 + n},{value}\n" for n, value in enumerate(values)))
+    roles = TableRoles("y", kind=asked)
+    if kind is None:
+        with pytest.raises(ConfigInvalid, match="--kind number"):
+            columns_of(made, roles)
+        return
+    study = drafted(columns_of(made, roles))
+    assert study.endpoint.kind == kind
+    plan_study(study)
+    said = foresee(study).warnings
+    assert any("the outcome" in warning for warning in said) and not any("overshoot" in warning for warning in said)
+    if kind == "number":
+        assert study.model.kind == "linear-regression" and "the unit of y" in said[0]
+        low, high = study.endpoint.range
+        assert low <= float(min(values, key=float)) and high >= float(max(values, key=float))
+    else:
+        assert study.endpoint.classes == tuple(sorted(set(values)))

@@ -38,6 +38,18 @@ def combining_by(kind, rounds=20, **settings):
     return {"training": STUDY.training.model_dump() | {"rounds": rounds, "strategy": strategy}}
 
 
+def of_classes(number):
+    words = [str(place) for place in range(number)]
+    return {
+        "endpoint": {"kind": "classes", "column": "num", "classes": words, "outcome": "a grade"},
+        "evaluation": {"held_out_fraction": 0.5},
+    }
+
+
+def test_few_classes_of_many_patients_are_none_too_many():
+    assert foresee(changed(**of_classes(3)), [limits(declared_patients=3000)]).warnings == ()
+
+
 def test_the_parts_of_an_evaluation_cost_together_what_the_protocol_asks():
     training, *lines = foresee(STUDY).costs
     assert training.releases == 22 and 1.999 < training.epsilon <= STUDY.privacy.training_epsilon
@@ -132,6 +144,8 @@ def test_nothing_stands_against_a_study_that_fits():
         ({"privacy": STUDY.privacy.model_dump() | {"delta": 0.01}}, "more than 1 / 300"),
         ({"training": STUDY.training.model_dump() | {"spare_rounds": 0}}, "no spare rounds"),
         ({"purpose": "?"}, "left open: purpose"),
+        ({"privacy": STUDY.privacy.model_dump() | {"evaluation_epsilon": 0.05}}, "accuracy: expected to be withheld"),
+        (of_classes(5), "5 classes are many"),
         (combining_by("krum", malicious_sites=1), "'krum' needs 5 sites, and limits of 1 sites are known"),
         (combining_by("fedmedian", malicious_sites=1), "no quorum: one hospital whose release is left out"),
     ],

@@ -8,17 +8,16 @@ with broken cells, several records a patient and words that no protocol knows. P
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+import neighbours
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neighbours import CELLS, only
 
 from fedhealth.learning import steps
 from fedhealth.learning.plan import plan_study
-from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
-from fedhealth.records.table import Table, prepare_records
 from fedhealth.study.protocol import Study
 
 STUDY = Study.model_validate(
@@ -67,18 +66,8 @@ STUDY = Study.model_validate(
     }
 )
 PLAN = plan_study(STUDY)
-SIDES = {"train": 0, "evaluate": 1}
-SPLIT_KEY = bytes(range(32))
-SECRET = UnsafeFixedNoiseSecret(3)
 WIDTH = PLAN["evaluate"].input_length
-CELLS = {
-    "id": ["p0", "p1", "p2", "p3", "p4", "p5", "p6", ""],
-    "age": ["17", "18", "45.5", "60", "80", "81", "", "old", "1e999"],
-    "dose": ["0", "2.5", "7", "11", "", "much", "-1e308"],
-    "sex": ["f", "m", "d", ""],
-    "ward": ["A", "B", "C", "D", ""],
-    "ill": ["yes", "probably", "no", "no", "no", "perhaps", ""],
-}
+COLUMNS = ("id", "age", "dose", "sex", "ward", "ill")
 WEIGHTS = st.lists(
     st.floats(-20, 20) | st.sampled_from([0.0, 5e-324, -1e-300, 1e154, -1.7e308, 1.7e308]),
     min_size=WIDTH,
@@ -86,38 +75,10 @@ WEIGHTS = st.lists(
 ).map(np.array)
 
 
-def table_of(seed):
-    generator = np.random.default_rng(seed)
-    rows = zip(*(generator.choice(cells, 30) for cells in CELLS.values()), strict=True)
-    return Table(Path("t"), tuple(CELLS), tuple((line, tuple(map(str, row))) for line, row in enumerate(rows, 2)))
-
-
-def only(table, wanted):
-    return replace(table, rows=tuple((line, row) for line, row in table.rows if wanted(row[0])))
-
-
-def prepared(table):
-    return prepare_records(table, STUDY, "id", SPLIT_KEY, strict=False)
-
-
-def release(name, weights, table, prepare=prepared):
-    records = prepare(table)[SIDES[name]]
-    payload, _ = steps.STEPS[name](PLAN[name], weights, records, partial(SECRET.stream, "0" * 64))
-    return np.frombuffer(payload, dtype="<i8")
-
-
-def reach_of_others(name, weights, table, patient, prepare=prepared):
-    """Return how many steps a patient's presence moves what the others add, in the coordinate where it is most."""
-    whole, without, alone, nobody = (
-        release(name, weights, only(table, wanted), prepare)
-        for wanted in (
-            lambda row: True,
-            lambda row: row != patient,
-            lambda row: row == patient,
-            lambda row: False,
-        )
-    )
-    return int(np.abs((whole - without) - (alone - nobody)).max())
+table_of = partial(neighbours.table_of, columns=COLUMNS)
+prepared = partial(neighbours.prepared, STUDY)
+release = partial(neighbours.release, STUDY)
+reach_of_others = partial(neighbours.reach_of_others, STUDY)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])

@@ -21,6 +21,16 @@ def start(study: Study) -> NDArray[np.float64]:
     return np.zeros(0)
 
 
+def tensors(study: Study) -> dict[str, tuple[int, ...]]:
+    """Return one tensor without numbers."""
+    return {"weights": (0,)}
+
+
+def reading(study: Study) -> str:
+    """Return that there is nothing to read."""
+    return "The tensor `weights` is empty: nothing was trained."
+
+
 def module(study: Study) -> NoReturn:
     """Refuse: there is no network."""
     raise ValueError(f"study '{study.name}' trains nothing")

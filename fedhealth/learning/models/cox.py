@@ -45,6 +45,21 @@ def start(study: Study) -> NDArray[np.float64]:
     return np.concatenate([np.zeros(study.dimension), baseline])
 
 
+def tensors(study: Study) -> dict[str, tuple[int, ...]]:
+    """Return one coefficient for each input, and the log of the baseline hazard in each interval."""
+    return {"coefficients": (study.dimension,), "log baseline hazard": (grid_of(study).intervals,)}
+
+
+def reading(study: Study) -> str:
+    """Return how the risk follows."""
+    return (
+        "The tensor `coefficients` has one coefficient for each input, `log baseline hazard` the natural logarithm of "
+        "the baseline hazard in each interval of follow-up: the mean over all hospitals, of which each had its own. "
+        "The risk by the horizon is 1 - exp(-(sum over intervals of length times exp(log baseline hazard + sum of "
+        "coefficient times input)))."
+    )
+
+
 def module(study: Study) -> "torch.nn.Module":
     """Return the model of log hazards."""
     from fedhealth.learning.hazards import ProportionalHazards

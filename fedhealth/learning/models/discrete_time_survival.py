@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhealth.learning.dense_layers import tensors_of
 from fedhealth.learning.time_grid import expected_hazard, grid_of
 from fedhealth.study.protocol import Study
 
@@ -40,6 +41,22 @@ def start(study: Study) -> NDArray[np.float64]:
     # The chance in an interval is 1 - exp(-hazard * width), so its log odds are log(exp(hazard * width) - 1).
     parts[-1] = np.log(np.expm1(expected_hazard(study) * grid.widths))
     return np.concatenate(parts)
+
+
+def tensors(study: Study) -> dict[str, tuple[int, ...]]:
+    """Return two tensors for each layer: weights, shape (outputs, inputs), and biases."""
+    return tensors_of([study.dimension, *study.model.hidden, grid_of(study).intervals])
+
+
+def reading(study: Study) -> str:
+    """Return how the risk follows."""
+    layers = len(study.model.hidden) + 1
+    return (
+        f"For each layer n from 1 to {layers}, multiply the tensor `layer n weights` (a row for each output) with what "
+        "goes in, and add `layer n biases`. What comes out of a layer goes into the next as tanh(x). What comes out of "
+        "the last are outputs z, one for each interval of follow-up; the risk by the horizon is 1 - the product of "
+        "1 / (1 + exp(z))."
+    )
 
 
 def module(study: Study) -> "torch.nn.Module":

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.errors import ConfigInvalid
-from fedhealth.learning.models import ancova, cox, discrete_time_survival, logistic_regression, mixed_model
+from fedhealth.learning.models import (
+    ancova,
+    cox,
+    discrete_time_survival,
+    linear_regression,
+    logistic_regression,
+    mixed_model,
+    mlp,
+)
 from fedhealth.study.protocol import Study
 
 if TYPE_CHECKING:
@@ -39,6 +47,14 @@ class Model(Protocol):
         """Return the weights of the first round, from the protocol alone, shape (size,)."""
         ...
 
+    def tensors(self, study: Study) -> Mapping[str, tuple[int, ...]]:
+        """Return the names and shapes of the tensors of its file, which hold the weights in this order."""
+        ...
+
+    def reading(self, study: Study) -> str:
+        """Return how a record's outputs follow from its inputs and these tensors, in words for the model card."""
+        ...
+
     def module(self, study: Study) -> "torch.nn.Module":
         """Return it for torch, without buffers, each row computed alone; torch is loaded by this."""
         ...
@@ -51,6 +67,8 @@ class Model(Protocol):
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
         "logistic-regression": logistic_regression,
+        "linear-regression": linear_regression,
+        "mlp": mlp,
         "ancova": ancova,
         "mixed-model": mixed_model,
         "cox": cox,

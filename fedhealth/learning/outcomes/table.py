@@ -11,7 +11,7 @@ from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.binary_figures import Figures
 from fedhealth.learning.figures import FigureTable
 from fedhealth.learning.lines import Line
-from fedhealth.learning.outcomes import binary, survival, trial
+from fedhealth.learning.outcomes import binary, classes, number, survival, trial
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study, Task
 
@@ -50,13 +50,20 @@ class Outcome(Protocol):
 
 
 OUTCOMES: Mapping[str, Outcome] = MappingProxyType(
-    {"binary": binary, "category": binary, "survival": survival, "trial": trial}
+    {
+        "binary": binary,
+        "category": binary,
+        "classes": classes,
+        "number": number,
+        "survival": survival,
+        "trial": trial,
+    }
 )
 """By the kind of the endpoint."""
 
 TASKS: Mapping[Task, frozenset[str]] = MappingProxyType(
     {
-        "diagnosis": frozenset({"binary", "category"}),
+        "diagnosis": frozenset({"binary", "category", "classes", "number"}),
         "survival": frozenset({"survival"}),
         "efficacy": frozenset({"trial"}),
     }
