@@ -8,12 +8,14 @@ Both ends derive the lines from the protocol alone: the gate fills them, the coo
 endpoint has is in `fedhealth.learning.outcomes`.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.lines import Line
 from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.study.protocol import Study
@@ -21,8 +23,21 @@ from fedhealth.study.protocol import Study
 
 @lru_cache(maxsize=64)
 def lines_of(study: Study) -> tuple[Line, ...]:
-    """Return the lines of a study's evaluation, in the order of the released vector."""
-    return outcome_of(study).lines(study)
+    """Return the lines of a study's evaluation, in the order of the released vector.
+
+    Raises:
+        ConfigInvalid: two lines, or two of their cells, would have one name; a count would then be read as another's.
+    """
+    lines = outcome_of(study).lines(study)
+    for names in ([line.name for line in lines], [cell for line in lines for cell in line.cells]):
+        if repeated := [name for name, times in Counter(names).items() if times > 1]:
+            raise ConfigInvalid(
+                f"columns and words of study '{study.name}' run into each other",
+                got=f"several counts named '{repeated[0]}'",
+                wanted="a name of its own for each",
+                next_step="Rename the column or the word, in the protocol and in the data sets.",
+            )
+    return lines
 
 
 def counts_of(study: Study, released: NDArray[np.float64]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fedhealth.learning.lines import Line
 from fedhealth.metrics.moment_regression import Moments
 from fedhealth.study.features import CategoryFeature
+from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.trial_endpoint import TrialEndpoint
 
@@ -142,6 +143,10 @@ def covariates_of(study: Study) -> tuple[tuple[str, int], ...]:
     for feature in study.features:
         if isinstance(feature, CategoryFeature):
             names = ["", *(f"{feature.column}={word}" for word in feature.categories[1:])]
+        elif isinstance(feature, MoleculeFeature):
+            hashed = sum(each.size for each in feature.fingerprints)
+            names = [f"{feature.column}: fingerprint {number}" for number in range(1, hashed + 1)]
+            names += [f"{feature.column}: {each.name}" for each in feature.descriptors]
         else:
             names = [feature.column]
         names += [f"{feature.column} missing"] * feature.missing_indicator

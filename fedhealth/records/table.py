@@ -27,6 +27,7 @@ from fedhealth.records.split import SIDE_WORDS, is_held_out, stated_sides
 from fedhealth.study.features import CategoryFeature, Feature, NumberCondition, NumberFeature
 from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.protocol import Study
+from fedhealth.study.trial_endpoint import TrialEndpoint
 
 MAX_CELLS = 2**26
 """Numbers that a gate holds of one study at once, 512 MiB."""
@@ -190,7 +191,9 @@ def prepare_records(
     numbers = number_columns(study) if strict else ()
     sides: tuple[list[_Row], ...] = ([], [])
     records: Counter[str] = Counter()
-    stated = _stated_sides(table, place[patient_column], place[split_column]) if split_column else None
+    stated = None
+    if split_column and study.evaluation.held_out_fraction < 1:  # else everybody takes part, whatever it says
+        stated = _stated_sides(table, place[patient_column], place[split_column])
     for line, row in table.rows:
         for column in numbers:
             if is_unreadable(row[place[column]]):
@@ -252,7 +255,7 @@ def made_up_records(study: Study, patients: int) -> Records:
     generator = np.random.default_rng(0)
     return Records(
         features=generator.uniform(-1, 1, (count, study.dimension)),
-        labels=_shaped(generator.integers(0, 2, (count, study.endpoint.label_width)), study),
+        labels=_shaped(_made_up_labels(study, count, generator), study),
         patients=np.repeat(np.arange(patients, dtype=np.int64), study.max_records_per_patient),
         patient_count=patients,
     )
@@ -260,6 +263,14 @@ def made_up_records(study: Study, patients: int) -> Records:
 
 _Row = tuple[str, NDArray[np.float64], tuple[float, ...]]
 """A patient, the record's inputs, and its label."""
+
+
+def _made_up_labels(study: Study, count: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Return labels; of a trial, those that take longest: everybody was observed at every visit."""
+    labels = generator.integers(0, 2, (count, study.endpoint.label_width)).astype(np.float64)
+    if isinstance(study.endpoint, TrialEndpoint):
+        labels[:, 1] = len(study.endpoint.outcomes)
+    return labels
 
 
 def _shaped(labels: ArrayLike, study: Study) -> NDArray[np.float64]:

@@ -27,6 +27,9 @@ from fedhealth.study.trial_endpoint import TrialEndpoint
 MAX_INPUTS = 100_000
 """So many weights, as doubles, fit one frame of the gate."""
 
+MAX_TRIAL_COLUMNS = 100
+"""Covariates and visits of a trial: its release has a sum for each pair of them."""
+
 Task = Literal["diagnosis", "survival", "efficacy"]
 """What kind of question a study asks; a site's policy names those that may be asked."""
 
@@ -310,6 +313,11 @@ class Study(Part):
                 )
             if self.training is not None:
                 raise ValueError("a trial is estimated, not trained: leave out [training] and training_epsilon")
+            if (columns := self.dimension + len(self.endpoint.outcomes)) > MAX_TRIAL_COLUMNS:
+                raise ValueError(
+                    f"inputs and visits are {columns} columns, wanted at most {MAX_TRIAL_COLUMNS}: a trial's release "
+                    "has a sum for each pair of them"
+                )
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from fedhealth.learning import steps
 from fedhealth.learning.evaluation import counts_of, lines_of
 from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.learning.plan import decode_release, plan_study
+from fedhealth.learning.trial_moments import groups_of
 from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.table import Records, Table, made_up_records, prepare_records
 
@@ -83,6 +84,14 @@ def test_who_is_at_the_end_of_every_range_measures_1_and_nobody_more(study):
 @STUDIES
 def test_made_up_records_can_be_computed(study):
     assert np.isfinite(vectors_of(study, made_up_records(study, 30))).all()
+
+
+@STUDIES
+def test_made_up_patients_take_as_long_as_any_because_all_are_in_the_longest_group(study):
+    # A reply's public duration is measured on them: patients who were seen more often must not make it late.
+    last = max(sum(len(line.cells) for line in group.lines()) for group in groups_of(study, study.endpoint))
+    made_up = vectors_of(study, made_up_records(study, 30))
+    assert (made_up[:, :-last] == 0).all() and made_up[:, -last:].any(axis=1).all()
 
 
 @STUDIES

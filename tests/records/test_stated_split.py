@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_trial import COLUMNS as TRIAL_COLUMNS
+from made_up_trial import rows, trial
 from small_study import protocol
 
 from fedhealth.errors import DataUnusable
@@ -62,6 +64,14 @@ def test_a_patient_on_no_side_stops_an_approval_and_after_it_is_left_out_alone(c
 
 def test_who_is_not_in_the_study_needs_no_side():
     assert sides(*WHOLE, ("x", "60", "1", "", "")) == sides(*WHOLE)
+
+
+def test_an_estimate_takes_everybody_whatever_the_words_say():
+    found = [(*row, word) for row, word in zip(rows(("North",), each=3), ("train", "test", "?"), strict=True)]
+    whole = Table("trial.csv", (*TRIAL_COLUMNS, "side"), tuple(enumerate((tuple(map(str, row)) for row in found), 2)))
+    training, everybody = prepare_records(whole, trial(), "person", bytes(32), "side", strict=False)
+    seen = sum(row[-2] != "" for row in found)  # the outcome at week 8
+    assert (training.patient_count, everybody.patient_count) == (0, seen)
 
 
 def test_a_split_column_that_is_not_there_is_missed():

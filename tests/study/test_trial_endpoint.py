@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.plan import plan_study
+from fedhealth.learning.trial_moments import covariates_of
 from fedhealth.records.cells import label_of
 from fedhealth.study.protocol import Study
 
@@ -21,6 +22,10 @@ def with_endpoint(**changes):
     "made, words",
     [
         (with_endpoint(range=[5, 5]), "lower value first"),
+        (with_endpoint(range=[-1e308, 1e308]), "wider, or farther from 0"),
+        (with_endpoint(range=[1e308, 1.5e308]), "wider, or farther from 0"),  # their middle overflows
+        (with_endpoint(range=[0, 5e-324]), "too narrow"),  # half of it is 0, and nothing can be divided by it
+        (with_endpoint(range=[1, 1 + 2**-52]), "too narrow"),  # its end would be 2 of a scaled outcome
         (with_endpoint(arms=[ARMS[0]]), "at least 2"),
         (with_endpoint(arms=[ARMS[0], ARMS[1], ARMS[1]]), "repeat a word"),
         (with_endpoint(arms=[ARMS[0], {"word": "low"}]), "wanted all or none"),
@@ -89,3 +94,52 @@ def test_a_visit_after_one_that_was_missed_is_not_used():
 def test_an_unreadable_outcome_is_not_a_number():
     label = label_of(trial(("week_4", "week_8")).endpoint, ("none", "-10", "text"))
     assert label[:3] == (0.0, 2.0, 0.0) and label[3] != label[3]
+
+
+MOLECULE = {
+    "kind": "molecule",
+    "column": "smiles",
+    "descriptors": [{"name": "logp", "range": [-4, 7]}, {"name": "rings", "range": [0, 8]}],
+    "missing_indicator": True,
+}
+
+
+def test_each_input_of_a_molecule_is_a_covariate_of_its_own():
+    feature = {"kind": "category", "column": "sex", "categories": ["f", "m"]}
+    fingerprint = {"radius": 1, "size": 64}
+    study = trial(features=[MOLECULE, feature])
+    assert covariates_of(study) == (
+        ("smiles: logp", 0),
+        ("smiles: rings", 1),
+        ("smiles missing", 2),
+        ("sex=m", 4),  # 3 is 'f', with which the others are compared
+    )
+    hashed = covariates_of(trial(features=[MOLECULE | {"fingerprints": [fingerprint]}]))
+    assert [hashed[at] for at in (0, 63, 64, 66)] == [
+        ("smiles: fingerprint 1", 0),
+        ("smiles: fingerprint 64", 63),
+        ("smiles: logp", 64),
+        ("smiles missing", 66),
+    ]
+
+
+def test_a_trial_of_more_columns_than_a_release_can_pair_is_refused():
+    words = [str(number) for number in range(100)]
+    with pytest.raises(ValidationError, match="inputs and visits are 101 columns, wanted at most 100"):
+        trial(features=[{"kind": "category", "column": "ward", "categories": words}])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # The sum of 'x' over the arm 'low' would be named as the count of the arm 'low, sum of x'.
+        {"arms": [{"word": "low, sum of x"}, {"word": "low"}], "dose_unit": None},
+        # The sum of the column 'x x y' would be named as that of the products of 'x' and 'y'.
+        {"outcomes": ["y"]},
+    ],
+)
+def test_names_that_would_run_into_each_other_have_no_plan(changes):
+    number = {"kind": "number", "unit": "points", "range": [0, 1], "impute": 0}
+    numbers = [number | {"column": column} for column in ("x", "x x y")]
+    with pytest.raises(ConfigInvalid, match="run into each other"):
+        plan_study(trial(features=numbers, endpoint=ENDPOINT | changes))
