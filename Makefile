@@ -29,6 +29,7 @@ benchmarks: $(VENV)/.studies
 	$(BIN)/python benchmarks/heart_flamby.py
 	$(BIN)/python benchmarks/xanomeline.py
 	$(BIN)/python benchmarks/survival.py
+	$(BIN)/python benchmarks/molecules.py
 	$(BIN)/python benchmarks/rounds.py
 	$(BIN)/python benchmarks/simulate.py
 	$(BIN)/python benchmarks/link.py
@@ -44,10 +45,13 @@ benchmarks: $(VENV)/.studies
 	$(BIN)/python benchmarks/tampering.py --bundle
 	$(BIN)/python benchmarks/audit.py 10
 
-long: $(VENV)/.dev
+long: $(VENV)/.studies
 	$(BIN)/python benchmarks/power_cuts.py
 	$(BIN)/python benchmarks/claims.py
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/tune_heart.py
+	$(BIN)/python benchmarks/tune_molecules.py
+	$(BIN)/python benchmarks/attacks.py
 	$(BIN)/python benchmarks/tampering.py
 	$(BIN)/python benchmarks/audit.py
 
