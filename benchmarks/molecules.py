@@ -2,8 +2,8 @@
 
 Each source of B3DB is a hospital, and those of fewer than 100 compounds together are one (b3db_table.py). Nine sources
 are judged, in three groups: a group in turn is unseen, and all others train. The hyperparameters are the protocol's;
-they are among the candidates of tune_molecules.py and were chosen on sources that are never judged here; how, and what was
-seen before, is in docs/benchmarks.md.
+they are among the candidates of tune_molecules.py and were chosen on sources that are never judged here; how, and
+what was seen before, is in docs/benchmarks.md.
 
 With privacy: the real gates, ledgers, mechanism and Flower strategy, in this process; epsilon is of a compound's
 training, all rounds together. Without: the protocol's rounds, step length and momentum, no clip and no noise. Against
