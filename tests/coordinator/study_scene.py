@@ -29,6 +29,7 @@ from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import LinkUnavailable
 from fedhealth.flower.link_grid import LinkGrid, set_task_identity
 from fedhealth.learning.plan import encode_release, envelope_of
+from fedhealth.learning.steps import STEPS
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.services import away
 from fedhealth.policy.site_file import SiteFile
@@ -37,6 +38,7 @@ from fedhealth.records.split import sides_of
 from fedhealth.records.table import read_table
 from fedhealth.signing import public_key_hex
 from fedhealth.simulation.gates import SimulatedSite, open_gate
+from fedhealth.simulation.in_process import InProcessFederation
 from fedhealth.site.gate_inputs import Clock
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study, sign_study
@@ -112,6 +114,11 @@ def depends_on_every_bit(step, weights, records, streams):
     return encode_release(step.mechanism.add_noise(base, streams("noise"))), 0
 
 
+def as_a_gate_does(step, weights, records, streams):
+    """Compute what the step is for."""
+    return STEPS[step.name](step, weights, records, streams)
+
+
 class Hospital:
     """A site: a gate with its ledger, and how the link to it is."""
 
@@ -126,8 +133,8 @@ class Hospital:
             }
         )
         compute = {"train": computes, "evaluate": computes}
-        site = SimulatedSite(file, read_table(table, strict=True), bytes(32), seed)
-        self.gate, self.ledger = open_gate(site, study, folder, RESEARCHER, witness_key, CLOCK, compute)
+        self.site = SimulatedSite(file, read_table(table, strict=True), bytes(32), seed)
+        self.gate, self.ledger = open_gate(self.site, study, folder, RESEARCHER, witness_key, CLOCK, compute)
         self.name, self.connected, self.delay = name, True, None
         self.frames = []
 
@@ -221,10 +228,11 @@ class Scene:
 
     Args:
         lying: what some sites compute, by name, instead of what they should.
+        draws: whether the report is drawn, which takes a second where there are charts.
     """
 
-    def __init__(self, folder, study, names=("ward-a", "ward-b"), seed=7, key=None, lying=None):
-        self.folder, self.study, self.for_tests = folder, study, True
+    def __init__(self, folder, study, names=("ward-a", "ward-b"), seed=7, key=None, lying=None, draws=False):
+        self.folder, self.study, self.for_tests, self.draws = folder, study, True, draws
         self.key, self.database = key or Ed25519PrivateKey.from_private_bytes(b"w" * 32), None
         (folder / "witnessed").mkdir(parents=True, exist_ok=True)
         self.results = folder / "results"
@@ -238,6 +246,12 @@ class Scene:
     def close(self):
         for site in self.sites.values():
             site.ledger.close()
+
+    def simulated_model(self):
+        """Return the weights that a simulation over the same sites ends with."""
+        federation = InProcessFederation(self.study, [site.site for site in self.sites.values()])
+        with contextlib.closing(federation):
+            return [weights for _, weights in federation.train()][-1]
 
     def new_hub(self, points):
         """Return the main process as it is when it starts."""
@@ -256,7 +270,7 @@ class Scene:
         hub = self.new_hub(points)
         known = hub.studies.find(self.study.digest)
         with contextlib.ExitStack() as stack:
-            patch(stack, points)
+            patch(stack, points, self.draws)
             run = StudyRun(hub, known, self.results, hub.publisher, patience)
             work = asyncio.create_task(run.run())
             other = asyncio.create_task(killed.wait())
@@ -276,7 +290,7 @@ class Scene:
                 hub.engine.dispose()
 
 
-def patch(stack, points):
+def patch(stack, points, draws):
     """Have the ServerApp in a thread of this process, and watch what it and the publisher write."""
 
     def replaced(module, name, value):
@@ -287,7 +301,8 @@ def patch(stack, points):
     from fedhealth.coordinator import publishing, report, study_run
 
     replaced(study_run, "run_server_app", lambda output, answer: server_app_in_thread(output, answer, points))
-    replaced(report, "render_report", lambda *_: "drawing takes long, and is looked at elsewhere")
+    if not draws:
+        replaced(report, "render_report", lambda *_: "drawing takes long, and is looked at elsewhere")
     replaced(study_run, "_FIRST_BACK_OFF_SECONDS", 0.001)
     replaced(study_run, "_PAUSE_SECONDS", 0.01)
     for module, process, name in (

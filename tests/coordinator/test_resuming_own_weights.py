@@ -4,14 +4,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from study_scene import Points, Scene, study_of
+from study_scene import Points, Scene, as_a_gate_does, study_of
 
 from fedhealth.coordinator.run_folder import MODEL
 from fedhealth.learning.model_file import read_model
-from fedhealth.learning.steps import STEPS
-from fedhealth.records.table import read_table
-from fedhealth.simulation.gates import SimulatedSite
-from fedhealth.simulation.in_process import InProcessFederation
 
 STUDY = study_of(
     task="survival",
@@ -61,26 +57,10 @@ def test_killed_anywhere_it_ends_with_the_same_model_and_charges_nothing_twice(c
         scene.close()
 
 
-def as_a_gate_does(step, weights, records, streams):
-    return STEPS[step.name](step, weights, records, streams)
-
-
 def test_a_run_through_the_coordinator_ends_with_the_model_of_a_simulation(memory):
     scene = Scene(memory / "real", STUDY, lying=dict.fromkeys(("ward-a", "ward-b"), as_a_gate_does))
     evidence = scene.run()
     model = read_model((scene.results / MODEL).read_bytes(), STUDY).weights
-    sites = [
-        SimulatedSite(
-            scene.sites[name].gate.inputs.site,
-            read_table(memory / "real" / f"{name}.csv", strict=True),
-            bytes(32),
-            seed,
-        )
-        for name, seed in (("ward-a", 7), ("ward-b", 8))
-    ]
     scene.close()
-    federation = InProcessFederation(STUDY, sites)
-    simulated = [weights for _, weights in federation.train()][-1]
-    federation.close()
-    assert model.tobytes() == simulated.tobytes()
+    assert model.tobytes() == scene.simulated_model().tobytes()
     assert [row.name for row in evidence.pooled.rows] == ["concordance", "observed / expected"]
