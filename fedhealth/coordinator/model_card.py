@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from fedhealth.coordinator.evidence import Evidence
 from fedhealth.coordinator.wording import (
     absences,
-    condition_words,
+    cohort_words,
     epsilon_words,
     figure_words,
     noise_words,
@@ -27,6 +27,7 @@ from fedhealth.coordinator.wording import (
     together,
 )
 from fedhealth.learning.model_file import METHODS, notes_of
+from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.study.molecules import DESCRIPTORS, MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
 
@@ -60,7 +61,8 @@ def render_model_card(evidence: Evidence, study: Study) -> str:
         study=study,
         together=together(evidence),
         absent=absences(evidence),
-        conditions=[condition_words(condition) for condition in study.include],
+        conditions=cohort_words(study),
+        widest=outcome_of(study).widest(study),
         inputs=list(_numbered(notes["inputs"])),
         molecules=molecules,
         fingerprints=list(dict.fromkeys(each for feature in molecules for each in feature.fingerprints)),

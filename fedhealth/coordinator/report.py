@@ -33,7 +33,7 @@ from fedhealth.coordinator.charts import (
 from fedhealth.coordinator.evidence import Evidence, evidence_bytes
 from fedhealth.coordinator.wording import (
     absences,
-    condition_words,
+    cohort_words,
     epsilon_words,
     figure_words,
     guesses_right,
@@ -49,6 +49,7 @@ from fedhealth.coordinator.wording import (
 from fedhealth.errors import FedHealthError
 from fedhealth.learning.binary_figures import Figures
 from fedhealth.learning.figures import EffectFigure, FigureTable
+from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.privacy.release import Digest, SiteId
 from fedhealth.study.features import NumberFeature
 from fedhealth.study.protocol import Study
@@ -210,7 +211,8 @@ def render_report(
             f"{feature.column} ({feature.unit})" if isinstance(feature, NumberFeature) else feature.column
             for feature in study.features
         ],
-        conditions=[condition_words(condition) for condition in study.include],
+        conditions=cohort_words(study),
+        widest=outcome_of(study).widest(study),
         absent=absent,
         rounds_of={site.site: site.rounds for site in evidence.sites},
         together=together(evidence),

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from fedhealth.coordinator.evidence import Evidence
 from fedhealth.learning.figures import EffectFigure, Figure, FigureRow
 from fedhealth.study.features import Condition, NumberCondition
+from fedhealth.study.protocol import Study
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -61,8 +62,13 @@ def per_hundred_patients(figure: Figure) -> str:
     return f"{100 * figure.estimate:.0f} ({100 * figure.low:.0f} to {100 * figure.high:.0f})".replace("-", "\u2212")
 
 
-def condition_words(condition: Condition) -> str:
-    """Return a condition of the cohort in words."""
+def cohort_words(study: Study) -> list[str]:
+    """Return the conditions that a record of the cohort meets, in words, first those that the protocol names."""
+    stated = [f"{feature.column}: not missing" for feature in study.features if feature.missing == "exclude"]
+    return [_condition_words(condition) for condition in study.include] + stated
+
+
+def _condition_words(condition: Condition) -> str:
     if isinstance(condition, NumberCondition):
         return f"{condition.column} from {condition.range[0]:g} to {condition.range[1]:g}"
     return f"{condition.column}: {' or '.join(condition.any_of)}"

@@ -77,6 +77,11 @@ class FigureTable(FigurePart):
         return self.rows
 
 
+def percentage_points(share: float) -> str:
+    """Return a difference of shares in words: "15 percentage points"."""
+    return f"{100 * share:.3g} percentage points"
+
+
 def figure_of(found: Estimate | None, too_wide: float) -> Figure:
     """Return an estimate as a figure, withheld if its half-interval is wider than `too_wide` or there is none."""
     if found is None or found.half_width > too_wide:

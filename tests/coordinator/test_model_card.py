@@ -11,7 +11,7 @@ from fedhealth.coordinator.evidence import LedgerHead, Participation, RunResult,
 from fedhealth.coordinator.model_card import render_model_card
 from fedhealth.learning.evaluation import lines_of
 from fedhealth.learning.model_file import model_bytes
-from fedhealth.study.protocol import load_study
+from fedhealth.study.protocol import Study, load_study
 from fedhealth.study.signature import SignedStudy, sign_study
 
 STUDY = load_study(Path(__file__).resolve().parents[2] / "protocols" / "heart-disease-diagnosis.toml")
@@ -116,6 +116,15 @@ def test_a_text_of_the_protocol_cannot_be_anything_but_text():
     assert "<script" not in card.replace("\\<script", "")
     assert "[a]" not in card.replace("\\[a\\]", "")
     assert "x \\| y" in card
+
+
+def test_it_says_who_is_in_the_cohort_and_how_wide_an_interval_is_withheld():
+    age, *others = STUDY.model_dump()["features"]
+    features = [age | {"missing": "exclude", "impute": None, "missing_indicator": False}, *others]
+    study = Study.model_validate(STUDY.model_dump() | {"features": features})
+    card = render_model_card(evidence_with(study), study)
+    assert f"all of these conditions were in the study: {age['column']}: not missing." in card
+    assert "wider than 15 percentage points (of a figure that is no share, 0.15) to each side" in card
 
 
 def test_equal_evidence_gives_equal_bytes():

@@ -171,6 +171,7 @@ def test_answer_says_so_when_all_hospitals_together_are_too_few(study):
     page = render_report(make_evidence(study, {"switzerland": NOISY_COUNTS["switzerland"]}), study, TITLES)
     assert "<strong>too few patients to say</strong> how often the model is right" in page
     assert "of the time" not in page
+    assert "would reach further than 15 percentage points to each side" in page
 
 
 def test_privacy_rounds_and_heads_are_shown_per_hospital(study, evidence):
@@ -240,7 +241,7 @@ WORDS = ("f", "m")
 @pytest.fixture(scope="module")
 def full_study(study):
     """Return a study that asks for everything, of so many patients that nearly everything can be stated."""
-    sex = {"kind": "category", "column": "sex", "categories": WORDS}
+    sex = {"kind": "category", "column": "sex", "categories": WORDS, "missing": "exclude"}
     asked = {
         "held_out_fraction": 0.25,
         "table": 0.4,
@@ -296,7 +297,7 @@ def test_every_figure_of_the_scores_is_drawn_and_written(full_study):
     assert f"{100 * scores.auc.estimate:.0f} of 100 pairs" in page
     worth = scores.net_benefit[0].model
     assert f"{100 * worth.estimate:.0f} ({100 * worth.low:.0f} to {100 * worth.high:.0f})" in page
-    for word in ("age from 18 to 90", "ward: a or b", "25\u00a0%", "sex: f"):
+    for word in ("age from 18 to 90", "ward: a or b; sex: not missing.", "25\u00a0%", "sex: f"):
         assert word in page
 
 

@@ -23,6 +23,7 @@ from fedhealth.learning.binary_cells import (
     subgroup_cell,
 )
 from fedhealth.learning.binary_figures import Figures, figures_of
+from fedhealth.learning.figures import percentage_points
 from fedhealth.learning.lines import Line
 from fedhealth.records.table import Records
 from fedhealth.study.features import CategoryFeature
@@ -82,6 +83,13 @@ def figures(study: Study, counts: Sequence[Mapping[str, float]], noise: Mapping[
         noise: standard deviation of the noise of each site's count, by the names of the lines.
     """
     return figures_of(counts, lines(study), noise, study.evaluation.too_wide)
+
+
+def widest(study: Study) -> str:
+    """Return half the widest interval with which a figure is stated, in words that follow "further than"."""
+    points = percentage_points(study.evaluation.too_wide)
+    bare = f" (of a figure that is no share, {study.evaluation.too_wide:g})" if study.evaluation.scores else ""
+    return points + bare
 
 
 def composition(study: Study, records: Records) -> dict[str, int]:

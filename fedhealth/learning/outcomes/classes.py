@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.learning.figures import Figure, FigureRow, FigureTable, figure_of
+from fedhealth.learning.figures import Figure, FigureRow, FigureTable, figure_of, percentage_points
 from fedhealth.learning.lines import Line
 from fedhealth.metrics.confusion import ConfusionTable
 from fedhealth.records.table import Records
@@ -107,6 +107,11 @@ def figures(study: Study, counts: Sequence[Mapping[str, float]], noise: Mapping[
             ),
         ]
     return FigureTable(rows=tuple(rows))
+
+
+def widest(study: Study) -> str:
+    """As of `binary`."""
+    return percentage_points(study.evaluation.too_wide)
 
 
 def composition(study: Study, records: Records) -> dict[str, int]:

@@ -97,6 +97,13 @@ def figures(study: Study, counts: Sequence[Mapping[str, float]], noise: Mapping[
     return FigureTable(rows=tuple(rows))
 
 
+def widest(study: Study) -> str:
+    """As of `binary`: in the endpoint's unit, a part of the largest error that counts."""
+    too_wide, explained = study.evaluation.too_wide, _errors_of(study).share < 1
+    words = f"{too_wide * _largest(study):.3g} {endpoint_of(study).unit}"
+    return f"{words} (of R squared, {too_wide:g})" if explained else words
+
+
 def composition(study: Study, records: Records) -> dict[str, int]:
     """As of `binary`: how many patients have a value at an end of the public range, or had one beyond it."""
     at_an_end = np.abs(records.labels) == 1

@@ -127,6 +127,11 @@ def figures(study: Study, counts: Sequence[Mapping[str, float]], noise: Mapping[
     return FigureTable(rows=tuple(rows))
 
 
+def widest(study: Study) -> str:
+    """As of `binary`; a ratio has a width of its own."""
+    return f"{study.evaluation.too_wide:g} (of a ratio, {_WIDEST_RATIO:g})"
+
+
 def composition(study: Study, records: Records) -> dict[str, int]:
     """Return how many patients have the event by the horizon, in words for the hospital's own terminal."""
     return {"with the event by the horizon": int(np.count_nonzero(records.labels[:, 0] > 0))}

@@ -40,6 +40,10 @@ class Outcome(Protocol):
         """Return what noisy counts say."""
         ...
 
+    def widest(self, study: Study) -> str:
+        """Return half the widest interval with which a figure is stated, in words."""
+        ...
+
     def composition(self, study: Study, records: Records) -> dict[str, int]:
         """Return what an administrator should know of one side's patients before approving, in words and counts."""
         ...

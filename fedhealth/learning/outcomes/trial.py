@@ -75,6 +75,12 @@ def figures(study: Study, counts: Sequence[Mapping[str, float]], noise: Mapping[
     return table_of(study, endpoint, TrialSums.of(groups_of(study, endpoint), counts, noise))
 
 
+def widest(study: Study) -> str:
+    """As of `binary`: in the outcome's unit, a part of the width of its range."""
+    endpoint = _endpoint_of(study)
+    return f"{study.evaluation.too_wide * 2 * endpoint.half_range:.3g} {endpoint.unit}"
+
+
 def composition(study: Study, records: Records) -> dict[str, int]:
     """Return the patients of each arm, and those who missed a visit, for the hospital's own terminal."""
     endpoint = _endpoint_of(study)
