@@ -21,6 +21,11 @@ def check_rounds(evidence: Evidence, admitted: int, evaluations: int) -> str:
     named, spans = evidence.participation.sites, evidence.participation.rounds
     if list(named) != sorted(set(named)) or not {site.site for site in evidence.sites} <= set(named):
         raise RunAltered("the sites that are said to have taken part are not those of the evidence")
+    left_out = evidence.participation.too_small
+    if list(left_out) != sorted(set(left_out)) or set(left_out) & set(named):
+        raise RunAltered("the sites that are said to be too small are not others than those that took part")
+    if left_out and not evidence.simulation:
+        raise RunAltered("sites are said to be too small for the study; in a real run they cannot approve it")
     before = 0
     for span in spans:
         if not before < span.first <= span.last <= admitted:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedhealth.study.part import Column, Part, Real, Share, Text
+from fedhealth.study.part import NARROWEST_RANGE, Column, Part, Real, Share, Text
 
 
 class ClassesEndpoint(Part):
@@ -85,6 +85,8 @@ class NumberEndpoint(Part):
         low, high = self.range
         if not low < high or not math.isfinite(high - low):
             raise ValueError(f"range of '{self.column}' is [{low}, {high}], wanted the lower value first")
+        if high - low < NARROWEST_RANGE:
+            raise ValueError(f"range of '{self.column}' is narrower than a number can scale")
         return self
 
     @property

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fedhealth.study.molecules import MoleculeFeature
-from fedhealth.study.part import Column, Part, Real, Text
+from fedhealth.study.part import NARROWEST_RANGE, Column, Part, Real, Text
 
 
 class NumberFeature(Part):
@@ -47,6 +47,8 @@ class NumberFeature(Part):
             raise ValueError(f"range of '{self.column}' is [{low}, {high}], wanted the lower value first")
         if not math.isfinite(high - low):
             raise ValueError(f"range of '{self.column}' is wider than a number can say")
+        if high - low < NARROWEST_RANGE:
+            raise ValueError(f"range of '{self.column}' is narrower than a number can scale")
         if self.impute is not None and not low <= self.impute <= high:
             raise ValueError(f"impute of '{self.column}' is {self.impute}, wanted a value within [{low}, {high}]")
         return self

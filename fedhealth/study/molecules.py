@@ -17,7 +17,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedhealth.study.part import Column, Part, Real
+from fedhealth.study.part import NARROWEST_RANGE, Column, Part, Real
 
 MAX_SMILES = 500
 """Characters of a structure; a longer one counts as missing, so that no cell takes long."""
@@ -116,6 +116,8 @@ class Descriptor(Part):
             raise ValueError(f"range of '{self.name}' is [{low}, {high}], wanted the lower value first")
         if not high - low < float("inf"):
             raise ValueError(f"range of '{self.name}' is wider than a number can say")
+        if high - low < NARROWEST_RANGE:
+            raise ValueError(f"range of '{self.name}' is narrower than a number can scale")
         return self
 
 

@@ -11,6 +11,10 @@ Real = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0.01, le=1)]
 
 
+NARROWEST_RANGE = 1e-300
+"""Width of a public range: half of a smaller one may be 0, by which nobody can scale, where subnormals are flushed."""
+
+
 class Part(BaseModel):
     """A part of a protocol: frozen, and without fields that nobody knows."""
 

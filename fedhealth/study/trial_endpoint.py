@@ -14,10 +14,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedhealth.study.part import Column, Part, Real, Text
+from fedhealth.study.part import NARROWEST_RANGE, Column, Part, Real, Text
 
 _NARROWEST = 1e-9
-"""Width of a range, relative to its farther end or to 1: in a narrower one, rounding alone moves a scaled outcome."""
+"""Width of a range, relative to its farther end: in a narrower one, rounding alone moves a scaled outcome."""
 
 
 class Arm(Part):
@@ -65,7 +65,7 @@ class TrialEndpoint(Part):
             raise ValueError(f"range of the outcome is [{low}, {high}], wanted the lower value first")
         if not math.isfinite(high - low) or not math.isfinite(low + high):
             raise ValueError("range of the outcome is wider, or farther from 0, than a number can say")
-        if high - low < _NARROWEST * max(abs(low), abs(high), 1.0):
+        if high - low < max(NARROWEST_RANGE, _NARROWEST * max(abs(low), abs(high))):
             raise ValueError(f"range of the outcome is [{low}, {high}], too narrow to tell outcomes apart")
         words, doses = [arm.word for arm in self.arms], [arm.dose for arm in self.arms]
         if len(set(words)) != len(words):

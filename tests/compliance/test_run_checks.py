@@ -269,6 +269,20 @@ CHANGES = {
         {"rounds"},
         7,
     ),
+    "a site said to be too small, which only a simulation can know": (
+        again(participation=taken([(1, 4, {})]).model_copy(update={"too_small": ("west",)})),
+        {"rounds"},
+        7,
+    ),
+    "a site said to be too small that took part": (
+        again(
+            participation=taken([(1, 4, {})]).model_copy(update={"too_small": ("north",)}),
+            simulation=True,
+            unsafe_test_sites=SITES,
+        ),
+        {"rounds"},
+        7,
+    ),
     "a site said to be silent that has counts": (
         again(participation=taken([(1, 4, {})], silent={"south": "busy"})),
         {"rounds"},

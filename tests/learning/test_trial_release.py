@@ -109,6 +109,19 @@ def test_a_patient_adds_the_same_in_any_company(study, data):
     assert every.tobytes() == np.concatenate(alone).tobytes()
 
 
+def test_a_block_holds_so_many_numbers_however_many_visits_there_are():
+    # Of 3 arms, 59 covariates and k visits a group has 3 (60 + k) sums and (59 + k) (60 + k) / 2 products. Over the 20
+    # groups that is 4,230 + 49,330 = 53,560 numbers a patient, and 2^22 = 4,194,304 hold 78 patients.
+    words = [str(number) for number in range(60)]
+    wide = trial(
+        [f"week_{number}" for number in range(20)],
+        features=[{"kind": "category", "column": "ward", "categories": words}],
+    )
+    made_up = made_up_records(wide, 100)
+    blocks = [block.shape for block in outcome_of(wide).vectors(wide, np.zeros((100, 0)), made_up)]
+    assert blocks == [(78, 53_560), (22, 53_560)]
+
+
 def test_an_unreadable_outcome_counts_as_nobody():
     step = plan_study(ONE)["evaluate"]
     streams = partial(UnsafeFixedNoiseSecret(1).stream, "0" * 64)

@@ -154,6 +154,7 @@ def test_without_rdkit_it_says_what_to_install(monkeypatch):
         ({"descriptors": [{"name": "logp", "range": [0, 1]}, {"name": "logp", "range": [0, 2]}]}, "repeat one"),
         ({"descriptors": [{"name": "logp", "range": [1, 1]}]}, "lower value first"),
         ({"descriptors": [{"name": "logp", "range": [-1e308, 1e308]}]}, "wider than a number can say"),
+        ({"descriptors": [{"name": "logp", "range": [0, 1e-310]}]}, "narrower than a number can scale"),
         ({"descriptors": [{"name": "MolLogP", "range": [0, 1]}]}, "molar-refractivity"),
         ({"fingerprints": [{"radius": 9}]}, "less than or equal to 3"),
     ],

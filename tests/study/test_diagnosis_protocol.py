@@ -19,6 +19,7 @@ REFUSED = {
     "two classes": ({"endpoint": CLASSES | {"classes": ["a", "b"]}}, "at least 3 items"),
     "a class twice": ({"endpoint": CLASSES | {"classes": ["a", "b", "a"]}}, "repeat a word"),
     "a range downwards": ({"endpoint": NUMBER | {"range": [10, 0]}}, "the lower value first"),
+    "a range of subnormal width": ({"endpoint": NUMBER | {"range": [0, 1e-310]}}, "narrower than a number can scale"),
     "a range without end": ({"endpoint": NUMBER | {"range": [-1e308, 1e308]}}, "the lower value first"),
     "no rule for a missing value": ({"features": [EXCLUDING | {"missing": "impute"}]}, "has no impute"),
     "two rules": ({"features": [EXCLUDING | {"impute": 3}]}, "wanted no impute"),

@@ -145,6 +145,7 @@ SLIPS = {
     "a misspelt section": ("[evaluation]", "[evalution]", "did you mean 'evaluation'"),
     "a key that is nothing like any": ('unit = "patient"', 'unit = "patient"\nzzz = 1', "unknown key 'privacy.zzz'"),
     "a range the wrong way round": ("range = [20, 100]", "range = [100, 20]", "wanted the lower value first"),
+    "a range of subnormal width": ("range = [20, 100]", "range = [0, 1e-310]", "narrower than a number can scale"),
     "an empty range": ("range = [20, 100]", "range = [20, 20]", "wanted the lower value first"),
     "an infinite range": ("range = [20, 100]", "range = [20, inf]", "range"),
     "an imputed value out of range": ("impute = 60", "impute = 101", r"wanted a value within \[20"),

@@ -25,7 +25,9 @@ from fedhealth.study.trial_endpoint import TrialEndpoint
 HEADLINE = "effect, in parts of the outcome's range"
 """The figure that a plan is judged by."""
 
-_PATIENTS_AT_ONCE = 2**14
+_NUMBERS_AT_ONCE = 2**22
+"""So many numbers of patients' vectors are held at once, or those of one patient: many visits make them long."""
+
 _VISITS = {"ancova": (1, 1), "mixed-model": (2, 20)}
 
 
@@ -51,8 +53,9 @@ def vectors(study: Study, outputs: NDArray[np.float64], records: Records) -> Ite
     groups = groups_of(study, _endpoint_of(study))
     length = sum(len(line.cells) for line in lines(study))
     inputs = records.features[:, [place for _, place in covariates_of(study)]]
-    for start in range(0, records.patient_count, _PATIENTS_AT_ONCE):
-        rows = slice(start, min(start + _PATIENTS_AT_ONCE, records.patient_count))
+    at_once = max(1, _NUMBERS_AT_ONCE // length)
+    for start in range(0, records.patient_count, at_once):
+        rows = slice(start, min(start + at_once, records.patient_count))
         label, block, first = records.labels[rows], np.zeros((rows.stop - start, length)), 0
         for visits, group in enumerate(groups, 1):
             own = np.flatnonzero(label[:, 1] == visits)
