@@ -154,6 +154,7 @@ def test_all_contact_with_flower_is_in_one_package_and_the_two_apps():
         if any(name.split(".")[0] == "flwr" for name in imported_by(path))
     }
     assert importers == {
+        "flower/fleet_fence.py",
         "flower/fleet_requests.py",
         "flower/frame_messages.py",
         "flower/link_grid.py",

@@ -3,6 +3,10 @@
 A site is who its link's certificate says. Its requests must be signed with the node key that this site registered, and
 be calls that a node makes; everything else that a SuperLink serves on its one port is out of a site's reach.
 
+Of what it serves nodes, a SuperLink gives each node everybody's. So a site's SuperNode is let name only what was
+announced to it (`fleet_fence`), and few of a site's requests are with the SuperLink at a time, so that the others' come
+in between.
+
 A SuperNode that is told "no message" sleeps for three seconds. So its question for messages waits here until there is
 one for its site, for as long as Flower's client waits with ease.
 
@@ -29,6 +33,7 @@ from pydantic import ValidationError
 
 from fedhealth.errors import FedHealthError
 from fedhealth.flower.fab import FAB_SHA256
+from fedhealth.flower.fleet_fence import FleetFence
 from fedhealth.flower.fleet_requests import (
     ACTIVATE,
     CONFIRM,
@@ -54,12 +59,17 @@ from fedhealth.flower.fleet_requests import (
     unpack_fleet,
 )
 from fedhealth.flower.version import check_flower, is_supported
+from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.services import Service, service_of
 
 _LOG = logging.getLogger(__name__)
 HOLD_SECONDS = 20.0
 """How long a question for messages may wait; Flower's client waits 30 s for an answer."""
 _ANSWER_SECONDS = 25.0
+_MAX_REPLY_BYTES = MAX_FRAME_BYTES + 2**20
+"""All parts of a reply: a frame, and what Flower writes around it."""
+_AT_ONCE = 4
+"""Requests of one site that the SuperLink has at a time, however many are asked: it is slow, and all sites' alike."""
 _OK, _FORBIDDEN, _GONE, _AWAY = 200, 403, 410, 503
 
 Register = Callable[[str, bytes], Awaitable[int]]
@@ -88,7 +98,7 @@ class FleetDesk:
         certificate: PEM of the certificate that it shows.
         register: registers a node's key.
         on_active: told of a site whose SuperNode has just begun, with an empty memory.
-        on_pull: told of a site whose SuperNode asks for messages; its reply to the one before is whole by then.
+        on_pull: told of a site whose SuperNode asks for messages after a reply, which is whole by then.
     """
 
     def __init__(
@@ -109,6 +119,8 @@ class FleetDesk:
         self._nodes: dict[str, int] = {}
         self._mail: defaultdict[str, _Mail] = defaultdict(_Mail)
         self._began: defaultdict[str, int] = defaultdict(int)
+        self._fences: defaultdict[str, FleetFence] = defaultdict(lambda: FleetFence(_MAX_REPLY_BYTES))
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
 
     def services(self, site: str) -> Mapping[str, Service]:
         """Return what one site's SuperNode may ask over its link."""
@@ -171,17 +183,16 @@ class FleetDesk:
             return pack_fleet(FleetAnswer(status=_FORBIDDEN), b"")
         if request.path == PULL:
             return pack_fleet(*await self._pulled(site, request, body))
+        if not self._fences[site].lets(request.path, self._nodes[site], body):
+            _LOG.warning("site '%(site)s': a request for what is not its own is refused", {"site": site})
+            return pack_fleet(_as_flower_bears(request, FleetAnswer(status=_FORBIDDEN)), b"")
         if request.path == ACTIVATE:
+            self._fences[site].begin()
             former = FleetRequest(path=DEACTIVATE, headers=request.headers)
-            await self._asked(former, deactivation(self._nodes[site]))  # refused where none is there
-        answer, content = await self._asked(request, body)
-        if request.path == PULL_OBJECT and answer.status == _FORBIDDEN:
-            answer = answer.model_copy(update={"status": _GONE})
-        elif request.path == CONFIRM and answer.status == _FORBIDDEN:
-            answer, content = (
-                FleetAnswer(status=_OK, headers={"content-type": request.headers.get("content-type", "")}),
-                b"",
-            )
+            await self._asked(site, former, deactivation(self._nodes[site]))  # refused where none is there
+        answer, content = await self._asked(site, request, body)
+        if (borne := _as_flower_bears(request, answer)) is not answer:
+            answer, content = borne, b""
         if request.path == ACTIVATE and answer.status == _OK:
             self._began[site] += 1
             self._on_active(site)
@@ -189,7 +200,8 @@ class FleetDesk:
 
     async def _pulled(self, site: str, request: FleetRequest, body: bytes) -> tuple[FleetAnswer, bytes]:
         """Wait for a message, or long enough, and ask the SuperLink for it."""
-        self._on_pull(site)
+        if self._fences[site].take_replied():
+            self._on_pull(site)
         mail, began = self._mail[site], self._began[site]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HOLD_SECONDS):
@@ -197,14 +209,16 @@ class FleetDesk:
         if began != self._began[site]:
             return FleetAnswer(status=_AWAY), b""  # to a SuperNode that was killed; the message is for the next one
         there = mail.count
-        answer, content = await self._asked(request, body)
+        answer, content = await self._asked(site, request, body)
         if answer.status == _OK:
+            self._fences[site].announce(content)
             mail.add(-min(1, there) if content else -there)  # where there is none, those that were have ended unread
         return answer, content
 
-    async def _asked(self, request: FleetRequest, body: bytes) -> tuple[FleetAnswer, bytes]:
+    async def _asked(self, site: str, request: FleetRequest, body: bytes) -> tuple[FleetAnswer, bytes]:
         try:
-            given = await self._client.post(request.path, content=body, headers=request.headers)
+            async with self._turns[site]:
+                given = await self._client.post(request.path, content=body, headers=request.headers)
         except httpx.HTTPError as error:
             _LOG.warning("the SuperLink does not answer: %(defect)s", {"defect": type(error).__name__})
             return FleetAnswer(status=_AWAY), b""
@@ -212,3 +226,12 @@ class FleetDesk:
             return FleetAnswer(status=_AWAY), b""
         kept = {name: given.headers[name] for name in HEADERS if name in given.headers}
         return FleetAnswer(status=given.status_code, headers=kept), given.content
+
+
+def _as_flower_bears(request: FleetRequest, answer: FleetAnswer) -> FleetAnswer:
+    """Return an answer, or in place of a 403 what leaves neither a task nor a reply behind; its body is empty then."""
+    if answer.status != _FORBIDDEN or request.path not in (PULL_OBJECT, CONFIRM):
+        return answer
+    if request.path == PULL_OBJECT:
+        return FleetAnswer(status=_GONE)
+    return FleetAnswer(status=_OK, headers={"content-type": request.headers.get("content-type", "")})

@@ -31,15 +31,10 @@ _PREFIX = "/v1/fleet/"
 ACTIVATE, DEACTIVATE = _PREFIX + "activate-node", _PREFIX + "deactivate-node"
 PULL, GET_FAB = _PREFIX + "pull-messages", _PREFIX + "get-fab"
 PULL_OBJECT, CONFIRM = _PREFIX + "pull-object", _PREFIX + "confirm-message-received"
+PUSH, PUSH_OBJECT = _PREFIX + "push-messages", _PREFIX + "push-object"
 CALLS = frozenset(
-    {ACTIVATE, DEACTIVATE, PULL, GET_FAB, PULL_OBJECT, CONFIRM}
-    | {
-        _PREFIX + name
-        for name in (
-            *("send-node-heartbeat", "push-messages", "get-run"),
-            "push-object",
-        )
-    }
+    {ACTIVATE, DEACTIVATE, PULL, GET_FAB, PULL_OBJECT, CONFIRM, PUSH, PUSH_OBJECT}
+    | {_PREFIX + name for name in ("send-node-heartbeat", "get-run")}
 )
 """All that a SuperNode whose key is registered asks; registering is the coordinator's."""
 

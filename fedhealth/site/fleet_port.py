@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import h11
+from pydantic import ValidationError
 
 from fedhealth.errors import FederationFailed, LinkUnavailable
 from fedhealth.flower.fab import check_fab
@@ -37,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 _READ_BYTES = 2**16
 _IDLE_SECONDS = 300.0
 _MOST_CONNECTIONS = 16
-_OK, _NOT_FOUND, _FORBIDDEN, _TOO_LARGE, _AWAY = 200, 404, 403, 413, 503
+_FIRST_ERROR, _FORBIDDEN, _NOT_FOUND, _TOO_LARGE, _AWAY = 400, 403, 404, 413, 503
 
 Answered = tuple[FleetAnswer, bytes]
 AskCoordinator = Callable[[bytes], Awaitable[bytes]]
@@ -125,14 +126,16 @@ class FleetPort:
         if path == CONFIRM:
             self._on_message()
         named = {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
-        head = FleetRequest(path=path, headers={name: named[name] for name in named.keys() & HEADERS})
         try:
+            head = FleetRequest(path=path, headers={name: named[name] for name in named.keys() & HEADERS})
             answer, content = unpack_fleet(FleetAnswer, await self._ask(pack_fleet(head, body)))
-            if path == GET_FAB and answer.status == _OK:
+            if path == GET_FAB and answer.status < _FIRST_ERROR:  # of all that are no error Flower takes the content
                 check_fab(fab_in(content))
         except FederationFailed as error:
             self._tell(error)
             return FleetAnswer(status=_FORBIDDEN), b""
+        except ValidationError:
+            return FleetAnswer(status=_TOO_LARGE), b""  # a header that no node sends
         except (LinkUnavailable, FleetInvalid) as error:
             self._tell(error)
             return FleetAnswer(status=_AWAY), b""

@@ -1,0 +1,127 @@
+"""What one site's SuperNode may name in its requests: what it was told of, and what it answers to that.
+
+A SuperLink knows every message and every part of one by its SHA-256, and gives, takes or deletes it for any node that
+names it; whom a message is from and for it believes. So beside each site stands a fence, which reads what the SuperLink
+announces to that site's SuperNode and what the SuperNode asks: only parts that were announced to it are fetched, only
+messages that were handed to it are confirmed and replied to, in its own name and once, and the parts of a reply are
+those that it listed, and of a bounded length together. Another site's messages are out of its reach, by any name.
+
+Source: `flwr.superlink.servicer.fleet.fleet_handlers` of Flower 1.41, which looks at none of this.
+
+Leaves to others: who the SuperNode is, and which calls there are (`fleet_requests`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
+from google.protobuf.message import DecodeError
+
+from fedhealth.flower.fleet_requests import CONFIRM, PULL_OBJECT, PUSH, PUSH_OBJECT
+
+MAX_PARTS = 512
+"""Flower cuts a frame into parts of 5 MiB."""
+_MOST_MESSAGES = 64
+"""That are remembered of a site; its SuperNode takes in one at a time."""
+
+
+@dataclass
+class _Exchange:
+    """A message that was announced, and its reply.
+
+    Attributes:
+        announced: ids of the message's parts.
+        reply: id of the reply, once there is one.
+        parts: of the reply, by their ids, and how long each is that has come.
+    """
+
+    announced: frozenset[str]
+    reply: str = ""
+    parts: dict[str, int] = field(default_factory=dict)
+
+
+class FleetFence:
+    """What one site's SuperNode was told of since it began.
+
+    Args:
+        longest_reply: all parts of one together, in bytes.
+    """
+
+    def __init__(self, longest_reply: int) -> None:
+        self._longest_reply = longest_reply
+        self._exchanges: dict[str, _Exchange] = {}
+        self._has_replied = False
+
+    def begin(self) -> None:
+        """Forget everything: a SuperNode begins, with an empty memory."""
+        self._exchanges.clear()
+        self._has_replied = False
+
+    def announce(self, answer: bytes) -> None:
+        """Take note of what the SuperLink answered to a question for messages."""
+        try:
+            told = PullMessagesResponse.FromString(answer)
+        except DecodeError:
+            return  # then it was told of nothing
+        for tree in told.message_object_trees:
+            self._exchanges[tree.object_id] = _Exchange(frozenset(_ids(tree)))
+            if len(self._exchanges) > _MOST_MESSAGES:
+                del self._exchanges[next(iter(self._exchanges))]
+
+    def lets(self, path: str, node: int, body: bytes) -> bool:
+        """Say whether a request may reach the SuperLink; a reply, or a part of one, is taken note of.
+
+        Args:
+            path: of the call.
+            node: Flower's id of this site's node.
+            body: of the request.
+        """
+        try:
+            if path == PULL_OBJECT:
+                wanted = PullObjectRequest.FromString(body).object_id
+                return any(wanted in exchange.announced for exchange in self._exchanges.values())
+            if path == CONFIRM:
+                return ConfirmMessageReceivedRequest.FromString(body).message_object_id in self._exchanges
+            if path == PUSH:
+                return self._replies(PushMessagesRequest.FromString(body), node)
+            return path != PUSH_OBJECT or self._adds(PushObjectRequest.FromString(body))
+        except DecodeError:
+            return False
+
+    def take_replied(self) -> bool:
+        """Say whether there is a reply since this was asked last."""
+        replied, self._has_replied = self._has_replied, False
+        return replied
+
+    def _replies(self, request: PushMessagesRequest, node: int) -> bool:
+        if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
+            return False
+        metadata, tree = request.messages_list[0].metadata, request.message_object_trees[0]
+        exchange = self._exchanges.get(metadata.reply_to_message_id)
+        if exchange is None or metadata.src_node_id != node or metadata.message_id != tree.object_id:
+            return False
+        if exchange.reply:
+            return exchange.reply == tree.object_id  # the same once more: its answer was lost
+        parts = dict.fromkeys(_ids(tree), 0)
+        if len(parts) > MAX_PARTS:
+            return False
+        exchange.reply, exchange.parts, self._has_replied = tree.object_id, parts, True
+        return True
+
+    def _adds(self, request: PushObjectRequest) -> bool:
+        name, size = request.object_id, len(request.object_content)
+        for exchange in self._exchanges.values():
+            if name in exchange.parts:
+                others = sum(exchange.parts.values()) - exchange.parts[name]
+                if others + size > self._longest_reply:
+                    return False
+                exchange.parts[name] = max(size, exchange.parts[name])
+                return True
+        return False
+
+
+def _ids(tree: ObjectTree) -> Iterator[str]:
+    yield tree.object_id
+    for child in tree.children:
+        yield from _ids(child)
