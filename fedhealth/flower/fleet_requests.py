@@ -12,8 +12,11 @@ Source: `flwr.superlink.routers.fleet` and `flwr.supernode.fleet_http_client`, F
 
 import base64
 import struct
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.proto.fab_pb2 import GetFabResponse
@@ -38,9 +41,10 @@ CALLS = frozenset(
 )
 """All that a SuperNode whose key is registered asks; registering is the coordinator's."""
 
+_SIGNATURE, _SIGNED_AT = "flwr-signature", "flwr-timestamp"
 PUBLIC_KEY, VERSION = FLEET_HTTP_PUBLIC_KEY_HEADER, FLWR_PACKAGE_VERSION_METADATA_KEY
 HEADERS = frozenset(
-    {"content-type", "accept", PUBLIC_KEY, "flwr-signature", "flwr-timestamp", VERSION}
+    {"content-type", "accept", PUBLIC_KEY, _SIGNATURE, _SIGNED_AT, VERSION}
     | {f"flwr-{name}" for name in ("package-name", "component-name", "version-incompatibility-message")}
 )
 
@@ -168,6 +172,28 @@ def key_header(public_key: str) -> str:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise FleetInvalid("not a key on the curve P-384")
     return base64.b64encode(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).decode()
+
+
+def is_signed(headers: Mapping[str, str], public_key: str) -> bool:
+    """Say whether whoever asks has a node key: Flower's authentication signs the time of a request, and nothing of it.
+
+    Args:
+        headers: of the request, names in lower case.
+        public_key: of the node key, in OpenSSH's form.
+
+    Raises:
+        FleetInvalid: it is not a key on the curve P-384.
+    """
+    if headers.get(PUBLIC_KEY) != key_header(public_key):
+        return False
+    key = load_ssh_public_key(public_key.encode())
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # noqa: S101 - `key_header` has looked
+    try:
+        signature = base64.b64decode(headers.get(_SIGNATURE, ""), validate=True)
+        key.verify(signature, headers.get(_SIGNED_AT, "").encode(), ec.ECDSA(hashes.SHA256()))
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
 def fab_in(body: bytes) -> bytes:

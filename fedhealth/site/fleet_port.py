@@ -12,7 +12,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import h11
@@ -52,13 +52,20 @@ class FleetPort:
         listener: listens on the loopback already, because a node may bind nothing once it is confined.
         tls: with the certificate that the SuperNode was given.
         ask: asks the coordinator.
+        is_own: says of a request's headers whether the site's SuperNode sent them.
         on_message: told when the SuperNode has taken a message in, so that there is a task for its worker.
     """
 
     def __init__(
-        self, listener: socket.socket, tls: ssl.SSLContext, ask: AskCoordinator, on_message: Callable[[], None]
+        self,
+        listener: socket.socket,
+        tls: ssl.SSLContext,
+        ask: AskCoordinator,
+        is_own: Callable[[Mapping[str, str]], bool],
+        on_message: Callable[[], None],
     ) -> None:
-        self._listener, self._tls, self._ask, self._on_message = listener, tls, ask, on_message
+        self._listener, self._tls, self._ask = listener, tls, ask
+        self._is_own, self._on_message = is_own, on_message
         self._server: asyncio.Server | None = None
         self._open = set[asyncio.Task[None]]()
         self._told = ""
@@ -123,9 +130,11 @@ class FleetPort:
             return FleetAnswer(status=_NOT_FOUND), b""
         if body is None:
             return FleetAnswer(status=_TOO_LARGE), b""
+        named = {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
+        if not self._is_own(named):
+            return FleetAnswer(status=_FORBIDDEN), b""
         if path == CONFIRM:
             self._on_message()
-        named = {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
         try:
             head = FleetRequest(path=path, headers={name: named[name] for name in named.keys() & HEADERS})
             answer, content = unpack_fleet(FleetAnswer, await self._ask(pack_fleet(head, body)))

@@ -20,7 +20,15 @@ from pydantic import ValidationError
 
 from fedhealth.errors import FederationFailed, LinkUnavailable
 from fedhealth.flower.fab import FAB_SHA256
-from fedhealth.flower.fleet_requests import FLEET, JOIN, MAX_JOIN_BYTES, MAX_PACKED_BYTES, JoinAnswer, JoinQuestion
+from fedhealth.flower.fleet_requests import (
+    FLEET,
+    JOIN,
+    MAX_JOIN_BYTES,
+    MAX_PACKED_BYTES,
+    JoinAnswer,
+    JoinQuestion,
+    is_signed,
+)
 from fedhealth.flower.version import check_flower
 from fedhealth.link.bodies import Body
 from fedhealth.link.client import SiteLink
@@ -85,7 +93,14 @@ class SuperNodeHost:
         self._folder, self._link, self._on_state = folder, link, on_state
         key, self._certificate = loopback_certificate("FedHealth node", datetime.now(UTC))
         self._frames = FrameSocket(folder.socket, ask_gate)
-        self._port = FleetPort(listener, _tls(key + self._certificate), self._ask, self._frames.tell)
+        self._port = FleetPort(
+            listener,
+            _tls(key + self._certificate),
+            self._ask,
+            lambda headers: is_signed(headers, self._public_key),
+            self._frames.tell,
+        )
+        self._public_key = ""
         self._joining: asyncio.Task[None] | None = None
         self._said = ""
 
@@ -97,6 +112,7 @@ class SuperNodeHost:
             IdentityInvalid: the key cannot be made.
         """
         self._folder.make()
+        self._public_key = self._folder.public_key()
         await self._frames.start()
         await self._port.start()
 
@@ -135,7 +151,7 @@ class SuperNodeHost:
             await asyncio.sleep(_JOIN_AGAIN_SECONDS)
 
     async def _joined(self) -> tuple[str, str]:
-        question = JoinQuestion(flower=check_flower(), fab=FAB_SHA256, public_key=self._folder.public_key())
+        question = JoinQuestion(flower=check_flower(), fab=FAB_SHA256, public_key=self._public_key)
         try:
             raw = await self._link.ask(JOIN, question.model_dump_json().encode(), _JOIN_SECONDS, MAX_JOIN_BYTES)
             answer = JoinAnswer.model_validate_json(bytes(raw))

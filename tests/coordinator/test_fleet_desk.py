@@ -35,6 +35,7 @@ from fedhealth.flower.fleet_requests import (
     FleetRequest,
     JoinAnswer,
     JoinQuestion,
+    is_signed,
     key_header,
     pack_fleet,
     unpack_fleet,
@@ -72,6 +73,7 @@ class Ends:
         pem.write_bytes(key + certificate)
         self.superlink = ScriptedSuperLink(pem)
         self.registered, self.active, self.pulled, self.cut = [], [], [], False
+        self.is_own = lambda headers: PUBLIC_KEY in headers
         self.desk = FleetDesk(
             self.superlink.address, certificate, self.register, self.active.append, self.pulled.append
         )
@@ -84,6 +86,9 @@ class Ends:
             raise FederationFailed("the key is another site's")
         self.registered.append((site, key.decode()))
         return NODE
+
+    def owns(self, headers):
+        return self.is_own(headers)
 
     async def join(self, site, **changed):
         question = {"flower": check_flower(), "fab": FAB_SHA256, "public_key": "none"} | changed
@@ -104,7 +109,13 @@ class Ends:
 async def ends(tmp_path):
     made = Ends(tmp_path)
     listener = socket.create_server(("127.0.0.1", 0))
-    port = FleetPort(listener, made.tls, lambda packed: made.ask("hungary", packed), lambda: None)
+    port = FleetPort(
+        listener,
+        made.tls,
+        lambda packed: made.ask("hungary", packed),
+        made.owns,
+        lambda: None,
+    )
     await port.start()
     made.address = f"https://127.0.0.1:{listener.getsockname()[1]}"
     async with httpx.AsyncClient(base_url=made.address, verify=made.trusted, trust_env=False) as made.client:
@@ -334,12 +345,35 @@ def test_a_body_that_is_too_large_is_refused_and_kept_nowhere(tmp_path):
     on_ends(tmp_path, work)
 
 
-def test_flower_signs_with_the_header_that_the_desk_compares():
-    key, public = make_key()
+def signed(key):
+    """Return the headers that a stock SuperNode with this key shows."""
     request = httpx.Request("POST", "https://127.0.0.1/", content=b"")
     context = ProtobufRequestContext("method", fleet_pb2.PullMessagesRequest(), request)
     NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda _: httpx.Response(200))
-    assert request.headers[PUBLIC_KEY] == key_header(public)
+    return {name: value for name, value in request.headers.items() if name.startswith("flwr-")}
+
+
+def test_flower_signs_with_the_header_that_the_desk_compares():
+    key, public = make_key()
+    assert signed(key)[PUBLIC_KEY] == key_header(public)
+
+
+def test_nothing_crosses_of_another_user_of_the_sites_machine(tmp_path):
+    async def work(made):
+        (key, public), (other, _) = make_key(), make_key()
+        await made.join("hungary", public_key=public)
+        made.is_own, made.cut = lambda headers: is_signed(headers, public), True
+        genuine, strange = signed(key), signed(other)
+        mixed = strange | {PUBLIC_KEY: genuine[PUBLIC_KEY]}  # the public half is no secret
+        later = genuine | {"flwr-timestamp": datetime.now(UTC).isoformat()}
+        broken = genuine | {"flwr-signature": "*"}
+        said = [
+            (await made.client.post(ACTIVATE, headers=PROTOBUF | headers)).status_code
+            for headers in ({}, strange, mixed, later, broken, genuine)
+        ]
+        assert said == [403] * 5 + [503], "the SuperNode's own alone is carried, to a link that is cut here"
+
+    on_ends(tmp_path, work)
 
 
 def test_the_calls_are_flowers_own():
