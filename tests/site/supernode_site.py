@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 
 import psutil
-from scripted_superlink import ScriptedSuperLink
+from scripted_superlink import NODE, ScriptedSuperLink
 
 from fedhealth.coordinator.fleet_desk import FleetDesk
 from fedhealth.link.bodies import IncomingBody
@@ -78,7 +78,7 @@ class SuperNodeSite:
 
         async def register(site, _key):
             assert site == SITE
-            return 1
+            return NODE
 
         self.desk = FleetDesk(
             self.superlink.address, self.certificate, register, self.active.append, lambda _site: None
