@@ -18,6 +18,7 @@ from fedhealth.coordinator.fleet_desk import FleetDesk
 from fedhealth.coordinator.node_keys import NodeKeys, node_key
 from fedhealth.coordinator.superlink_processes import SuperLinkProcesses
 from fedhealth.coordinator.superlink_run import SuperLinkRun
+from fedhealth.errors import FederationFailed
 from fedhealth.link.memory import Buffer
 from fedhealth.link.services import Service, away
 
@@ -65,7 +66,10 @@ class SuperLinkEngine:
             self._run.look,
         )
         for site, key in self._keys.all().items():
-            self._nodes[site] = await asyncio.to_thread(self._registered, site, key)
+            try:
+                self._nodes[site] = await asyncio.to_thread(self._registered, site, key)
+            except FederationFailed as error:  # one site's key stops nobody else; it is told when it joins
+                _LOG.error("site '%(site)s': its key is not registered: %(error)s", {"site": site, "error": error})
 
     async def stop(self) -> None:
         """End the run and the SuperLink."""
@@ -145,8 +149,9 @@ class SuperLinkEngine:
         try:
             known = control.nodes()
             former = self._keys.all().get(site)
+            node = known.get(key) or control.register(key, site)  # first: a key that is refused takes none away
             if former is not None and former != key and former in known:
                 control.unregister(known[former])
-            return known.get(key) or control.register(key, site)
+            return node
         finally:
             control.close()

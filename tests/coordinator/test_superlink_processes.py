@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedhealth.coordinator import superlink_engine, superlink_processes
-from fedhealth.coordinator.node_keys import node_key
+from fedhealth.coordinator.node_keys import NodeKeys, node_key
 from fedhealth.coordinator.superlink_engine import SuperLinkEngine
 from fedhealth.coordinator.superlink_processes import SuperLinkProcesses
 from fedhealth.errors import ConfigInvalid, FederationFailed, LinkUnavailable
@@ -138,6 +138,34 @@ def refused(processes, error, match):
 
     asyncio.run(scene())
     assert children() == before
+
+
+def test_a_key_that_is_refused_takes_no_other_away_and_keeps_no_coordinator_from_starting(tmp_path):
+    first, second, other = ssh_key(), ssh_key(), ssh_key()
+
+    async def scene():
+        engine = SuperLinkEngine(tmp_path / "superlink", lambda _event: None)
+        await engine.start()
+        try:
+            await engine.register("b", other)
+            await engine.register("a", first)
+            await engine.register("a", second)  # Flower takes the first one never again
+            with pytest.raises(FederationFailed, match="does not do what it was asked"):
+                await engine.register("a", first)
+            control = engine.processes.control()
+            assert set(control.nodes()) == {node_key("a", second), node_key("b", other)}
+            control.close()
+        finally:
+            await engine.stop()
+        NodeKeys(tmp_path / "superlink" / "nodes").keep("a", node_key("a", first))
+        engine = SuperLinkEngine(tmp_path / "superlink", lambda _event: None)
+        await engine.start()
+        try:
+            assert await engine.register("b", other)
+        finally:
+            await engine.stop()
+
+    asyncio.run(scene())
 
 
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path):
