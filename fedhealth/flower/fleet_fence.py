@@ -102,7 +102,7 @@ class FleetFence:
         if exchange is None or metadata.src_node_id != node or metadata.message_id != tree.object_id:
             return False
         if exchange.reply:
-            return exchange.reply == tree.object_id  # the same once more: its answer was lost
+            return str(tree.object_id) == exchange.reply  # the same once more: its answer was lost
         parts = dict.fromkeys(_ids(tree), 0)
         if len(parts) > MAX_PARTS:
             return False

@@ -197,6 +197,20 @@ def test_a_key_that_another_site_registered_is_refused_and_that_site_goes_on(tmp
     on_ends(tmp_path, work)
 
 
+def test_a_site_that_shows_another_sites_key_is_not_answered_as_that_site(tmp_path):
+    async def work(made):
+        keys = {site: make_key()[1] for site in ("hungary", "cleveland")}
+        for site, public in keys.items():
+            assert await made.join(site, public_key=public) == "registered"
+        for path in (ACTIVATE, PULL, "/v1/fleet/get-run"):
+            headers = PROTOBUF | {PUBLIC_KEY: key_header(keys["hungary"])}
+            assert (await made.call("cleveland", path, headers))[0].status == 403
+            assert (await made.call("cleveland", path, PROTOBUF))[0].status == 403
+        assert (made.superlink.asked, made.active, made.pulled) == ([], [], [])
+
+    on_ends(tmp_path, work)
+
+
 @pytest.mark.parametrize(
     "path",
     [
