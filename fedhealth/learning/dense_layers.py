@@ -20,7 +20,7 @@ from fedhealth.study.protocol import Study
 
 
 def widths_of(study: Study) -> tuple[int, ...]:
-    """Return the number of inputs, of units of each hidden layer, and of outputs: one for each class, or one."""
+    """Return the widths of a diagnosis: inputs, units of each hidden layer, and outputs: one for each class, or one."""
     endpoint = study.endpoint
     outputs = len(endpoint.classes) if isinstance(endpoint, ClassesEndpoint) else 1
     return (study.dimension, *study.model.hidden, outputs)

@@ -1,16 +1,14 @@
-"""Models of the time to an event, and the loss of one record of each: all that torch is needed for.
+"""Cox's model, and the loss of one record of each model of the time to an event: all that torch is needed for.
 
 | model | output for interval k | loss |
 |---|---|---|
 | `ProportionalHazards` (Cox) | log hazard, a_k + x b, per unit of time | `PiecewiseExponentialLoss` |
-| `HazardNetwork` | log odds of the event in k for those who reach it | `DiscreteTimeLoss` |
+| `RowwiseNetwork` | log odds of the event in k for those who reach it | `DiscreteTimeLoss` |
 
 A label is (event, time): event 1.0 or 0.0, time within [0, horizon].
 
 Invariant: as in `fedhealth.training.per_patient`, a row's bits depend on that row alone; layers are written row by row.
 """
-
-import itertools
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -34,47 +32,6 @@ class ProportionalHazards(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return log hazards, shape (..., intervals), for inputs of shape (..., inputs)."""
         return (x * self.weight).sum(-1, keepdim=True) + self.baseline
-
-
-class RowwiseLayer(torch.nn.Module):
-    """A linear layer whose every row is computed alone.
-
-    Args:
-        inputs: number of inputs, at least 1.
-        outputs: number of outputs, at least 1.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(outputs, inputs, dtype=torch.float64))
-        self.bias = torch.nn.Parameter(torch.zeros(outputs, dtype=torch.float64))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return shape (..., outputs) for inputs of shape (..., inputs)."""
-        return (x.unsqueeze(-2) * self.weight).sum(-1) + self.bias
-
-
-class HazardNetwork(torch.nn.Module):
-    """Hidden layers with tanh, then one output for each interval, so that hazards need not be proportional.
-
-    Args:
-        inputs: number of inputs.
-        hidden: number of units of each hidden layer.
-        intervals: of the grid.
-    """
-
-    def __init__(self, inputs: int, hidden: tuple[int, ...], intervals: int) -> None:
-        super().__init__()
-        widths = [inputs, *hidden, intervals]
-        self.layers = torch.nn.ModuleList(RowwiseLayer(*pair) for pair in itertools.pairwise(widths))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return log odds, shape (..., intervals), for inputs of shape (..., inputs)."""
-        *hidden, last = self.layers
-        for layer in hidden:
-            x = torch.tanh(layer(x))
-        logits: torch.Tensor = last(x)
-        return logits
 
 
 class _GridLoss:

@@ -1,20 +1,17 @@
 """A network with a chance of the event for each interval, for those who reach it; hazards need not be proportional.
 
-All weights are shared between the sites. They start from small numbers that the same public seed gives everywhere, and
-the last layer from the constant hazard of the protocol's `expected_share`. Torch-free until a module is asked for.
+All weights are shared between the sites. They start as of any network of dense layers, and the last biases from the
+constant hazard of the protocol's `expected_share`. Torch-free until a module is asked for.
 
-Source: Gensheimer and Narasimhan, PeerJ 2019; the start, Glorot and Bengio, AISTATS 2010.
+Source: Gensheimer and Narasimhan, PeerJ 2019.
 """
 
-import itertools
-import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.learning.dense_layers import tensors_of
+from fedhealth.learning.dense_layers import size_of, start_of, tensors_of
 from fedhealth.learning.time_grid import expected_hazard, grid_of
 from fedhealth.study.protocol import Study
 
@@ -29,23 +26,20 @@ HAS_HIDDEN_LAYERS = True
 
 def size(study: Study) -> int:
     """Return the number of weights of all layers, each with its biases after it."""
-    return sum(outputs * (inputs + 1) for inputs, outputs in _layers(study))
+    return size_of(_widths(study))
 
 
 def start(study: Study) -> NDArray[np.float64]:
-    """Return small weights from a public seed, and the constant hazard of the protocol's `expected_share`."""
-    generator, grid, parts = np.random.default_rng(0), grid_of(study), list[NDArray[np.float64]]()
-    for inputs, outputs in _layers(study):
-        reach = math.sqrt(6 / (inputs + outputs))
-        parts += [generator.uniform(-reach, reach, outputs * inputs), np.zeros(outputs)]
+    """Return small weights that follow from the study's digest, and the hazard of the protocol's `expected_share`."""
+    grid, weights = grid_of(study), start_of(_widths(study), study.digest)
     # The chance in an interval is 1 - exp(-hazard * width), so its log odds are log(exp(hazard * width) - 1).
-    parts[-1] = np.log(np.expm1(expected_hazard(study) * grid.widths))
-    return np.concatenate(parts)
+    weights[-grid.intervals :] = np.log(np.expm1(expected_hazard(study) * grid.widths))
+    return weights
 
 
 def tensors(study: Study) -> dict[str, tuple[int, ...]]:
     """Return two tensors for each layer: weights, shape (outputs, inputs), and biases."""
-    return tensors_of([study.dimension, *study.model.hidden, grid_of(study).intervals])
+    return tensors_of(_widths(study))
 
 
 def reading(study: Study) -> str:
@@ -53,17 +47,17 @@ def reading(study: Study) -> str:
     layers = len(study.model.hidden) + 1
     return (
         f"For each layer n from 1 to {layers}, multiply the tensor `layer n weights` (a row for each output) with what "
-        "goes in, and add `layer n biases`. What comes out of a layer goes into the next as tanh(x). What comes out of "
-        "the last are outputs z, one for each interval of follow-up; the risk by the horizon is 1 - the product of "
-        "1 / (1 + exp(z))."
+        "goes in, and add `layer n biases`. What comes out of a layer goes into the next as x / (1 + |x|); what comes "
+        "out of the last are outputs z, one for each interval of follow-up. The risk by the horizon is 1 - the product "
+        "of 1 / (1 + exp(z))."
     )
 
 
 def module(study: Study) -> "torch.nn.Module":
     """Return the network."""
-    from fedhealth.learning.hazards import HazardNetwork
+    from fedhealth.training.per_patient import RowwiseNetwork
 
-    return HazardNetwork(study.dimension, study.model.hidden, grid_of(study).intervals)
+    return RowwiseNetwork(_widths(study))
 
 
 def loss(study: Study) -> "RecordLoss":
@@ -78,6 +72,5 @@ def cumulative_hazards(study: Study, outputs: NDArray[np.float64]) -> NDArray[np
     return np.asarray(np.logaddexp(0.0, outputs))
 
 
-def _layers(study: Study) -> Iterator[tuple[int, int]]:
-    widths = [study.dimension, *study.model.hidden, grid_of(study).intervals]
-    return itertools.pairwise(widths)
+def _widths(study: Study) -> tuple[int, ...]:
+    return (study.dimension, *study.model.hidden, grid_of(study).intervals)
