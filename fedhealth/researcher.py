@@ -135,7 +135,7 @@ class Study:
         Raises:
             ConfigInvalid: the protocol has open questions, or no mechanism can serve it.
         """
-        from fedhealth.learning.foresight import refuse_open_texts
+        from fedhealth.learning.open_texts import refuse_open_texts
         from fedhealth.learning.plan import plan_study
         from fedhealth.signing import load_signing_key
         from fedhealth.study.signature import sign_study

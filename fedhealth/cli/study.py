@@ -144,7 +144,7 @@ def sign(
 
     Example: fedhealth study sign sepsis.toml --key researcher.key
     """
-    from fedhealth.learning.foresight import refuse_open_texts
+    from fedhealth.learning.open_texts import refuse_open_texts
     from fedhealth.learning.plan import plan_study
     from fedhealth.secret_file import PUBLIC_MODE, replace_file
     from fedhealth.signing import load_signing_key

@@ -1,7 +1,7 @@
 """A first protocol file, for a person to finish: an example, or drafted from a table that the researcher holds.
 
 What only a person can say is left open, which lets the file be simulated and keeps it from being signed
-(`foresight.refuse_open_texts`). That goes for the unit of every number that was drafted from a table, because a range
+(`open_texts.refuse_open_texts`). That goes for the unit of every number that was drafted from a table, because a range
 that was taken from patients may tell who they are.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jinja2
 
 from fedhealth.errors import ConfigInvalid
-from fedhealth.learning.foresight import OPEN
+from fedhealth.learning.open_texts import OPEN
 from fedhealth.records.cells import number_of
 from fedhealth.records.molecules import look_like_smiles
 from fedhealth.records.table import Table

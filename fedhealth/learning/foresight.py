@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.evaluation import lines_of, noise_of
+from fedhealth.learning.open_texts import open_texts
 from fedhealth.learning.outcomes import classes
 from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.learning.plan import envelope_of, plan_study
@@ -26,13 +27,10 @@ from fedhealth.privacy.accountant import AnyBudget, open_budget
 from fedhealth.privacy.events import GaussianEvent, plan_of
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort
-from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
+from fedhealth.study.diagnosis_endpoints import ClassesEndpoint
 from fedhealth.study.features import NumberFeature
 from fedhealth.study.protocol import Study, Training
 from fedhealth.study.strategies import FedAdagrad, FedAdam, FedAvgM, FedYogi
-
-OPEN = "?"
-"""The text that `fedhealth study new` writes where a person must say it: what for, on what ground, in what unit."""
 
 SIZES = (50, 100, 200, 500, 1000, 5000, 20_000)
 """Declared patients of the hospitals that are shown, beside those that are known."""
@@ -147,21 +145,6 @@ def foresee(study: Study, limits: Sequence[SiteLimits] = ()) -> Foresight:
     )
 
 
-def refuse_open_texts(study: Study) -> None:
-    """Refuse a protocol in which somebody has left a text open.
-
-    Raises:
-        ConfigInvalid: names what is open.
-    """
-    if left_open := _open_texts(study):
-        raise ConfigInvalid(
-            f"study '{study.name}' is not finished",
-            got=f"'{OPEN}' for {', '.join(left_open)}",
-            wanted="words, and for each unit a range from public knowledge beside it",
-            next_step="Say them. A range that was taken from patients may tell who is in the table: replace it.",
-        )
-
-
 def _costs(study: Study) -> Iterable[CostLine]:
     plan, delta = plan_study(study), study.privacy.delta
     evaluation = plan["evaluate"]
@@ -254,15 +237,8 @@ def _verdict(study: Study, site: SiteLimits) -> SiteVerdict:
     return SiteVerdict(site.site, share, tuple(refusals))
 
 
-def _open_texts(study: Study) -> list[str]:
-    texts = {"purpose": study.purpose, "legal_basis": study.legal_basis, "the outcome": study.endpoint.outcome}
-    numbers = [part for part in (study.endpoint, *study.features) if isinstance(part, NumberFeature | NumberEndpoint)]
-    texts |= {f"the unit of {part.column}": part.unit for part in numbers}
-    return [name for name, text in texts.items() if text == OPEN]
-
-
 def _warnings(study: Study, limits: Sequence[SiteLimits]) -> Iterable[str]:
-    if left_open := _open_texts(study):
+    if left_open := open_texts(study):
         yield f"left open: {', '.join(left_open)}. The study can be simulated, not signed."
     known = {site.site for site in limits}
     if limits and (strangers := sorted(set(study.sites.required) - known)):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.draft import EXAMPLE, TableRoles, columns_of, draft_protocol
-from fedhealth.learning.foresight import foresee, refuse_open_texts
+from fedhealth.learning.foresight import foresee
+from fedhealth.learning.open_texts import refuse_open_texts
 from fedhealth.learning.plan import plan_study
 from fedhealth.records.table import read_table
 from fedhealth.study.protocol import Study

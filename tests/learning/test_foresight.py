@@ -7,7 +7,8 @@ import pytest
 
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.evaluation import lines_of
-from fedhealth.learning.foresight import foresee, refuse_open_texts
+from fedhealth.learning.foresight import foresee
+from fedhealth.learning.open_texts import refuse_open_texts
 from fedhealth.learning.plan import plan_study
 from fedhealth.policy.limits import SiteLimits
 from fedhealth.study.protocol import Study, load_study

@@ -23,7 +23,8 @@ from fedhealth.learning.time_grid import endpoint_of, grid_of
 from fedhealth.metrics.concordance import SurvivalHistogram, concordance_of, observed_to_expected
 from fedhealth.metrics.estimate import Estimate
 from fedhealth.records.table import Records
-from fedhealth.study.protocol import Study, SurvivalLines
+from fedhealth.study.evaluation import SurvivalLines
+from fedhealth.study.protocol import Study
 
 HEADLINE = "concordance"
 """The figure that a plan is judged by."""
