@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 SECRET_HEADER = "x-fedhealth-control"  # noqa: S105 - the name of a header
-CONTROL_PREFIX = "/v1/control/"
 MAX_REQUEST_BYTES = 16 * 2**20
 """Flower's programs cut what is larger into objects of 5 MiB."""
 

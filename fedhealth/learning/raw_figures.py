@@ -1,7 +1,7 @@
 """Raw figures, and models trained without privacy: for public data and simulations, never in a federation.
 
 No gate and no coordinator calls this. A patient counts once, whatever the number of records, and is judged as in
-`fedhealth.learning.steps`: called ill when the mean score is above zero, ill when any record says so.
+`fedhealth.learning.outcomes.binary`: called ill when the mean score is above zero, ill when any record says so.
 
 A model of one hospital, or of all records together, is a logistic regression fitted to convergence (Newton's method,
 far beyond a protocol's rounds) with the usual ridge of 1/2 |weights|^2 beside the summed loss, so that a small hospital

@@ -150,12 +150,7 @@ def dose_coding(endpoint: TrialEndpoint) -> NDArray[np.float64] | None:
 
 
 def expected_half_width(
-    study: Study,
-    endpoint: TrialEndpoint,
-    groups: tuple[Group, ...],
-    noise: Mapping[str, float],
-    patients: float,
-    sites: int,
+    groups: tuple[Group, ...], noise: Mapping[str, float], patients: float, sites: int
 ) -> float | None:
     """Return half the interval to expect of the last visit's effect, in parts of the range's width.
 

@@ -67,7 +67,7 @@ class Simulation:
     Attributes:
         study: the protocol that was simulated.
         evidence: what a real federation could publish.
-        weights: the private model, shape (features + 1,), the bias last.
+        weights: the private model, as a flat vector in the order of its module.
         reference: what only a simulation may know; None if it was not asked for or the endpoint has none.
         warnings: what a person should know of the table.
         folder: where everything was written.

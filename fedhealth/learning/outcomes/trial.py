@@ -103,8 +103,7 @@ def half_width(study: Study, noise: Mapping[str, float], patients: float, sites:
         patients: over all sites, spread evenly over sites and arms.
         sites: number of sites.
     """
-    endpoint = _endpoint_of(study)
-    return expected_half_width(study, endpoint, groups_of(study, endpoint), noise, patients, sites)
+    return expected_half_width(groups_of(study, _endpoint_of(study)), noise, patients, sites)
 
 
 def _endpoint_of(study: Study) -> TrialEndpoint:
