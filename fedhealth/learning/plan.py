@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.evaluation import lines_of, released_of
 from fedhealth.learning.models.table import model_of
+from fedhealth.link.frames import MAX_BODY_BYTES
 from fedhealth.privacy.accountant import AnyBudget, AnyCost
 from fedhealth.privacy.events import GaussianEvent, Plan, plan_of
 from fedhealth.privacy.gaussian import GridGaussian
@@ -84,7 +85,9 @@ def plan_study(study: Study) -> dict[StepName, Step]:
 
 
 def _steps_of(study: Study) -> dict[StepName, Step]:
-    weights = model_of(study).size(study)
+    weights, released = model_of(study).size(study), sum(len(line.cells) for line in lines_of(study))
+    if 8 * max(weights, released) > MAX_BODY_BYTES:
+        raise ValueError(f"{max(weights, released):,} numbers, wanted at most {MAX_BODY_BYTES // 8:,} in a frame")
     steps: dict[StepName, Step] = {}
     if study.training is not None and study.privacy.training_epsilon is not None:
         steps["train"] = _training_step(study, study.training, study.privacy.training_epsilon, weights)
@@ -96,7 +99,7 @@ def _steps_of(study: Study) -> dict[StepName, Step]:
         mechanism=GridGaussian(
             noise_multiplier=noise_multiplier_for(study.privacy.evaluation_epsilon, study.privacy.delta, 1),
             l2_clip_norm=1.0,
-            dimension=sum(len(line.cells) for line in lines_of(study)),
+            dimension=released,
         ),
         study=study,
     )

@@ -30,7 +30,7 @@ IN_A_PROTOCOL = {
     "column twice": ('column = "chol"', 'column = "age"', ["features name a column twice: age"]),
     "text for a number": ("rounds = 20", 'rounds = "many"', ["training.rounds", "integer"]),
     "epsilon of nothing": ("training_epsilon = 2.0", "training_epsilon = nan", ["privacy.training_epsilon"]),
-    "a class path": ('kind = "logistic-regression"', 'kind = "os.system"', ["model.kind", "logistic-regression"]),
+    "a class path": ('kind = "logistic-regression"', 'kind = "os.system"', ["model.kind"]),
 }
 
 

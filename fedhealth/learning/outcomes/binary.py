@@ -24,16 +24,13 @@ from fedhealth.learning.binary_cells import (
 )
 from fedhealth.learning.binary_figures import Figures, figures_of
 from fedhealth.learning.figures import percentage_points
-from fedhealth.learning.lines import Line
+from fedhealth.learning.lines import Line, blocks_of
 from fedhealth.records.table import Records
 from fedhealth.study.features import CategoryFeature
 from fedhealth.study.protocol import Study
 
 HEADLINE = "accuracy"
 """The figure that a plan is judged by."""
-
-_PATIENTS_AT_ONCE = 2**12
-"""So many patients' vectors are held at once: those of many words are long."""
 
 _RIGHT = 0.8
 
@@ -67,8 +64,7 @@ def vectors(study: Study, outputs: NDArray[np.float64], records: Records) -> Ite
     patients, found = _Judged(positives > 0, mean), lines(study)
     places = [_places(line, patients, records) for line in found]
     broken = ~np.isfinite(mean) | np.isnan(positives)
-    for start in range(0, records.patient_count, _PATIENTS_AT_ONCE):
-        block = slice(start, start + _PATIENTS_AT_ONCE)
+    for block in blocks_of(records.patient_count, found):
         cells = _cells(found, [place[block] for place in places])
         cells[broken[block]] = np.nan
         yield cells

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.learning.figures import Figure, FigureRow, FigureTable, figure_of, percentage_points
-from fedhealth.learning.lines import Line
+from fedhealth.learning.lines import Line, blocks_of
 from fedhealth.metrics.confusion import ConfusionTable
 from fedhealth.records.table import Records
 from fedhealth.study.diagnosis_endpoints import ClassesEndpoint
@@ -23,7 +23,6 @@ HEADLINE = "accuracy"
 
 TABLE = "table"
 
-_PATIENTS_AT_ONCE = 2**12
 _RIGHT = 0.8
 
 
@@ -58,11 +57,10 @@ def vectors(study: Study, outputs: NDArray[np.float64], records: Records) -> Ite
     true = np.zeros(patients, dtype=np.int64)
     np.maximum.at(true, records.patients, np.where(readable, records.labels, 0).astype(np.int64))
     places = true * classes + np.argmax(np.where(broken[:, None], 0.0, mean), axis=1)
-    for start in range(0, patients, _PATIENTS_AT_ONCE):
-        block = places[start : start + _PATIENTS_AT_ONCE]
-        cells = np.zeros((len(block), classes * classes))
-        cells[np.arange(len(block)), block] = 1.0
-        cells[broken[start : start + _PATIENTS_AT_ONCE]] = np.nan
+    for block in blocks_of(patients, lines(study)):
+        cells = np.zeros((block.stop - block.start, classes * classes))
+        cells[np.arange(len(cells)), places[block]] = 1.0
+        cells[broken[block]] = np.nan
         yield cells
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.learning.figures import Figure, FigureRow, FigureTable, figure_of
-from fedhealth.learning.lines import Line
+from fedhealth.learning.lines import Line, blocks_of
 from fedhealth.metrics.estimate import Estimate
 from fedhealth.metrics.quantity import KnotHistogram, share_explained
 from fedhealth.records.table import Records
@@ -26,7 +26,6 @@ HEADLINE = "mean absolute error, of the largest"
 ERRORS, VALUES = "errors", "values"
 _VALUE_STEPS = 16
 """From the lowest to the highest value of the range; their squares hide at most 1/256 of the squared half range."""
-_PATIENTS_AT_ONCE = 2**12
 
 
 def endpoint_of(study: Study) -> NumberEndpoint:
@@ -51,8 +50,7 @@ def vectors(study: Study, outputs: NDArray[np.float64], records: Records) -> Ite
         predicted, observed = _mean(outputs[:, 0], records), _mean(records.labels, records)
         errors = (np.clip(predicted, -1, 1) - observed) * endpoint_of(study).half_range / _largest(study)
     broken, found = ~np.isfinite(predicted) | ~np.isfinite(observed), lines(study)
-    for start in range(0, records.patient_count, _PATIENTS_AT_ONCE):
-        block = slice(start, start + _PATIENTS_AT_ONCE)
+    for block in blocks_of(records.patient_count, found):
         parts = [
             line.weight * _shared(values[block], len(line.cells) - 1)
             for line, values in zip(found, (errors, observed), strict=False)

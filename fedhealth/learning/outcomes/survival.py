@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.learning.figures import FigureRow, FigureTable, figure_of
-from fedhealth.learning.lines import Line
+from fedhealth.learning.lines import Line, blocks_of
 from fedhealth.learning.models import cox, discrete_time_survival
 from fedhealth.learning.time_grid import endpoint_of, grid_of
 from fedhealth.metrics.concordance import SurvivalHistogram, concordance_of, observed_to_expected
@@ -41,7 +41,6 @@ _HAZARDS: Mapping[str, Callable[[Study, NDArray[np.float64]], NDArray[np.float64
 }
 """By `model.kind`: from outputs to the hazard that each interval adds."""
 
-_PATIENTS_AT_ONCE = 2**12
 _WIDEST_RATIO = 0.5
 
 
@@ -79,11 +78,11 @@ def vectors(study: Study, outputs: NDArray[np.float64], records: Records) -> Ite
     places = (_bin_of(total, asked.risk_edges) * (2 * grid.intervals + 1) + ended, group, group)
     amounts = (np.ones(len(events)), events, np.minimum(expected / _most_expected(asked)[group], 1.0))
     broken = ~np.isfinite(total) | ~np.isfinite(expected) | np.isnan(events)
-    for start in range(0, len(events), _PATIENTS_AT_ONCE):
-        rows = np.arange(start, min(start + _PATIENTS_AT_ONCE, len(events)))
+    for run in blocks_of(len(events), found):
+        rows = np.arange(run.start, run.stop)
         block, first = np.zeros((len(rows), sum(len(line.cells) for line in found))), 0
         for line, place, amount in zip(found, places, amounts, strict=True):
-            block[rows - start, first + place[rows]] = line.weight * amount[rows]
+            block[rows - run.start, first + place[rows]] = line.weight * amount[rows]
             first += len(line.cells)
         block[broken[rows]] = np.nan
         yield block

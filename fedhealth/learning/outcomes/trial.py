@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.figures import FigureTable
-from fedhealth.learning.lines import Line
+from fedhealth.learning.lines import Line, blocks_of
 from fedhealth.learning.trial_figures import TrialSums, expected_half_width, table_of
 from fedhealth.learning.trial_moments import covariates_of, groups_of
 from fedhealth.records.table import Records
@@ -24,9 +24,6 @@ from fedhealth.study.trial_endpoint import TrialEndpoint
 
 HEADLINE = "effect, in parts of the outcome's range"
 """The figure that a plan is judged by."""
-
-_NUMBERS_AT_ONCE = 2**22
-"""So many numbers of patients' vectors are held at once, or those of one patient: many visits make them long."""
 
 _VISITS = {"ancova": (1, 1), "mixed-model": (2, 20)}
 
@@ -51,12 +48,11 @@ def lines(study: Study) -> tuple[Line, ...]:
 def vectors(study: Study, outputs: NDArray[np.float64], records: Records) -> Iterator[NDArray[np.float64]]:
     """Yield what each patient adds to the vector, in blocks; NaN where the patient's record cannot be computed."""
     groups = groups_of(study, _endpoint_of(study))
-    length = sum(len(line.cells) for line in lines(study))
+    found = lines(study)
+    length = sum(len(line.cells) for line in found)
     inputs = records.features[:, [place for _, place in covariates_of(study)]]
-    at_once = max(1, _NUMBERS_AT_ONCE // length)
-    for start in range(0, records.patient_count, at_once):
-        rows = slice(start, min(start + at_once, records.patient_count))
-        label, block, first = records.labels[rows], np.zeros((rows.stop - start, length)), 0
+    for rows in blocks_of(records.patient_count, found):
+        label, block, first = records.labels[rows], np.zeros((rows.stop - rows.start, length)), 0
         for visits, group in enumerate(groups, 1):
             own = np.flatnonzero(label[:, 1] == visits)
             values = np.column_stack([inputs[rows][own], label[own, 2 : 2 + visits]])
