@@ -26,7 +26,7 @@ _DOMAIN = "ledger-key-rotation"
 
 
 class Rotation(BaseModel):
-    """One key after another, under both their signatures; see `open_rotation`.
+    """One key after another, under both their signatures; see `check_rotation`.
 
     Attributes:
         site: whose ledger.
