@@ -1,6 +1,7 @@
 """A stock SuperLink behind our guard: who may tell it what, which nodes it knows, which version made its database."""
 
 import asyncio
+import os
 import secrets
 import shutil
 import socket
@@ -20,6 +21,7 @@ from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedhealth.errors import ConfigInvalid, FederationFailed
+from fedhealth.flower import superlink_guard
 from fedhealth.flower.fab import FAB_SHA256, fab_bytes
 from fedhealth.flower.fleet_requests import ACTIVATE, PULL
 from fedhealth.flower.stock_process import CONTROL_SECRET, stock_command, stock_environment
@@ -55,6 +57,7 @@ REQUESTS = {
     "a length of many digits": ("/v1/fleet/push-object", [(b"content-length", b"1" * 20)], 411),
     "two lengths": ("/v1/fleet/push-object", [(b"content-length", b"1"), (b"content-length", b"2")], 411),
     "a body of unknown length": ("/v1/fleet/push-object", [(b"transfer-encoding", b"chunked")], 411),
+    "who says who asked": ("/v1/runtime/acquire-task", [(b"x-forwarded-for", b"127.0.0.1:1")], 403),
     "the owner's, too long": (START, [SHOWN, (b"content-length", b"%d" % (MAX_REQUEST_BYTES + 1))], 413),
 }
 
@@ -76,12 +79,62 @@ def guarded(scope):
     return bool(asked), said
 
 
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
+def connected(request):
+    """Return what a server says of a connection from this process, over a socket of each family."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(request.param) as client:
+        port = listener.getsockname()[1]
+        client.connect(("127.0.0.1" if request.param == socket.AF_INET else "::ffff:127.0.0.1", port))
+        with listener.accept()[0] as server:
+            yield {"client": server.getpeername(), "server": server.getsockname()}
+
+
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_guard_answers_what_may_not_pass_and_hands_on_everything_else(name):
+def test_the_guard_answers_what_may_not_pass_and_hands_on_everything_else(name, connected):
     path, headers, status = REQUESTS[name]
-    asked, said = guarded({"type": "http", "path": path, "headers": headers})
+    asked, said = guarded({"type": "http", "path": path, "headers": headers, **connected})
     assert asked == (status is None)
     assert [each["status"] for each in said if "status" in each] == ([] if status is None else [status])
+
+
+RUNTIME = {"type": "http", "path": "/v1/runtime/acquire-task", "headers": [SHOWN]}
+
+
+def test_the_guard_answers_processes_of_its_own_user_alone(connected, monkeypatch):
+    assert guarded(RUNTIME | connected)[0]
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    assert not guarded(RUNTIME | connected)[0]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"client": ("127.0.0.1", 1)},
+        {"client": ("127.0.0.2", None)},
+        {"client": ("::1", 1)},
+        {"client": None},
+        {"server": ("127.0.0.1", 1)},
+        {"server": ("/socket", None)},
+    ],
+    ids=["port", "no-port", "family", "none", "another-server", "unix"],
+)
+def test_the_guard_refuses_whom_the_kernel_does_not_name(connected, changed):
+    assert not guarded(RUNTIME | connected | changed)[0]
+
+
+def test_the_guard_refuses_everybody_where_the_kernels_tables_cannot_be_read(connected, monkeypatch, tmp_path):
+    monkeypatch.setattr(superlink_guard, "_TABLES", (tmp_path / "tcp", tmp_path / "tcp6"))
+    assert not guarded(RUNTIME | connected)[0]
+
+
+def test_the_guard_refuses_a_connection_whose_other_end_is_gone():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        with listener.accept()[0] as server:
+            ends = {"client": server.getpeername(), "server": server.getsockname()}
+            assert guarded(RUNTIME | ends)[0]
+            client.close()  # what it sent is still to be read; the kernel shows root as its user now
+            assert not guarded(RUNTIME | ends)[0]
 
 
 def test_the_guard_lets_the_server_begin_and_end_and_no_websocket_in():
@@ -174,6 +227,25 @@ def test_a_superlink_obeys_its_owner_alone(superlink):
     for path in (b"/v1/control/start-run", b"//v1/control/start-run", b"/v1/fleet/../control/start-run", b"/docs"):
         url = httpx.URL(f"https://{superlink.address}", raw_path=path)
         assert superlink.client.post(url, content=b"").status_code in {403, 404}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can ask as another user")
+def test_a_superlink_answers_no_other_user_of_the_machine_whatever_that_says(superlink):
+    context = ssl.create_default_context(cadata=superlink.certificate.decode())
+    own = httpx.Client(base_url=f"https://{superlink.address}", verify=context, trust_env=False)
+    os.seteuid(65534)
+    try:
+        with httpx.Client(base_url=f"https://{superlink.address}", verify=context, trust_env=False) as other:
+            said = [other.get("/health").status_code]
+            os.seteuid(0)
+            with own:
+                said.append(own.get("/health").status_code)
+                stream = own._transport._pool.connections[0]._connection._network_stream
+                port = stream.get_extra_info("client_addr")[1]
+                said.append(other.get("/health", headers={"x-forwarded-for": f"127.0.0.1:{port}"}).status_code)
+    finally:
+        os.seteuid(0)
+    assert said == [403, 200, 403]
 
 
 def test_a_node_is_let_in_by_its_key_once_that_is_registered(superlink):
