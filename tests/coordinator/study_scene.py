@@ -290,7 +290,7 @@ class Scene:
                 hub.engine.dispose()
 
 
-def patch(stack, points, draws):
+def patch(stack, points, draws=False):
     """Have the ServerApp in a thread of this process, and watch what it and the publisher write."""
 
     def replaced(module, name, value):
