@@ -59,15 +59,14 @@ from fedhealth.flower.fleet_requests import (
     unpack_fleet,
 )
 from fedhealth.flower.version import check_flower, is_supported
-from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.services import Service, service_of
 
 _LOG = logging.getLogger(__name__)
 HOLD_SECONDS = 20.0
 """How long a question for messages may wait; Flower's client waits 30 s for an answer."""
 _ANSWER_SECONDS = 25.0
-_MAX_REPLY_BYTES = MAX_FRAME_BYTES + 2**20
-"""All parts of a reply: a frame, and what Flower writes around it."""
+_AROUND_BYTES = 2**20
+"""What Flower writes around a frame, in all parts of a reply."""
 _AT_ONCE = 4
 """Requests of one site that the SuperLink has at a time, however many are asked: it is slow, and all sites' alike."""
 _OK, _FORBIDDEN, _GONE, _AWAY = 200, 403, 410, 503
@@ -119,7 +118,7 @@ class FleetDesk:
         self._nodes: dict[str, int] = {}
         self._mail: defaultdict[str, _Mail] = defaultdict(_Mail)
         self._began: defaultdict[str, int] = defaultdict(int)
-        self._fences: defaultdict[str, FleetFence] = defaultdict(lambda: FleetFence(_MAX_REPLY_BYTES))
+        self._fences: defaultdict[str, FleetFence] = defaultdict(FleetFence)
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
 
     def services(self, site: str) -> Mapping[str, Service]:
@@ -134,8 +133,14 @@ class FleetDesk:
         """The sites whose node key is registered."""
         return frozenset(self._keys)
 
-    def mail(self, site: str) -> None:
-        """Say that the SuperLink has one more message for a site now; a SuperNode takes one at a time."""
+    def mail(self, site: str, longest: int) -> None:
+        """Say that the SuperLink has one more message for a site now; a SuperNode takes one at a time.
+
+        Args:
+            site: its id.
+            longest: of the frame that may come back, in bytes.
+        """
+        self._fences[site].expect(longest + _AROUND_BYTES)
         self._mail[site].add(1)
 
     async def close(self) -> None:

@@ -139,9 +139,9 @@ class SuperLinkEngine:
         """Return what a site may ask for its SuperNode."""
         return {} if self._desk is None else self._desk.services(site)
 
-    def _sent(self, site: str) -> None:
+    def _sent(self, site: str, longest: int) -> None:
         if self._desk is not None:
-            self._desk.mail(site)
+            self._desk.mail(site, longest)
 
     def _registered(self, site: str, key: bytes) -> int:
         """Return the node of a site's key; the SuperLink is told if it does not know it, and forgets a former one."""

@@ -42,17 +42,19 @@ class SuperLinkRun:
     Args:
         frames: path of the socket that the ServerApp connects to; its folder is this user's alone.
         control: returns the Control API of the SuperLink.
-        on_sent: told a site when the SuperLink has a message for it; must not block.
+        on_sent: told a site, and how long its reply may be, when the SuperLink has a message for it; must not block.
     """
 
-    def __init__(self, frames: Path, control: Callable[[], SuperLinkControl], on_sent: Callable[[str], None]) -> None:
+    def __init__(
+        self, frames: Path, control: Callable[[], SuperLinkControl], on_sent: Callable[[str, int], None]
+    ) -> None:
         self._path, self._control, self._on_sent = frames, control, on_sent
         self._server: asyncio.Server | None = None
         self._app: asyncio.StreamWriter | None = None
         self._changed = asyncio.Event()
         self._number = 0
         self._waiting: dict[int, tuple[str, asyncio.Future[Buffer]]] = {}
-        self._pushing: dict[int, str] = {}  # the site of each message that the ServerApp has not spoken of yet
+        self._pushing: dict[int, tuple[str, int]] = {}  # of each message that the ServerApp has not spoken of yet
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -98,7 +100,7 @@ class SuperLinkRun:
             async with asyncio.timeout(seconds):
                 while self._app is None:
                     await self._changed.wait()
-                self._waiting[number], self._pushing[number] = (site, reply), site
+                self._waiting[number], self._pushing[number] = (site, reply), (site, longest)
                 header = Carry(number=number, node=str(node), seconds=seconds, longest=longest)
                 self._app.write(message_of(header, frame))
                 return await reply
@@ -169,10 +171,10 @@ class SuperLinkRun:
                 header_bytes, frame_bytes = lengths_in(await reader.readexactly(LENGTHS.size))
                 told = read_told(await reader.readexactly(header_bytes))
                 frame = await reader.readexactly(frame_bytes)
-                pushed = self._pushing.pop(told.number, "")
+                pushed = self._pushing.pop(told.number, None)
                 if isinstance(told, Sent):
                     if pushed:
-                        self._on_sent(pushed)  # also where nobody waits any more: the SuperLink hands it out
+                        self._on_sent(*pushed)  # also where nobody waits any more: the SuperLink hands it out
                     continue
                 site, reply = self._waiting.get(told.number, ("", None))
                 if reply is None or reply.done():

@@ -4,7 +4,7 @@ A SuperLink knows every message and every part of one by its SHA-256, and gives,
 names it; whom a message is from and for it believes. So beside each site stands a fence, which reads what the SuperLink
 announces to that site's SuperNode and what the SuperNode asks: only parts that were announced to it are fetched, only
 messages that were handed to it are confirmed and replied to, in its own name and once, and the parts of a reply are
-those that it listed, and of a bounded length together. Another site's messages are out of its reach, by any name.
+those that it listed, together no longer than was expected. Another site's messages are out of its reach by any name.
 
 Source: `flwr.superlink.servicer.fleet.fleet_handlers` of Flower 1.41, which looks at none of this.
 
@@ -42,14 +42,10 @@ class _Exchange:
 
 
 class FleetFence:
-    """What one site's SuperNode was told of since it began.
+    """What one site's SuperNode was told of since it began."""
 
-    Args:
-        longest_reply: all parts of one together, in bytes.
-    """
-
-    def __init__(self, longest_reply: int) -> None:
-        self._longest_reply = longest_reply
+    def __init__(self) -> None:
+        self._longest_reply = 0
         self._exchanges: dict[str, _Exchange] = {}
         self._has_replied = False
 
@@ -57,6 +53,16 @@ class FleetFence:
         """Forget everything: a SuperNode begins, with an empty memory."""
         self._exchanges.clear()
         self._has_replied = False
+
+    def expect(self, longest_reply: int) -> None:
+        """Take note of how long replies may be from now on, whichever message they are to.
+
+        All messages of a study may be answered alike, and studies run one after the other.
+
+        Args:
+            longest_reply: all parts of one together, in bytes; none at first.
+        """
+        self._longest_reply = longest_reply
 
     def announce(self, answer: bytes) -> None:
         """Take note of what the SuperLink answered to a question for messages."""

@@ -238,7 +238,7 @@ def test_a_question_for_messages_waits_until_there_is_one(tmp_path, monkeypatch)
         waiting = asyncio.create_task(made.call("hungary", PULL, headers))
         await asyncio.sleep(0.05)
         assert not waiting.done() and made.superlink.asked == []
-        made.desk.mail("hungary")
+        made.desk.mail("hungary", 2**10)
         assert (await waiting)[0].status == 200
         assert made.superlink.asked == [PULL]
         monkeypatch.setattr(fleet_desk, "HOLD_SECONDS", 0.05)
@@ -253,17 +253,17 @@ def test_two_messages_are_two_and_those_that_ended_unread_are_none(tmp_path, mon
         headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
         await made.join("hungary", public_key=public)
         for _ in range(2):
-            made.desk.mail("hungary")
+            made.desk.mail("hungary", 2**10)
             made.superlink.send(to_content(b"frame"))
-        made.desk.mail("hungary")
-        made.desk.mail("hungary")  # of these two the SuperLink knows nothing any more
+        made.desk.mail("hungary", 2**10)
+        made.desk.mail("hungary", 2**10)  # of these two the SuperLink knows nothing any more
         monkeypatch.setattr(fleet_desk, "HOLD_SECONDS", 600.0)
         answers = [await made.call("hungary", PULL, headers) for _ in range(3)]
         assert [bool(content) for _, content in answers] == [True, True, False]
         waiting = asyncio.create_task(made.call("hungary", PULL, headers))
         await asyncio.sleep(0.05)
         assert not waiting.done()
-        made.desk.mail("hungary")
+        made.desk.mail("hungary", 2**10)
         assert (await waiting)[0].status == 200
 
     on_ends(tmp_path, work)
@@ -275,7 +275,7 @@ def test_a_run_that_ends_in_the_midst_of_a_message_leaves_no_task_and_no_reply_b
         headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
         await made.join("hungary", public_key=public)
         message = made.superlink.send(to_content(b"frame"))
-        made.desk.mail("hungary")
+        made.desk.mail("hungary", 2**10)
         await made.call("hungary", PULL, headers)
         made.superlink.refused = dict.fromkeys(("pull-object", "confirm-message-received", "get-run"), 403)
         bodies = {
@@ -300,7 +300,7 @@ def test_a_killed_supernode_takes_no_message_from_the_one_that_follows(tmp_path)
         await made.call("hungary", ACTIVATE, headers)
         assert made.superlink.asked == [DEACTIVATE, ACTIVATE], "the former makes room: a SuperLink lets but one begin"
         assert made.superlink.deactivated == [NODE]
-        made.desk.mail("hungary")
+        made.desk.mail("hungary", 2**10)
         assert (await of_the_killed)[0].status == 503
         assert PULL not in made.superlink.asked
         assert (await made.call("hungary", PULL, headers))[0].status == 200

@@ -62,7 +62,8 @@ def confirm(name):
 
 @pytest.fixture
 def fence():
-    made = FleetFence(10)
+    made = FleetFence()
+    made.expect(10)
     made.announce(announced("question", "record", "chunk"))
     return made
 
@@ -111,6 +112,38 @@ def test_parts_of_a_reply_are_those_it_listed_and_together_of_a_bounded_length(f
     assert fence.lets(PUSH_OBJECT, NODE, part("b", bytes(4)))
 
 
+def test_a_reply_is_as_long_as_was_expected_last_also_of_a_supernode_that_begins_anew():
+    fence = FleetFence()
+    fence.announce(announced("question"))
+    fence.lets(PUSH, NODE, reply("question"))
+    assert not fence.lets(PUSH_OBJECT, NODE, part("a", b"1")), "before anything is expected"
+    fence.expect(3)
+    fence.begin()
+    fence.announce(announced("question"))
+    fence.lets(PUSH, NODE, reply("question"))
+    assert not fence.lets(PUSH_OBJECT, NODE, part("a", bytes(4)))
+    assert fence.lets(PUSH_OBJECT, NODE, part("a", bytes(3)))
+
+
+def test_a_reply_that_is_longer_than_the_study_expects_never_reaches_the_superlink(tmp_path):
+    async def work(made):
+        public = make_key()[1]
+        await made.join("hungary", public_key=public)
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        message = made.superlink.send(to_content(b"frame"))
+        made.desk.mail("hungary", 100)
+        await made.call("hungary", PULL, headers)
+        assert (await made.call("hungary", PUSH, headers, reply(message)))[0].status == 200
+        half = 2**19  # of the mebibyte for what Flower writes around a frame
+        assert (await made.call("hungary", PUSH_OBJECT, headers, part("a", bytes(half + 100))))[0].status == 200
+        before = list(made.superlink.asked)
+        assert (await made.call("hungary", PUSH_OBJECT, headers, part("b", bytes(half + 1))))[0].status == 403
+        assert made.superlink.asked == before
+        assert (await made.call("hungary", PUSH_OBJECT, headers, part("b", bytes(half))))[0].status == 200
+
+    on_ends(tmp_path, work)
+
+
 def test_a_supernode_that_begins_was_told_of_nothing(fence):
     fence.lets(PUSH, NODE, reply("question"))
     fence.begin()
@@ -134,7 +167,7 @@ def test_a_site_that_names_another_sites_message_is_refused_at_the_desk_and_that
             await made.join(site, public_key=public)
             headers[site] = PROTOBUF | {PUBLIC_KEY: key_header(public)}
         message = made.superlink.send(to_content(b"frame"))
-        made.desk.mail("hungary")
+        made.desk.mail("hungary", 2**10)
         await made.call("hungary", PULL, headers["hungary"])
         before = list(made.superlink.asked)
         bodies = {PULL_OBJECT: pull(message), CONFIRM: confirm(message), PUSH: reply(message), PUSH_OBJECT: part("a")}
@@ -145,11 +178,11 @@ def test_a_site_that_names_another_sites_message_is_refused_at_the_desk_and_that
         assert made.superlink.asked == before, "the SuperLink was asked nothing of it"
         said = [(await made.call("hungary", path, headers["hungary"], body))[0].status for path, body in bodies.items()]
         assert said == [200, 200, 200, 200]
-        made.desk.mail("hungary")
+        made.desk.mail("hungary", 2**10)
         assert made.pulled == []
         for _ in range(2):
             await made.call("hungary", PULL, headers["hungary"])
-            made.desk.mail("hungary")
+            made.desk.mail("hungary", 2**10)
         assert made.pulled == ["hungary"], "told once for each reply, however often it asks"
 
     on_ends(tmp_path, work)

@@ -83,12 +83,12 @@ class PretendControl:
 
 
 @contextlib.asynccontextmanager
-async def carrying(folder, answers, on_sent=lambda _site: None):
+async def carrying(folder, answers, on_sent=lambda _site, _longest: None):
     set_task_identity(run_id=1)
     control = PretendControl(folder / "s", answers)
 
-    def sent(site):
-        on_sent(site)
+    def sent(site, longest):
+        on_sent(site, longest)
         run.look(site)  # the nodes of this Grid answer at once
 
     run = SuperLinkRun(folder / "s", lambda: control, sent)
@@ -115,14 +115,14 @@ def test_a_frame_goes_to_its_node_and_the_reply_comes_back_to_the_byte(short_pat
         def answers(node, frame):
             return to_content(str(node).encode() + frame)
 
-        async with carrying(short_path, answers, sent.append) as (run, control):
+        async with carrying(short_path, answers, lambda *told: sent.append(told)) as (run, control):
             both = await asyncio.gather(ask(run, "a", 2**64 - 1), ask(run, "b", 5, big, longest=LARGE + 1))
             assert both == [b"18446744073709551615question", b"5" + big]
             assert len(control.started) == 1
         assert control.stopped == [1]
 
     asyncio.run(scene())
-    assert sorted(sent) == ["a", "b"]
+    assert sorted(sent) == [("a", LARGE), ("b", LARGE + 1)]
 
 
 def test_a_message_that_nobody_waits_for_any_more_is_told_of_because_the_superlink_hands_it_out(
@@ -137,7 +137,7 @@ def test_a_message_that_nobody_waits_for_any_more_is_told_of_because_the_superli
     monkeypatch.setattr(PretendGrid, "push_messages", slow_push)
 
     async def scene():
-        async with carrying(short_path, reversed_frame, sent.append) as (run, _):
+        async with carrying(short_path, reversed_frame, lambda *told: sent.append(told)) as (run, _):
             asking = asyncio.create_task(ask(run))
             while not asking.done():
                 run.lose("a", "a SuperNode that began anew")
@@ -145,9 +145,9 @@ def test_a_message_that_nobody_waits_for_any_more_is_told_of_because_the_superli
             assert isinstance(asking.exception(), PeerAway)
             assert sent == []
             may_push.set()
-            await until(lambda: sent == ["a"])
+            await until(lambda: sent == [("a", LARGE)])
             assert await ask(run) == b"noitseuq"
-            assert sent == ["a", "a"]
+            assert sent == [("a", LARGE)] * 2
 
     asyncio.run(scene())
 

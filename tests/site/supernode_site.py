@@ -16,6 +16,7 @@ from scripted_superlink import NODE, ScriptedSuperLink
 from fedhealth.coordinator.fleet_desk import FleetDesk
 from fedhealth.link.bodies import IncomingBody
 from fedhealth.link.client import SiteLink
+from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.memory import CHUNK_BYTES, MemoryPool
 from fedhealth.pki.loopback import loopback_certificate
 from fedhealth.processes import Processes
@@ -119,7 +120,7 @@ class SuperNodeSite:
     def send(self, content, **more):
         """Send a message and say so, as the coordinator does."""
         name = self.superlink.send(content, **more)
-        self.loop.call_soon_threadsafe(self.desk.mail, SITE)
+        self.loop.call_soon_threadsafe(self.desk.mail, SITE, MAX_FRAME_BYTES)
         return name
 
     def ask(self, content, **more):
