@@ -1,4 +1,4 @@
-"""Make the table and the images of the brain tumour studies: lower-grade glioma, MRI slices and the same patients' data.
+"""Make the table and images of the brain tumour studies: lower-grade glioma, MRI slices and the same patients' data.
 
 76 patients of four hospitals of The Cancer Genome Atlas, of whom one has a single patient: FLAIR slices, up to five in
 which the tumour is seen and three without it, and clinical and molecular data (Buda, Saha and Mazurowski, Comput. Biol.
