@@ -69,16 +69,21 @@ def watch(
 def stop(
     study: Named,
     coordinator: Socket,
-    key: Annotated[Path, typer.Option(help="The key that signed the study.")],
+    key: Annotated[
+        Path | None, typer.Option(help="The key that signed the study; the coordinator's own user needs none.")
+    ] = None,
 ) -> None:
     """Stop a study for ever, whether it waits or runs. What was charged stays charged.
+
+    Its researcher stops it with the key that signed it; the coordinator's operator, as the coordinator's Unix user,
+    stops any, such as one that waits for an approval that will not come.
 
     Example: fedhealth study stop 3f9a1c --key researcher.key --coordinator /srv/heart/research.sock
     """
     from fedhealth.coordinator.research_client import stop_study
     from fedhealth.signing import load_signing_key
 
-    _show([stop_study(coordinator, study, load_signing_key(key))])
+    _show([stop_study(coordinator, study, None if key is None else load_signing_key(key))])
 
 
 def results(

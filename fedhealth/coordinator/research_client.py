@@ -90,16 +90,16 @@ def watch_study(path: Path, study: str, after: int = 0) -> Iterator[Happened | O
                 return
 
 
-def stop_study(path: Path, study: str, key: Ed25519PrivateKey) -> Summary:
-    """Stop a study for ever, by the key that signed it.
+def stop_study(path: Path, study: str, key: Ed25519PrivateKey | None) -> Summary:
+    """Stop a study for ever, by the key that signed it, or as the coordinator's operator.
 
     Args:
         path: the coordinator's research socket.
         study: the first digits of its digest.
-        key: the researcher's.
+        key: the researcher's; None for the operator, the Unix user whose process the coordinator is.
 
     Raises:
-        IdentityInvalid: it is not the key that signed the study.
+        IdentityInvalid: it is not the key that signed the study; or there is none, and this is another user.
         ConfigInvalid: there is no such study, or it is over.
     """
     prefix = _prefix(study)
@@ -109,7 +109,8 @@ def stop_study(path: Path, study: str, key: Ed25519PrivateKey) -> Summary:
             f"{len(found) or 'no'} studies have a digest that begins with {study}",
             next_step="Name one: fedhealth study list --help.",
         )
-    return unpack_summaries(_ask(path, Stop(study=found[0], signature=sign_stop(found[0], key)), Studies)[1])[0]
+    signature = None if key is None else sign_stop(found[0], key)
+    return unpack_summaries(_ask(path, Stop(study=found[0], signature=signature), Studies)[1])[0]
 
 
 def list_results(path: Path, study: str) -> dict[str, int]:

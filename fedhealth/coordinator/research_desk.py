@@ -1,7 +1,8 @@
 """What researchers may ask of a coordinator: take in a study, list, follow, stop, hand out what was published.
 
 Whether a study's signature is a trusted researcher's is for each site to say: the coordinator takes in whatever is well
-signed, and a site that does not know the key answers `policy`. A stop is an act of the researcher who signed the study.
+signed, and a site that does not know the key answers `policy`. A stop is an act of the researcher who signed the study,
+or of the operator, who is the coordinator's own Unix user: a study that no site will approve takes a place of all.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from fedhealth.coordinator.run_folder import PUBLISHED, SEAL
 from fedhealth.coordinator.service import WAITING_STATES, Coordinator
 from fedhealth.coordinator.store.studies import KnownStudy
 from fedhealth.coordinator.store.tables import StudyState
-from fedhealth.errors import ConfigInvalid
+from fedhealth.errors import ConfigInvalid, IdentityInvalid
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.catalogue import MAX_STUDIES
 from fedhealth.study.signature import check_stop, open_signed_study
@@ -76,7 +77,7 @@ class ResearchDesk:
             async with self._listing:  # long lists in one thread, beside what runs
                 return Studies(), await asyncio.to_thread(self._list)
         if isinstance(question, Stop):
-            return Studies(), pack_summaries([self._summary(await self._stopped(question))])
+            return Studies(), pack_summaries([self._summary(await self._stopped(question, user))])
         if isinstance(question, ListResults):
             folder = self._published(question.study)
             return Files(files={name: (folder / name).stat().st_size for name in _names_in(folder)}), b""
@@ -131,13 +132,23 @@ class ResearchDesk:
         self._on_change()
         return known
 
-    async def _stopped(self, question: Stop) -> KnownStudy:
-        known = self._named(question.study)
+    async def _stopped(self, question: Stop, user: int) -> KnownStudy:
+        known, studies = self._named(question.study), self._coordinator.studies
         signed = open_signed_study(known.signed)
-        check_stop(signed, question.signature)
+        if question.signature is not None:
+            check_stop(signed, question.signature)
+        elif user != os.geteuid():
+            raise IdentityInvalid(
+                f"study '{known.name}' is stopped by whoever signed it, or by the coordinator's operator",
+                got=f"no signature, and Unix user {user}",
+                next_step="Give the key that signed it: fedhealth study stop --help.",
+            )
         await self._stop(known.digest)
         now = self._coordinator.unix_ms()
-        self._coordinator.studies.stop(known.digest, signed.researcher, question.signature, now)
+        if question.signature is None:
+            studies.move(known.digest, StudyState.STOPPED, now, "the coordinator's operator stopped it")
+        else:
+            studies.stop(known.digest, signed.researcher, question.signature, now)
         return self._named(known.digest)
 
     def _named(self, prefix: str) -> KnownStudy:

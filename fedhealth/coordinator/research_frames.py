@@ -2,8 +2,9 @@
 
 One connection, one question: a frame as the gate's are (a length, JSON, a body), behind its whole length in four bytes.
 `Watch` is answered by one `Happened` after another until the study is over; every other question by one reply, or by
-`Declined` with what the researcher must read. Studies are signed end to end, and a stop is signed by the same key:
-whoever reaches the socket can submit what sites refuse, read results, and no more.
+`Declined` with what the researcher must read. Studies are signed end to end, and a stop is signed by the same key, or
+comes from the coordinator's own user: whoever else reaches the socket can submit what sites refuse, read results, and
+no more.
 """
 
 import struct
@@ -53,11 +54,16 @@ class Watch(_Header):
 
 
 class Stop(_Header):
-    """Stop a study, signed by the key that signed it. Answered by `Studies` with it alone."""
+    """Stop a study. Answered by `Studies` with it alone.
+
+    Attributes:
+        study: its digest.
+        signature: by the key that signed the study; None from the coordinator's own Unix user, its operator.
+    """
 
     kind: Literal["stop"] = "stop"
     study: Digest
-    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")] | None
 
 
 class ListResults(_Header):

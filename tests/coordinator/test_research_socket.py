@@ -212,3 +212,16 @@ def test_a_stranger_that_holds_on_is_hung_up_on(served, monkeypatch, sent, secon
         stranger.connect(str(served.socket))
         stranger.sendall(sent)
         assert stranger.recv(1) == b""
+
+
+def test_the_operator_stops_a_study_that_no_site_will_approve_and_nobody_else_does_without_its_key(served, monkeypatch):
+    submit_study(served.socket, SIGNED)
+    with monkeypatch.context() as another:
+        another.setattr("fedhealth.coordinator.research_port.peer_user", lambda _: 4001)
+        with pytest.raises(IdentityInvalid, match="is stopped by whoever signed it, or by the coordinator's operator"):
+            stop_study(served.socket, STUDY.digest, None)
+        assert list_studies(served.socket)[0].state == "offered"
+    stopped = stop_study(served.socket, STUDY.digest, None)
+    assert (stopped.state, stopped.reason) == ("stopped", "the coordinator's operator stopped it")
+    with pytest.raises(ConfigInvalid, match="cannot become stopped"):
+        stop_study(served.socket, STUDY.digest, None)

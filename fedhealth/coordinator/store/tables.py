@@ -36,7 +36,7 @@ class StudyState(StrEnum):
         OFFERED: waits for the sites' approvals.
         RUNNING: its rounds are being run.
         WAITING: fewer sites than its quorum gave a release; it goes on when they are back.
-        STOPPED: its researcher stopped it; final.
+        STOPPED: its researcher stopped it, or the coordinator's operator; final.
         DONE: its evidence is written; final.
     """
 
