@@ -1,5 +1,6 @@
 """What holds for every test: how hypothesis draws, and process-wide state that no test may inherit from another."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -12,6 +13,12 @@ from hypothesis import settings
 # same examples are drawn each time, so that a change is judged by what it changed.
 settings.register_profile("fedhealth", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("fedhealth")
+
+
+def pytest_collection_finish():
+    """Let no collection of garbage look at what was imported again: Flower collects once for each array it reads."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
