@@ -291,7 +291,7 @@ def _weights_of(study: "Protocol", count: int) -> Iterator[str]:
     """Yield a name for each of a model's weights, in order."""
     if study.training is None:
         return
-    if study.model.hidden:
+    if study.model.hidden or study.model.modalities:
         yield from (f"weight {number}" for number in range(1, count + 1))
         return
     yield from _inputs_of(study)

@@ -136,6 +136,7 @@ def test_only_training_and_the_tasks_import_torch():
         "training/fallback.py",
         "training/feed_forward.py",
         "training/fixed_batches.py",
+        "training/late_fusion.py",
         "training/layer_calls.py",
         "training/layers.py",
         "training/micro_batches.py",

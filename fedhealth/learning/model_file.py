@@ -26,10 +26,11 @@ from fedhealth.learning.models.table import model_of
 from fedhealth.learning.outcomes.survival import total_hazards
 from fedhealth.records.cells import is_blank, is_unreadable
 from fedhealth.records.molecules import read_molecule
-from fedhealth.records.table import inputs_of, is_left_out
+from fedhealth.records.table import is_left_out, record_inputs
 from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryFeature, Feature, NumberFeature
+from fedhealth.study.modalities import absent_from
 from fedhealth.study.molecules import DESCRIPTORS, MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
@@ -67,9 +68,9 @@ class ReleasedModel:
     """A model with the study that says what goes into it.
 
     In each method, the record is a value for each feature's column, spelled as in the data set; None or "" where it was
-    not measured. Each raises `DataUnusable` if a column is missing, or holds text where a number is wanted, or nothing
-    where the study leaves such records out; and `ConfigInvalid` if the study's endpoint is of another kind, or it reads
-    molecules and RDKit is not installed.
+    not measured. A modality that may be absent can be left out. Each raises `DataUnusable` if a column is missing, or
+    holds text where a number is wanted, or nothing where the study leaves such records out; and `ConfigInvalid` if the
+    study's endpoint is of another kind, or it reads molecules and RDKit is not installed.
 
     Attributes:
         study: the protocol.
@@ -120,8 +121,11 @@ class ReleasedModel:
         return [float(output) for output in model_outputs(module, self.weights, inputs)[0]]
 
     def _inputs_of(self, record: Mapping[str, object]) -> list[float]:
-        inputs: list[float] = []
+        absent = absent_from(record, self.study.model.modalities)
+        cells = {column: "" for modality in absent for column in modality.columns}
         for feature in self.study.features:
+            if feature.column in cells:
+                continue
             if feature.column not in record:
                 raise DataUnusable(
                     f"the record has no '{feature.column}'",
@@ -150,7 +154,14 @@ class ReleasedModel:
                     wanted="one that the model card lists: the study left records without it out",
                     next_step="Measure it. The model says nothing of patients of whom it is not known.",
                 )
-            inputs += inputs_of(feature, cell)
+            cells[feature.column] = cell
+        if (inputs := record_inputs(self.study, cells)) is None:
+            raise DataUnusable(
+                "the record has none of the modalities: "
+                + ", ".join(modality.name for modality in self.study.model.modalities),
+                wanted="a value of at least one of their columns",
+                next_step="Measure one. The model says nothing of patients of whom nothing is known.",
+            )
         return inputs
 
 
@@ -203,19 +214,24 @@ def notes_of(study: Study, rounds: int) -> dict[str, Any]:
     "inputs" has an entry for each input, in order, or one for as many as its "count" says. A number x with "range"
     [low, high] goes in as 2 (min(max(x, low), high) - low) / (high - low) - 1, with "impute" in the place of a missing
     one (null where records without it were left out); a "category" as 1 where the column holds that word, else 0;
-    "missing" as 1 where the column's value is missing, else 0. Of a molecule, a "fingerprint" is so many counts c of
-    RDKit's Morgan fingerprint (GetCountFingerprintAsNumPy), which go in as min(c, largest_count) / largest_count, and a
-    "descriptor" is the function of rdkit.Chem.Descriptors, scaled from its range as a number is; both are 0 if missing.
+    "missing" as 1 where the column's value is missing, else 0; a "modality" as 1 where any of the columns in "any_of"
+    has a value, else 0. Of a molecule, a "fingerprint" is so many counts c of RDKit's Morgan fingerprint
+    (GetCountFingerprintAsNumPy), which go in as min(c, largest_count) / largest_count, and a "descriptor" is the
+    function of rdkit.Chem.Descriptors, scaled from its range as a number is; both are 0 if missing.
 
     "reading" says how outputs follow, "meaning" what they mean: "log odds" of the outcome; "softmax scores", one for
     each of "classes"; "scaled value", -1 to 1 over "range"; or the "risk of the event" by the last of "interval_ends".
     """
+    presence = [
+        {"name": f"{each.name} is there", "modality": each.name, "any_of": list(each.columns)}
+        for each in study.model.modalities
+    ]
     return {
         "study": study.digest,
         "rounds": rounds,
         "kind": study.model.kind,
         "outcome": study.endpoint.outcome,
-        "inputs": [each for feature in study.features for each in _inputs_of(feature)],
+        "inputs": [each for feature in study.features for each in _inputs_of(feature)] + presence,
         "reading": model_of(study).reading(study),
         "output": _output_of(study.endpoint),
     }

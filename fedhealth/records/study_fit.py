@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from fedhealth.records.cells import is_blank, is_unreadable, label_of, meets, number_of
 from fedhealth.records.columns import Problem, cells_of
+from fedhealth.records.modality_fit import find_modality_problems
 from fedhealth.records.molecules import read_molecule
 from fedhealth.records.survival_fit import find_follow_up_problems
 from fedhealth.records.table import Table, columns_of, inputs_of, is_left_out, is_missing, number_columns
 from fedhealth.records.trial_fit import find_trial_problems
 from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
 from fedhealth.study.features import CategoryCondition, CategoryFeature, Feature, NumberFeature
+from fedhealth.study.modalities import absent_from
 from fedhealth.study.molecules import MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.trial_endpoint import TrialEndpoint
@@ -120,6 +122,8 @@ def _cohort_of(table: Table, study: Study) -> _Cohort:
         met += 1
         without = [each.column for each in features if is_left_out(each, row[place[each.column]])]
         left_out.update(without)
+        if study.model.modalities and all(is_missing(each, row[place[each.column]]) for each in features):
+            continue
         if not without and not any(map(math.isnan, label)):
             labels.append(label)
             for feature in features:
@@ -190,8 +194,9 @@ def find_misfits(table: Table, study: Study) -> tuple[Problem, ...]:
 
 def _misfits(table: Table, study: Study) -> Iterator[Problem]:
     there = set(table.columns)
+    absent = {column for each in absent_from(there, study.model.modalities) for column in each.columns}
     for column in columns_of(study):
-        if column not in there:
+        if column not in there | absent:
             yield Problem("error", column, "the study asks for it, the table lacks it", "Add it, or do not take part.")
     for column in number_columns(study):
         lines = column in there and tuple(line for line, cell in cells_of(table, column) if is_unreadable(cell))
@@ -210,6 +215,7 @@ def _misfits(table: Table, study: Study) -> Iterator[Problem]:
             yield from _no_molecules(table, feature)
     yield from find_follow_up_problems(table, study)
     yield from find_trial_problems(table, study)
+    yield from find_modality_problems(table, study)
     if isinstance(study.endpoint, NumberEndpoint) and study.endpoint.column in there:
         yield from _out_of_range(table, study.endpoint)
     yield from find_uniform(table, study)

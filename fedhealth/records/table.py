@@ -13,7 +13,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from fedhealth.records.cells import is_before_follow_up, is_unreadable, label_of
 from fedhealth.records.molecules import molecule_inputs, read_molecule
 from fedhealth.records.split import SIDE_WORDS, is_held_out, stated_sides
 from fedhealth.study.features import CategoryFeature, Feature, NumberCondition, NumberFeature
+from fedhealth.study.modalities import absent_from
 from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.trial_endpoint import TrialEndpoint
@@ -163,8 +164,8 @@ def prepare_records(
     """Return the training side and the held-out side of a table, as the study wants them.
 
     Rows without an endpoint or without a patient are left out, those that miss a condition of the cohort, those without
-    a value that a feature asks for, and a patient's rows beyond the study's `max_records_per_patient`; unless `strict`,
-    also the patients of whom the split column does not say one side.
+    a value that a feature asks for or without any modality, and a patient's rows beyond the study's
+    `max_records_per_patient`; unless `strict`, also the patients of whom the split column does not say one side.
 
     Args:
         table: the whole table.
@@ -177,7 +178,9 @@ def prepare_records(
     Raises:
         DataUnusable: a column is missing; or `strict` and a cell cannot be used.
     """
-    wanted = [*columns_of(study), patient_column, *([split_column] if split_column else ())]
+    absent = {column for each in absent_from(table.columns, study.model.modalities) for column in each.columns}
+    wanted = [column for column in columns_of(study) if column not in absent]
+    wanted += [patient_column, *([split_column] if split_column else ())]
     if missing := [column for column in wanted if column not in table.columns]:
         raise DataUnusable(
             f"the data file {table.path} lacks what study '{study.name}' asks for",
@@ -188,7 +191,7 @@ def prepare_records(
             "take part.",
         )
     place = {column: table.columns.index(column) for column in wanted}
-    numbers = number_columns(study) if strict else ()
+    numbers = [column for column in number_columns(study) if column in place] if strict else ()
     sides: tuple[list[_Row], ...] = ([], [])
     records: Counter[str] = Counter()
     stated = None
@@ -202,10 +205,9 @@ def prepare_records(
                 raise _before_follow_up(table, line, column)
         label = label_of(study.endpoint, [row[place[column]] for column in study.endpoint.columns])
         met = [meets(each, row[place[each.column]]) for each in study.include]
-        met += [not is_left_out(each, row[place[each.column]]) for each in study.features]
-        patient = row[place[patient_column]]
-        inputs = [value for feature in study.features for value in inputs_of(feature, row[place[feature.column]])]
-        if label is None or not patient or not all(met):
+        cells = {each.column: "" if each.column in absent else row[place[each.column]] for each in study.features}
+        inputs, patient = record_inputs(study, cells), row[place[patient_column]]
+        if label is None or not patient or not all(met) or inputs is None:
             continue
         if stated is not None and patient not in stated:
             if strict:
@@ -298,6 +300,31 @@ def number_columns(study: Study) -> tuple[str, ...]:
     parts = (*study.include, *study.features)
     columns = (each.column for each in parts if isinstance(each, NumberCondition | NumberFeature))
     return tuple(dict.fromkeys((*study.endpoint.number_columns, *columns)))
+
+
+def record_inputs(study: Study, cells: Mapping[str, str]) -> list[float] | None:
+    """Return a record's model inputs: those of all features, and then whether it has each of the modalities.
+
+    Args:
+        study: the protocol.
+        cells: of each feature, by its column.
+
+    Returns:
+        None where the rules on missing values keep it out of the study: of a feature, or for having no modality.
+    """
+    has = presence_of(study, cells)
+    if (has and not any(has)) or any(is_left_out(feature, cells[feature.column]) for feature in study.features):
+        return None
+    inputs = [value for feature in study.features for value in inputs_of(feature, cells[feature.column])]
+    return [*inputs, *map(float, has)]
+
+
+def presence_of(study: Study, cells: Mapping[str, str]) -> list[bool]:
+    """Return whether a record has each of the study's modalities: a value of any of its features."""
+    if not study.model.modalities:
+        return []
+    there = {each.column for each in study.features if not is_missing(each, cells[each.column])}
+    return [not there.isdisjoint(modality.columns) for modality in study.model.modalities]
 
 
 def inputs_of(feature: Feature, cell: str) -> list[float]:

@@ -21,6 +21,7 @@ from fedhealth.privacy.release import Cohort, Digest
 from fedhealth.privacy.verified_ledger import spending_of
 from fedhealth.records.columns import NEARLY_UNIQUE
 from fedhealth.records.marks import PatientMarks, without_patients
+from fedhealth.records.modality_fit import find_modality_problems
 from fedhealth.records.query_trial import check_rows_alone
 from fedhealth.records.source import read_source
 from fedhealth.records.split import sides_of
@@ -256,9 +257,10 @@ def _figure_doubts(patients: int, declared: int) -> tuple[str, ...]:
 
 
 def _warnings(table: Table, study: Study) -> Iterator[str]:
-    """Yield what looks wrong with a study here: follow-up, what all patients have alike, what gives the answer away."""
+    """Yield what looks wrong with a study here: what they lack, what all have alike, what gives the answer away."""
     yield from (problem.what for problem in find_follow_up_problems(table, study))
     yield from (f"column '{each.column}': {each.what}" for each in find_trial_problems(table, study))
+    yield from (f"{each.what}. {each.next_step}" for each in find_modality_problems(table, study))
     yield from (f"column '{each.column}': {each.what}. {each.next_step}" for each in find_uniform(table, study))
     yield from map(str, find_giveaways(table, study))
 

@@ -19,6 +19,7 @@ from fedhealth.study.diagnosis_endpoints import NumberEndpoint
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.evaluation import Evaluation
 from fedhealth.study.features import CategoryFeature, Condition, Feature
+from fedhealth.study.modalities import MAX_MODALITIES, Modality, check_modalities
 from fedhealth.study.part import Part, StudyName, Text
 from fedhealth.study.strategies import FedAvg, Strategy
 from fedhealth.study.survival_endpoint import SurvivalEndpoint
@@ -40,10 +41,15 @@ class Model(Part):
     Attributes:
         kind: its name in the table of `fedhealth.learning.models`, which says what endpoints it is for.
         hidden: widths of the hidden layers, from the inputs on; for the kinds that have any.
+        modalities: which features belong together, and are missing together; for the kinds that fuse some. Where there
+            are none, a study's digest knows nothing of them.
     """
 
     kind: StudyName
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=10)] = ()
+    modalities: Annotated[
+        tuple[Modality, ...], Field(max_length=MAX_MODALITIES, exclude_if=lambda modalities: not modalities)
+    ] = ()
 
 
 class Training(Part):
@@ -166,6 +172,12 @@ class Study(Part):
         return self
 
     @model_validator(mode="after")
+    def _modalities_divide_the_features(self) -> Self:
+        if self.model.modalities:
+            check_modalities(self.model.modalities, self.features, self.include)
+        return self
+
+    @model_validator(mode="after")
     def _subgroups_are_category_features(self) -> Self:
         categories = {feature.column for feature in self.features if isinstance(feature, CategoryFeature)}
         columns = self.evaluation.subgroups.columns if self.evaluation.subgroups else ()
@@ -246,8 +258,8 @@ class Study(Part):
 
     @property
     def dimension(self) -> int:
-        """Number of model inputs."""
-        return sum(feature.width for feature in self.features)
+        """Number of model inputs: of all features, and then one for the presence of each modality."""
+        return sum(feature.width for feature in self.features) + len(self.model.modalities)
 
     @property
     def rounds(self) -> int:

@@ -131,7 +131,7 @@ def gradient_blocks(
     """Yield one gradient per patient, in blocks of shape (patients, d) in the order of the patients' numbers.
 
     Args:
-        model: any module without buffers; its parameters are replaced by `weights`.
+        model: any module without buffers, put in training mode; its parameters are replaced by `weights`.
         weights: all parameters, flattened in the order of `model.named_parameters()`, shape (d,).
         loss: loss of one record.
         features: shape (records, inputs).
@@ -144,7 +144,7 @@ def gradient_blocks(
     """
     if next(model.buffers(), None) is not None:
         raise ValueError("a model with buffers can learn from patients outside its gradient, and is refused")
-    parameters = _unflatten(model, weights)
+    parameters = _unflatten(model.train(), weights)
 
     def record_loss(values: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return loss(functional_call(model, values, (x,)), y)
@@ -169,8 +169,8 @@ def gradient_blocks(
 def model_outputs(
     model: torch.nn.Module, weights: NDArray[np.float64], features: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the model's outputs for each record, shape (records, outputs); may hold NaN and infinities."""
-    parameters, at_once = _unflatten(model, weights), max(1, _NUMBERS_AT_ONCE // max(1, weights.size))
+    """Return the outputs for each record, shape (records, outputs), in evaluation mode; may hold NaN and infinities."""
+    parameters, at_once = _unflatten(model.eval(), weights), max(1, _NUMBERS_AT_ONCE // max(1, weights.size))
     starts = range(0, max(1, len(features)), at_once)  # of nobody, too, the outputs have a shape
     with torch.no_grad():
         blocks = [functional_call(model, parameters, (torch.from_numpy(features[at : at + at_once]),)) for at in starts]

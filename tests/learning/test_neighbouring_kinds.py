@@ -38,7 +38,19 @@ PRESSURE = {
 }
 
 
-def study_of(endpoint, kind, hidden=()):
+MODALITIES = [
+    {"name": "drugs", "columns": ["dose"], "hidden": [3]},
+    {"name": "years", "columns": ["age"]},
+    {"name": "words", "columns": ["sex", "ward"], "may_be_absent": True},
+]
+NOBODY_LEFT_OUT = [
+    FEATURES[0] | {"missing": "impute", "impute": 45},
+    *FEATURES[1:3],
+    FEATURES[3] | {"missing": "zeros"},
+]
+
+
+def study_of(endpoint, kind, hidden=(), **parts):
     evaluation = {"held_out_fraction": 0.5}
     if endpoint is PRESSURE:
         evaluation["errors"] = {"largest": 30, "steps": 4}
@@ -52,9 +64,9 @@ def study_of(endpoint, kind, hidden=()):
             "legal_basis": "l",
             "data_set": "icu",
             "max_records_per_patient": 3,
-            "features": FEATURES,
+            "features": parts.get("features", FEATURES),
             "endpoint": endpoint,
-            "model": {"kind": kind, "hidden": hidden},
+            "model": {"kind": kind, "hidden": hidden, "modalities": parts.get("modalities", ())},
             "training": {"rounds": 2, "learning_rate": 0.5, "l2_clip_norm": 0.7},
             "evaluation": evaluation,
             "privacy": {"unit": "patient", "delta": 1e-5, "training_epsilon": 2.0, "evaluation_epsilon": 2.0},
@@ -69,6 +81,10 @@ STUDIES = {
     "quantity": study_of(PRESSURE, "linear-regression"),
     "quantity, network": study_of(PRESSURE, "mlp", (7,)),
 }
+FUSED = {
+    f"{name}, fused": study_of(endpoint, "fusion", modalities=MODALITIES, features=NOBODY_LEFT_OUT)
+    for name, endpoint in (("yes or no", ILL), ("classes", GRADE), ("quantity", PRESSURE))
+}
 PATIENTS = CELLS["id"][:-1]
 SCALES = [0.0, 5e-324, 1.0, 20.0, 1e154, 1.7e308]
 
@@ -81,11 +97,11 @@ def weights_of(study, seed, scale):
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
-@pytest.mark.parametrize("case", STUDIES)
+@pytest.mark.parametrize("case", STUDIES | FUSED)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from(SCALES), patient=st.sampled_from(PATIENTS))
 def test_a_patient_adds_what_the_patient_adds_alone(case, name, seed, scale, patient):
-    study = STUDIES[case]
+    study = (STUDIES | FUSED)[case]
     # Three sums that are not nothing, each off by at most half a step: 1.5, and so one whole step.
     assert reach_of_others(study, name, weights_of(study, seed, scale), table_of(seed), patient) <= 1
 

@@ -1,8 +1,10 @@
-"""The transcript test of Rule 0 for networks, classes, quantities, and records that are left out for a missing value.
+"""The transcript test of Rule 0 for networks, classes, quantities, modalities, and records that are left out.
 
 One patient with records as an attacker would wish them, weights from nothing to the largest number, and NaN: what a
 gate says with that patient and without must be the same.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,12 +39,22 @@ def study_of(model, endpoint=None):
     return Study.model_validate(parts)
 
 
+FUSED = {
+    "kind": "fusion",
+    "modalities": [
+        {"name": "heart", "columns": ["thalch", "exang", "oldpeak", "restecg"], "hidden": [3]},
+        {"name": "blood", "columns": ["chol", "fbs"], "may_be_absent": True},
+        {"name": "person", "columns": ["age", "sex", "cp", "trestbps"]},
+    ],
+}
 STUDIES = {
     "network": study_of({"kind": "mlp", "hidden": [4]}),
     "classes": study_of({"kind": "logistic-regression"}, GRADES),
     "classes, network": study_of({"kind": "mlp", "hidden": [3, 3]}, GRADES),
     "quantity": study_of({"kind": "linear-regression"}, HEART_RATE),
     "quantity, network": study_of({"kind": "mlp", "hidden": [5]}, HEART_RATE),
+    "fused": study_of(FUSED),
+    "fused, a modality absent": study_of(FUSED),
 }
 CELLS = [
     {},
@@ -51,6 +63,12 @@ CELLS = [
     {"num": "4", "thalch": "1e308"},
     {"num": "odd", "thalch": "0", "age": "inf"},
 ]
+
+
+def lacking(table, *columns):
+    kept = [at for at, column in enumerate(table.columns) if column not in columns]
+    rows = tuple((line, tuple(row[at] for at in kept)) for line, row in table.rows)
+    return replace(table, columns=tuple(table.columns[at] for at in kept), rows=rows)
 
 
 def questions(study, seed):
@@ -67,7 +85,8 @@ def questions(study, seed):
 @pytest.mark.parametrize("number", range(len(CELLS)))
 def test_a_gate_says_the_same_with_and_without_one_patient(case, held_out, number):
     study, patient = STUDIES[case], patient_on(held_out)
-    full = with_cells(TABLE, patient, CELLS[number])
+    table = lacking(TABLE, "chol", "fbs") if case.endswith("absent") else TABLE
+    full = with_cells(table, patient, CELLS[number])
     asked = questions(study, 7 * number + 3 * held_out)
     assert_indistinguishable(full, without(full, patient), asked, study=study)
 

@@ -12,6 +12,7 @@ from fedhealth.learning.models import (
     ancova,
     cox,
     discrete_time_survival,
+    fusion,
     linear_regression,
     logistic_regression,
     mixed_model,
@@ -69,6 +70,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "logistic-regression": logistic_regression,
         "linear-regression": linear_regression,
         "mlp": mlp,
+        "fusion": fusion,
         "ancova": ancova,
         "mixed-model": mixed_model,
         "cox": cox,
@@ -80,12 +82,16 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 OWN_WEIGHTS: Mapping[str, Callable[[Study], int]] = MappingProxyType({"cox": cox.own_weights})
 """Of the kinds that have any: how many of the last weights each site keeps of its own."""
 
+FUSES = frozenset({"fusion"})
+"""Kinds that take `model.modalities`, and need some."""
+
 
 def model_of(study: Study) -> Model:
     """Return the module of a study's model.
 
     Raises:
-        ConfigInvalid: there is none of this kind, or it does not fit the endpoint, or it is given layers it has not.
+        ConfigInvalid: there is none of this kind, or it does not fit the endpoint, or it is given layers or modalities
+            that it has not, or none where it needs some.
     """
     kind, endpoint = study.model.kind, study.endpoint.kind
     fitting = sorted(name for name, model in MODELS.items() if endpoint in model.ENDPOINTS)
@@ -101,6 +107,13 @@ def model_of(study: Study) -> Model:
             f"study '{study.name}' gives its model layers that do not fit",
             got=f"model.hidden = {list(study.model.hidden)}",
             wanted="the widths of the hidden layers" if MODELS[kind].HAS_HIDDEN_LAYERS else "none",
+            next_step="Correct [model].",
+        )
+    if bool(study.model.modalities) != (kind in FUSES):
+        raise ConfigInvalid(
+            f"study '{study.name}' divides its features for a model that does not fit",
+            got=f"model.kind = '{kind}', {len(study.model.modalities)} modalities",
+            wanted="[[model.modalities]] for " + ", ".join(f"'{each}'" for each in sorted(FUSES)) + " and no other",
             next_step="Correct [model].",
         )
     return MODELS[kind]
