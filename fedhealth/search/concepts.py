@@ -1,0 +1,186 @@
+"""Concepts of medicine: find their terms in text, name them in two languages, go up and down their hierarchy.
+
+Invariants: a concept is "icd10:I50.1", "atc:N04BA02", or "word:troponin" where no classification has it. Terms are
+found whatever the order of their words, accents, plurals and function words between them, never across the end of a
+sentence; of overlapping terms the longest counts. An abbreviation or a brand as short as one counts in text only where
+it is in capitals, and an abbreviation of two letters never: it stands for too much.
+
+Leaves to others: where terms come from (`terminology`), and how a text speaks of what it mentions (`assertions`).
+"""
+
+import functools
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fedhealth.search.documents import Code
+from fedhealth.search.terminology import MOST_WORDS, compile_terms, digest
+from fedhealth.search.words import FUNCTION_WORDS, Word, words_of
+
+SENTENCE_END = re.compile(r"[.;:!?](?=\s|$)|\n\s*\n")
+LANGUAGES = ("fr", "en")
+LONGEST_ABBREVIATION = 5
+LEAST_CLEAR = 3
+"""Letters of the shortest abbreviation that is taken at its word in a report."""
+
+
+class TermFound(NamedTuple):
+    """A concept's term in a text.
+
+    Args:
+        start: offset of its first character.
+        end: offset behind its last character.
+        concept: such as "icd10:I50.1".
+        term: as the terminology writes it.
+        also: further concepts the term covers; a search for the term looks for them too.
+    """
+
+    start: int
+    end: int
+    concept: str
+    term: str
+    also: tuple[str, ...]
+
+    @property
+    def code(self) -> Code | None:
+        """The concept's code, None if no classification has it."""
+        return code_of(self.concept)
+
+
+def code_of(concept: str) -> Code | None:
+    """Return the code of a concept, None for one that no classification has."""
+    system, _, value = concept.partition(":")
+    if system == "icd10":
+        return Code("icd10", value)
+    return Code("atc", value) if system == "atc" else None
+
+
+class _Term(NamedTuple):
+    concept: str
+    text: str
+    also: tuple[str, ...]
+    is_abbreviation: bool
+
+
+class Terminology:
+    """All concepts and terms, read from a compiled file; many threads may ask at once.
+
+    Args:
+        path: what `compile_terms` returned.
+
+    >>> terminology = Terminology.load(folder)  # doctest: +SKIP
+    >>> terminology.find_mentions("Pas d'infarctus du myocarde.", "fr")[0].concept  # doctest: +SKIP
+    'icd10:I21'
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+        self._lock = threading.Lock()
+        self._keys: dict[str, tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]] = {}
+        for language, keys, numbers in self._ask("SELECT language, keys, terms FROM found"):
+            self._keys[language] = (np.frombuffer(keys, np.uint64), np.frombuffer(numbers, np.uint32))
+        self._term = functools.lru_cache(maxsize=1 << 14)(self._read_term)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Terminology":
+        """Return the terminology compiled in a folder, compiling it first (some seconds) if it is missing or old."""
+        return cls(compile_terms(folder))
+
+    def find_mentions(self, text: str, language: str | None, *, asked: bool = False) -> tuple[TermFound, ...]:
+        """Return the terms in a text.
+
+        Args:
+            text: of any length.
+            language: "fr" or "en"; any other or None looks for terms of both.
+            asked: the text is a query, in which abbreviations count in small letters too.
+
+        Returns:
+            Terms in the order of the text, not overlapping.
+        """
+        words = [word for word in words_of(text) if text[word.start : word.end].lower() not in FUNCTION_WORDS]
+        if not words:
+            return ()
+        among = (language,) if language in LANGUAGES else LANGUAGES
+        candidates = [each for name in among for each in self._candidates(words, name)]
+        candidates.sort(key=lambda found: (found[0] - found[1], found[0]))  # longest first
+        taken = np.zeros(len(words), dtype=bool)
+        found = []
+        for first, behind, number in candidates:
+            start, end = words[first].start, words[behind - 1].end
+            if taken[first:behind].any() or SENTENCE_END.search(text, start, end):
+                continue
+            term = self._term(number)
+            if term.is_abbreviation and not _stands_for_it(text[start:end], asked):
+                continue
+            taken[first:behind] = True
+            found.append(TermFound(start, end, term.concept, term.text, term.also))
+        return tuple(sorted(found))
+
+    def name(self, concept: str, language: str) -> str | None:
+        """Return a concept's name in a language, in the other one if it has none there, or None if it is unknown."""
+        rows = self._ask("SELECT fr, en FROM concept WHERE id = ?", concept)
+        names = dict(zip(LANGUAGES, rows[0], strict=True)) if rows else {}
+        return names.get(language) or names.get("fr") or names.get("en")
+
+    def terms(self, concept: str, language: str) -> tuple[str, ...]:
+        """Return how a language writes a concept, our own terms first, then labels from the classifications."""
+        rows = self._ask(
+            "SELECT DISTINCT text FROM term WHERE concept = ? AND language IN (?, '') ORDER BY rank, number",
+            concept,
+            language,
+        )
+        return tuple(str(text) for (text,) in rows)
+
+    def ancestors(self, concept: str) -> tuple[str, ...]:
+        """Return the concepts above, nearest first."""
+        above = []
+        while rows := self._ask("SELECT parent FROM concept WHERE id = ? AND parent IS NOT NULL", concept):
+            concept = str(rows[0][0])
+            above.append(concept)
+        return tuple(above)
+
+    def descendants(self, concept: str) -> tuple[str, ...]:
+        """Return all concepts below, in the order of their codes."""
+        rows = self._ask(
+            "WITH RECURSIVE below(id) AS (SELECT id FROM concept WHERE parent = ?"
+            " UNION SELECT concept.id FROM concept JOIN below ON concept.parent = below.id)"
+            " SELECT id FROM below ORDER BY id",
+            concept,
+        )
+        return tuple(str(each) for (each,) in rows)
+
+    def _ask(self, question: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._connection.execute(question, values).fetchall()
+
+    def _read_term(self, number: int) -> _Term:
+        ((concept, text, rank, also),) = self._ask(
+            "SELECT concept, text, rank, also FROM term WHERE number = ?", number
+        )
+        own_or_brand = rank == 0 or concept.startswith("atc:")
+        short = own_or_brand and text == text.upper() and len(text) <= LONGEST_ABBREVIATION and " " not in text
+        return _Term(concept, text, tuple(also.split()), short)
+
+    def _candidates(self, words: list[Word], language: str) -> Iterator[tuple[int, int, int]]:
+        """Yield the first word, the word behind the last, and the number of each term in some words, overlapping."""
+        keys, numbers = self._keys[language]
+        sums = np.zeros(len(words) + 1, dtype=np.uint64)
+        np.cumsum(np.array([digest(word.folded) for word in words], dtype=np.uint64), out=sums[1:])
+        for length in range(1, min(MOST_WORDS, len(words)) + 1):
+            wanted = sums[length:] - sums[:-length]  # modulo 2^64, as keys are
+            at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            for first in np.flatnonzero(keys[at] == wanted):
+                yield int(first), int(first) + length, int(numbers[at[first]])
+
+
+def _stands_for_it(written: str, asked: bool) -> bool:
+    """Return whether letters of an abbreviation mean it; in a query small ones do too, from three letters on."""
+    if len(written) < LEAST_CLEAR:
+        return asked and written.isupper()
+    return asked or written == written.upper()

@@ -1,0 +1,107 @@
+"""Concepts in text: the terms that are found, what their codes are named, and what is above and below them.
+
+Codes are those of ICD-10 (WHO 2019) and ATC (2024), looked up there and not taken from a run.
+"""
+
+import sqlite3
+
+import pytest
+
+from fedhealth.search.concepts import Terminology
+from fedhealth.search.terminology import FILE_NAME, compile_terms
+
+pytest.importorskip("edsnlp", reason="the terms of CIM-10 and ATC are in edsnlp (extra: search)")
+
+
+@pytest.fixture(scope="module")
+def terminology(tmp_path_factory):
+    return Terminology.load(tmp_path_factory.mktemp("terminology"))
+
+
+def concepts(terminology, text, language, asked=False):
+    return {
+        text[each.start : each.end]: each.concept for each in terminology.find_mentions(text, language, asked=asked)
+    }
+
+
+FOUND = {
+    "a label of CIM-10": (
+        "Insuffisance cardiaque congestive.",
+        "fr",
+        {"Insuffisance cardiaque congestive": "icd10:I50.0"},
+    ),
+    "a label without what it leaves unstated": ("une bronchopneumopathie", "fr", {"bronchopneumopathie": "icd10:J18.0"}),
+    "a label of ICD-10": ("Type 2 diabetes mellitus.", "en", {"Type 2 diabetes mellitus": "icd10:E11"}),
+    "no accents": ("une gastrite, une pyelonephrite", "fr", {"gastrite": "icd10:K29", "pyelonephrite": "icd10:N10"}),
+    "plurals": ("des pneumonies", "fr", {"pneumonies": "icd10:J18"}),
+    "another order and function words": (
+        "a fracture of the neck of the femur",
+        "en",
+        {"fracture of the neck of the femur": "icd10:S72.0"},
+    ),
+    "American for British": ("heart block, anemia", "en", {"heart block": "icd10:I44", "anemia": "icd10:D64.9"}),
+    "the longest of overlapping terms": ("insuffisance rénale aiguë", "fr", {"insuffisance rénale aiguë": "icd10:N17"}),
+    "a brand": ("sous Doliprane", "fr", {"Doliprane": "atc:N02BE01"}),
+    "a drug's name in English": ("on metformin", "en", {"metformin": "atc:A10BA02"}),
+    "an abbreviation in capitals": ("atcd : HTA", "fr", {"HTA": "icd10:I10"}),
+    "no abbreviation in small letters": ("the patient used hearing aids", "en", {}),
+    "no abbreviation of two letters": ("SpO2 97 % on RA", "en", {}),
+    "no term across the end of a sentence": ("Il tousse. Douleur. Thoracique droit", "fr", {"Douleur": "icd10:R52"}),
+    "no brand that is a word in small letters": ("one daily, lymph node", "en", {}),
+    "a concept that no classification has": ("troponine négative", "fr", {"troponine": "word:troponin"}),
+    "nothing": (" \n\x00…", "fr", {}),
+}
+
+
+@pytest.mark.parametrize(("text", "language", "expected"), FOUND.values(), ids=FOUND)
+def test_finds_terms_in_text(terminology, text, language, expected):
+    found = concepts(terminology, text, language)
+    assert {words: found.get(words) for words in expected} == expected
+    assert expected or not found
+
+
+def test_an_abbreviation_that_is_asked_for_counts_in_small_letters(terminology):
+    assert concepts(terminology, "idm", "fr", asked=True) == {"idm": "icd10:I21"}
+    assert concepts(terminology, "MI", "en", asked=True) == {"MI": "icd10:I21"}
+    assert concepts(terminology, "mi", "en", asked=True) == {}
+
+
+def test_a_text_of_another_language_is_read_for_terms_of_both(terminology):
+    assert set(concepts(terminology, "pneumonia oder pneumonie", "de").values()) == {"icd10:J18"}
+
+
+def test_names_a_concept_in_both_languages(terminology):
+    assert terminology.name("icd10:I50.0", "fr") == "Insuffisance cardiaque congestive"
+    assert terminology.name("icd10:I50.0", "en") == "Congestive heart failure"
+    assert terminology.name("icd10:I21.00", "en").startswith("Infarctus"), (
+        "France's own subdivision has no English name"
+    )
+    assert terminology.name("icd10:Z00.Z9", "en") is None
+
+
+def test_walks_the_hierarchy_up_and_down(terminology):
+    assert terminology.ancestors("icd10:I21.00") == ("icd10:I21.0", "icd10:I21")
+    below = terminology.descendants("icd10:I50")
+    assert {"icd10:I50.0", "icd10:I50.1", "icd10:I50.9"} <= set(below)
+    assert not [each for each in below if not each.startswith("icd10:I50.")]
+    assert "atc:B01" in terminology.ancestors("atc:B01AA03")
+
+
+def test_12_227_concepts_have_a_name_in_both_languages(tmp_path):
+    with sqlite3.connect(compile_terms(tmp_path)) as connection:
+        both = "SELECT count(*) FROM concept WHERE id LIKE 'icd10:%' AND fr IS NOT NULL AND en IS NOT NULL"
+        ((count,),) = connection.execute(both)  # the number of codes that both sources have, counted from their files
+    assert count == 12_227
+
+
+def test_a_compiled_file_is_kept_and_one_of_another_version_is_made_anew(tmp_path, terminology):
+    path = compile_terms(tmp_path)
+    made = path.stat().st_ino
+    assert compile_terms(tmp_path).stat().st_ino == made
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE about SET versions = 'older'")
+    connection.close()
+    assert compile_terms(tmp_path).stat().st_ino != made
+    (tmp_path / FILE_NAME).write_bytes(b"cut off")
+    assert Terminology.load(tmp_path).name("icd10:I10", "en") == terminology.name("icd10:I10", "en")
+    assert [each.name for each in tmp_path.iterdir()] == [FILE_NAME]
