@@ -409,7 +409,7 @@ def print_line(name: str, patients: int, options: argparse.Namespace) -> None:
     make_deterministic()
     exact = {"plain": steps["plain"], **exact_steps_of(name, patients, options.records_each)}
     ms = medians(exact, options.repeats)
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     ratios = (f"{method} {ms[method] / ms['plain']:.2f}" for method in exact if method != "plain")
     print(f"{'':15s} {', '.join(ratios)}", flush=True)
 

@@ -27,7 +27,7 @@ def _torch_as_it_comes():
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
-        sys.modules["torch"].use_deterministic_algorithms(False)
+        sys.modules["torch"].set_deterministic_debug_mode("default")
 
 
 @pytest.fixture

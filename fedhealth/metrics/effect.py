@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 from fedhealth.metrics.estimate import Z95, Estimate
 from fedhealth.metrics.moment_regression import Array, Fit, Regression
@@ -54,13 +53,13 @@ class Effect:
     @property
     def interval(self) -> Estimate:
         """The estimate with its 95 % interval."""
-        half = float(stdtrit(self.degrees_of_freedom, 0.975)) * self.standard_error
+        half = _t_quantile(self.degrees_of_freedom, 0.975) * self.standard_error
         return Estimate(self.value, self.value - half, self.value + half)
 
     @property
     def sampling_half_width(self) -> float:
         """Half the interval that there would be without noise."""
-        return float(stdtrit(self.sampling_freedom, 0.975)) * self.sampling
+        return _t_quantile(self.sampling_freedom, 0.975) * self.sampling
 
     @property
     def noise_half_width(self) -> float:
@@ -70,11 +69,20 @@ class Effect:
     @property
     def p_value(self) -> float:
         """Two-sided, of no effect; below 0.05 exactly where the interval leaves out 0."""
+        from scipy.special import stdtr
+
         return float(2 * stdtr(self.degrees_of_freedom, -abs(self.value) / self.standard_error))
 
     def times(self, factor: float) -> "Effect":
         """Return the effect in another unit."""
         return Effect(self.value * factor, self.sampling * factor, self.noise * factor, self.sampling_freedom)
+
+
+def _t_quantile(freedom: float, probability: float) -> float:
+    """Return a quantile of Student's t; scipy is loaded here, because every gate loads this module."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability))
 
 
 def effects_of(regressions: Sequence[Regression], fit: Fit) -> tuple[tuple[Effect, ...], ...]:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vmap
 
 RecordLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From one record's output, shape (outputs,), and label, shape (), to its loss, shape ()."""
@@ -85,20 +85,20 @@ def make_deterministic() -> None:
     Subnormal numbers are flushed because arithmetic on them is many times slower, which timing would show.
     """
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # the same switch by its name that does not load torch's compiler
     torch.set_flush_denormal(True)
 
 
 @contextmanager
 def deterministic_here() -> Iterator[None]:
     """Do so within a block, for a process that is somebody else's."""
-    threads, kernels = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, kernels = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     make_deterministic()
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
-        torch.use_deterministic_algorithms(kernels)
+        torch.set_deterministic_debug_mode(kernels)
         torch.set_num_threads(threads)
 
 
@@ -149,7 +149,7 @@ def gradient_blocks(
     def record_loss(values: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return loss(functional_call(model, values, (x,)), y)
 
-    per_record = vmap(grad(record_loss), in_dims=(None, 0, 0))
+    record_losses = vmap(record_loss)  # and autograd, because torch.func.grad loads torch's compiler, for a second
     order, ends = np.argsort(patients, kind="stable"), np.cumsum(np.bincount(patients, minlength=patient_count))
     first = 0
     while first < patient_count:
@@ -157,8 +157,10 @@ def gradient_blocks(
         most = start + _NUMBERS_AT_ONCE // max(1, weights.size)
         stop = max(first + 1, int(np.searchsorted(ends, most, side="right")))
         rows = order[start : ends[stop - 1]]
-        found = per_record(parameters, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]))
-        flat = torch.cat([found[name].reshape(len(rows), -1) for name in parameters], dim=1)
+        own = {name: each.expand(len(rows), *each.shape).requires_grad_() for name, each in parameters.items()}
+        losses = record_losses(own, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]))
+        found = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
+        flat = torch.cat([each.reshape(len(rows), -1) for each in found], dim=1)
         index = torch.from_numpy(patients[rows] - first)
         total = torch.zeros(stop - first, flat.shape[1], dtype=flat.dtype).index_add_(0, index, flat)
         records = torch.bincount(index, minlength=stop - first).to(flat.dtype)

@@ -120,6 +120,14 @@ def test_each_magnitude_begins_where_its_probability_says_to_127_places(magnitud
         assert rounded_gaussian(1, Words([leading << 1 | 1, rest]))[0] == wanted, "the last bit is the sign"
 
 
+def test_every_threshold_is_that_of_the_error_function():
+    # Computed by a series, from one to the next; here each by itself.
+    with mpmath.workprec(180):
+        unit = mpmath.mpf(2) ** 127
+        wanted = [int(mpmath.floor(unit * probability_within(m))) for m in range(13 * COARSE_NOISE_STEPS)]
+    assert coarse_thresholds().exact == wanted
+
+
 def test_the_distance_from_exact_noise_is_below_the_stated_one():
     exact = coarse_thresholds().exact
     assert all(a <= b for a, b in itertools.pairwise(exact)) and exact[-1] <= 2**127

@@ -25,7 +25,7 @@ def as_in_a_gate():
     make_deterministic()
     torch.set_flush_denormal(False)  # hypothesis draws subnormal numbers
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     torch.set_num_threads(threads)
 
 
@@ -239,7 +239,7 @@ def test_refuses_threads_that_share_a_sum_and_kernels_that_may_change():
     with pytest.raises(ValueError, match="one thread"):
         summer_of(model).sum(losses, batch, PATIENTS, COUNT)
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     with pytest.raises(ValueError, match="deterministic"):
         summer_of(model).sum(losses, batch, PATIENTS, COUNT)
 

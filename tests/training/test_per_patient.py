@@ -1,4 +1,6 @@
 import contextlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -154,3 +156,16 @@ def test_the_model_itself_is_not_changed():
     gradients(model, before * 2, x, y)
     assert (flat(model.parameters()) == before).all()
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_gate_learns_without_loading_the_compiler_of_torch():
+    # It takes a second, several times what this does, and a gate would load it before its first answer.
+    script = (
+        "import sys, numpy; from fedhealth.training import per_patient; from fedhealth.learning.losses import *\n"
+        "per_patient.make_deterministic()\n"
+        "x, y, n = numpy.ones((4, 3)), numpy.ones(4), numpy.arange(4)\n"
+        "found = per_patient.per_patient_gradients("
+        "per_patient.RowwiseLinear(3, 1), numpy.ones(4), logistic_loss, x, y, n, 4)\n"
+        "sys.exit('torch._dynamo' in sys.modules or 'torch._inductor' in sys.modules or not found.any())"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
