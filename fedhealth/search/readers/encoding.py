@@ -20,6 +20,8 @@ _OLDER = (("cp1252", "Windows-1252"), ("cp850", "DOS code page 850"), ("mac_roma
 _LETTERS = frozenset("éèêëàâäçùûüîïôöœæÉÈÊËÀÂÄÇÙÛÜÎÏÔÖŒÆáíóúñßµ°²³’‘“”«»–—…•€£½¼±×\xa0")
 _LEAST_SHARE = 0.8
 """Of the bytes beyond ASCII, how many must become one of these letters and signs."""
+_MOST_ACCENTED = 0.3
+"""Of all letters, how many may be beyond ASCII: in French it is one in twenty, in Cyrillic nearly all."""
 _MOST_DAMAGE = 0.05
 """Of the letters beyond ASCII, how many may be broken in a text that is UTF-8 otherwise."""
 
@@ -41,12 +43,12 @@ def decode(raw: bytes) -> Decoded | None:
             return Decoded(text.removeprefix("\ufeff"), said) if text.count("\ufffd") * 20 <= len(text) else None
     if b"\0" in raw:
         return _without_mark(raw)
+    if sum(raw.count(byte) for byte in range(1, 9)) * 20 > len(raw):
+        return None
     try:
         return Decoded(raw.decode("utf-8"), "")
     except UnicodeDecodeError:
         pass
-    if sum(raw.count(byte) for byte in range(1, 9)) * 100 > len(raw):
-        return None
     text = raw.decode("utf-8", "replace")
     broken, whole = text.count("\ufffd"), sum(letter > "\x7f" for letter in text)
     if broken <= _MOST_DAMAGE * whole:
@@ -66,6 +68,9 @@ def _without_mark(raw: bytes) -> Decoded | None:
 
 def _older(raw: bytes) -> Decoded | None:
     beyond = bytes(byte for byte in raw if byte > 0x7F)
+    plain = sum(65 <= byte & 0xDF <= 90 for byte in raw if byte <= 0x7F)
+    if len(beyond) > _MOST_ACCENTED * (len(beyond) + plain):
+        return None
     best, name, share = "", "", 0.0
     for codec, called in _OLDER:
         letters = beyond.decode(codec, "replace")
