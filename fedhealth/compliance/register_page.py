@@ -25,6 +25,8 @@ def render_register(register: Register) -> str:
         "left": _left,
         "columns": _columns,
         "conditions": _conditions,
+        "leaves": _leaves,
+        "guarantee": _guarantee,
     }
     template = files("fedhealth.compliance").joinpath("register.html.jinja").read_text(encoding="utf-8")
     texts = {each.study: each.text for site in register.sites for each in site.activities if each.text is not None}
@@ -64,3 +66,23 @@ def _conditions(study: Study) -> str:
     ]
     said += [f"{each.column} is known" for each in study.features if each.missing == "exclude"]
     return "; ".join(said) or f"every patient with a value of {study.endpoint.column}"
+
+
+def _leaves(study: Study) -> str:
+    """Return what leaves a site, in words."""
+    if study.training is None:
+        return "One noised table of sums over all patients of the study."
+    releases = study.rounds + study.spare_rounds
+    return f"Noised sums over patients: at most {releases} from training patients, one table from held-out ones."
+
+
+def _guarantee(study: Study) -> str:
+    """Return what a patient may pay, in words."""
+    privacy = study.privacy
+    if study.training is None:
+        return f"ε at most {privacy.evaluation_epsilon:g} for a patient, at δ {privacy.delta:g}."
+    return (
+        f"ε at most {privacy.training_epsilon:g} for a training patient, {privacy.evaluation_epsilon:g} for a held-out "
+        f"patient, at δ {privacy.delta:g}. {100 * study.evaluation.held_out_fraction:g} % of patients are held "
+        "out; nobody is on both sides."
+    )

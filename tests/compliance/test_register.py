@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from audited_site import FIRST, RESEARCHER, SECOND, SECRET_NOTE, SECRET_PAYLOAD, approval, make_gate
+from audited_site import BUDGET, FIRST, RESEARCHER, SECOND, SECRET_NOTE, SECRET_PAYLOAD, approval, make_gate
+from made_up_trial import trial
 from published_run import RUN, make_ledger
 
 from fedhealth.compliance.federation import read_federation
@@ -14,9 +15,11 @@ from fedhealth.compliance.register import make_register
 from fedhealth.compliance.register_page import render_register
 from fedhealth.privacy.acts import KeyRotated, Paused, ResearcherDistrusted
 from fedhealth.privacy.decisions import FirstApproval, Rejected
+from fedhealth.privacy.entries import Created
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.rotation import sign_rotation
-from fedhealth.signing import load_signing_key, public_key_hex
+from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
+from fedhealth.study.signature import sign_study
 
 MADE = 1_700_000_009_000
 
@@ -226,3 +229,23 @@ def test_acts_and_a_change_of_key_are_listed(tmp_path):
     assert "paused the whole site" in text
     assert "intact; paused" in text
     assert f"it began with {public_key_hex(old.public_key())}" in text
+
+
+def test_a_trial_which_trains_nothing_is_told_as_an_estimate_of_everybody(tmp_path):
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    asked = trial()
+    with_a_budget = Created(
+        site="north", ledger_key="0" * 64, witness_key="0" * 64, budgets={"trial": BUDGET}, unsafe_test_site=False, at=1
+    )
+    key = create_signing_key(gate / "ledger.key")
+    created = with_a_budget.model_copy(update={"ledger_key": public_key_hex(key)})
+    ledger = Ledger.create(gate / "ledger.sqlite", created, load_signing_key(gate / "ledger.key"))
+    ledger.append(approval(asked, "ada").model_copy(update={"data_set": "trial", "delta": 1e-4}))
+    ledger.close()
+    (gate / "studies").mkdir()
+    (gate / "studies" / f"{asked.digest}.json").write_bytes(sign_study(asked, RESEARCHER))
+    said = Page(render_register(make_register(read_federation([gate]), MADE))).text
+    assert "One noised table of sums over all patients of the study. No record, and no figure without noise." in said
+    assert "Unit: one patient. ε at most 3 for a patient, at δ 0.0001." in said
+    assert "training patient" not in said
