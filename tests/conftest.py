@@ -15,10 +15,21 @@ settings.register_profile("fedhealth", deadline=None, derandomize=bool(os.enviro
 settings.load_profile("fedhealth")
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files that start processes: the longest, which would be waited for at the end."""
+    long = {item.path for item in items if item.get_closest_marker("processes")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_collection_finish():
     """Let no collection of garbage look at what was imported again: Flower collects once for each array it reads."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish():
+    """Take it back, because DuckDB complains of what is left of it when the interpreter ends."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

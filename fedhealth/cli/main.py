@@ -5,7 +5,6 @@ traceback is a defect. The commands are imported inside `main`, so that Ctrl-C w
 own modules inside each, so that `audit verify` loads no torch.
 """
 
-import gc
 import os
 import signal
 import sys
@@ -33,8 +32,6 @@ def main() -> None:
                 next_step="Check the path, its permissions and the disk.",
             )
         )
-    finally:
-        gc.freeze()  # or the interpreter searches torch for garbage before it ends, for half a second
     if code == INTERRUPTED_EXIT_CODE:
         _leave()
     sys.exit(code)

@@ -1,5 +1,6 @@
 """`fedhealth site gate | node | egress`: the two processes of a site, and what left the first."""
 
+import gc
 import logging
 import re
 import signal
@@ -79,6 +80,7 @@ def gate(
         from fedhealth.training.per_patient import make_deterministic
 
         make_deterministic()
+        gc.freeze()  # torch is not searched for garbage again: half a second when the gate ends
     site_state = SiteState(state)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: sys.exit(0))

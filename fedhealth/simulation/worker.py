@@ -3,6 +3,7 @@
 Run as `python -m fedhealth.simulation.worker`; it ends when its standard input does.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -72,6 +73,7 @@ def _site(records: SiteRecords) -> SimulatedSite:
 
 if __name__ == "__main__":
     make_deterministic()
+    gc.freeze()  # torch is not searched for garbage again: half a second when this ends
     # Whoever started this has said that the noise is known; each process need not say it again.
     logging.getLogger("fedhealth.privacy.stream").setLevel(logging.ERROR)
     replies = os.fdopen(os.dup(1), "wb")

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "simulate.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.processes
 def test_every_command_and_line_of_python_runs_as_written(tmp_path):
     for name in ("sites", "protocols"):
         (tmp_path / name).symlink_to(ROOT / name)
