@@ -52,6 +52,7 @@ from fedhealth.flower.rounds import (
 )
 from fedhealth.flower.strategies import strategy_for
 from fedhealth.flower.strategy_state import StrategyState
+from fedhealth.flower.weight_average import WeightAverage
 from fedhealth.learning.evaluation import counts_of
 from fedhealth.learning.model_file import model_bytes
 from fedhealth.learning.models.table import model_of, own_weights_of
@@ -149,10 +150,12 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
         strategy = strategy_for(study, len(sites))
         state = StrategyState(strategy)
         weights, own = model_of(study).start(study), OwnWeights(own_weights_of(study))
+        average = WeightAverage(study)
         done: list[CompletedRound] = []
         if (checkpoint := load_checkpoint(folder, study.digest)) is not None:
             state.put_back(checkpoint.arrays, checkpoint.notes.strategy)
             own.put_back(checkpoint.arrays)
+            average.put_back(checkpoint.arrays)
             weights, done = checkpoint.weights, rounds_of(checkpoint.notes.rounds)
         course = Course(
             rounds=study.rounds,
@@ -172,7 +175,8 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
                     releases=release_names(study.digest, trained.number, trained.asked),
                     strategy=shapes,
                 )
-                sha256 = store_checkpoint(folder, notes, trained.weights, arrays | own.take())
+                average.after(trained.round, trained.weights)
+                sha256 = store_checkpoint(folder, notes, trained.weights, arrays | own.take() | average.take())
                 now = time.monotonic()
                 exchange(
                     control,
@@ -185,6 +189,7 @@ def build_app(grid: LinkGrid, study: Study, folder: Path, control: socket.socket
                     ),
                 )
                 weights, start = trained.weights, now
+            weights = average.of(weights)
             counts, absent = evaluate_model(grid, strategy, weights, quorum.holds)
         except SiteMissing as missing:
             exchange(control, Halted(round=(len(done) + 1) % (course.rounds + 1), absent=missing.absent))

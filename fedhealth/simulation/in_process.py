@@ -18,6 +18,7 @@ from fedhealth.flower.link_grid import BatchGrid, NotReleased, Question, set_tas
 from fedhealth.flower.own_weights import OwnWeights
 from fedhealth.flower.rounds import EXAMPLES, Course, evaluate_model, train_rounds
 from fedhealth.flower.strategies import strategy_for
+from fedhealth.flower.weight_average import WeightAverage
 from fedhealth.learning.models.table import model_of, own_weights_of
 from fedhealth.privacy.release import StepName
 from fedhealth.simulation.gates import SimulatedSite, SiteGroup
@@ -63,15 +64,15 @@ class SimulatedFederation:
         self._strategy = strategy_for(study, len(declared_patients))
 
     def train(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """Yield the number and the weights of each round.
+        """Yield the number of each round, and the model that would be published if it were the last.
 
         Raises:
             SiteMissing: a gate failed.
         """
         start = model_of(self.study).start(self.study)
-        course = Course(self.study.rounds, self._is_everybody)
+        course, average = Course(self.study.rounds, self._is_everybody), WeightAverage(self.study)
         for trained in train_rounds(self._grid, self._strategy, start, course, OwnWeights(own_weights_of(self.study))):
-            yield trained.round, trained.weights
+            yield trained.round, average.after(trained.round, trained.weights)
 
     def evaluate(self, weights: NDArray[np.float64]) -> dict[str, dict[str, float]]:
         """Return the noisy counts of each site.

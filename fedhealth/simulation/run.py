@@ -93,7 +93,9 @@ def with_rounds(study: Study, rounds: int | None) -> Study:
         raise ConfigInvalid(
             f"study '{study.name}' trains nothing", got=f"{rounds} rounds", next_step="Leave out --rounds."
         )
-    return study.model_copy(update={"training": study.training.model_copy(update={"rounds": rounds})})
+    training = study.training
+    fewer = {"rounds": rounds, "weight_averaging": min(rounds, training.weight_averaging)}
+    return study.model_copy(update={"training": training.model_copy(update=fewer)})
 
 
 def simulate_table(

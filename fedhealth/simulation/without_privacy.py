@@ -14,6 +14,7 @@ from fedhealth.flower.own_weights import OwnWeights
 from fedhealth.flower.plain_models import PlainModels
 from fedhealth.flower.rounds import Course, train_rounds
 from fedhealth.flower.strategies import strategy_for
+from fedhealth.flower.weight_average import WeightAverage
 from fedhealth.learning.models.table import model_of, own_weights_of
 from fedhealth.learning.raw_figures import step_without_privacy
 from fedhealth.records.table import Records
@@ -43,10 +44,10 @@ def train_without_privacy(
     strategy = strategy_for(study, len(sides))
     set_task_identity(run_id=int(study.digest[:12], 16))
     grid = BatchGrid(list(sides), answers, PlainModels(declared_patients))
-    weights, own = model_of(study).start(study), OwnWeights(own_weights_of(study))
+    weights, own, average = model_of(study).start(study), OwnWeights(own_weights_of(study)), WeightAverage(study)
     try:
         for trained in train_rounds(grid, strategy, weights, Course(study.rounds, lambda given: True), own):
-            weights = trained.weights
+            weights = average.after(trained.round, trained.weights)
     finally:
         grid.close()
     return weights

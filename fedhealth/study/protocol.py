@@ -64,6 +64,7 @@ class Training(Part):
         learning_rate: step length on the clipped mean gradient.
         l2_clip_norm: the most one patient's gradient may measure.
         strategy: how the coordinator combines the sites' steps.
+        weight_averaging: the published model is the mean of those after the last so many rounds; 1 is the last alone.
     """
 
     rounds: Annotated[int, Field(ge=1, le=10_000)]
@@ -72,6 +73,13 @@ class Training(Part):
     learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     l2_clip_norm: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
     strategy: Strategy = FedAvg(kind="fedavg")
+    weight_averaging: Annotated[int, Field(ge=1, le=10_000, exclude_if=lambda rounds: rounds == 1)] = 1
+
+    @model_validator(mode="after")
+    def _as_many_rounds_as_are_averaged(self) -> Self:
+        if self.weight_averaging > self.rounds:
+            raise ValueError(f"weight_averaging is {self.weight_averaging}, wanted at most the {self.rounds} rounds")
+        return self
 
 
 class Privacy(Part):
