@@ -82,7 +82,7 @@ def test_the_order_would_catch_an_import_upwards_and_one_sideways():
         "fedhealth.compliance.register_page",
         "fedhealth.compliance.run_checks",
         "fedhealth.learning.plan",
-        "fedhealth.search.documents",
+        "fedhealth.search.index",
     ],
 )
 def test_importing_the_network_side_and_the_audit_loads_no_torch(module):
