@@ -310,6 +310,8 @@ def _inputs_of(study: "Protocol") -> Iterator[str]:
             for number, each in enumerate(feature.fingerprints, 1):
                 yield from (f"{feature.column} fingerprint {number}.{place}" for place in range(1, each.size + 1))
             yield from (f"{feature.column} {each.name}" for each in feature.descriptors)
+        elif feature.kind == "image":
+            yield from (f"{feature.column} {name}" for name in feature.inputs.names(feature.shape))
         else:
             yield feature.column
         if feature.missing_indicator:

@@ -25,11 +25,13 @@ from fedhealth.errors import ConfigInvalid, DataUnusable
 from fedhealth.learning.models.table import model_of
 from fedhealth.learning.outcomes.survival import total_hazards
 from fedhealth.records.cells import is_blank, is_unreadable
+from fedhealth.records.image_inputs import why_unreadable
 from fedhealth.records.molecules import read_molecule
-from fedhealth.records.table import is_left_out, record_inputs
+from fedhealth.records.table import is_in_study, is_left_out, record_inputs
 from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryFeature, Feature, NumberFeature
+from fedhealth.study.images import ImageFeature
 from fedhealth.study.modalities import absent_from
 from fedhealth.study.molecules import DESCRIPTORS, MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
@@ -75,10 +77,12 @@ class ReleasedModel:
     Attributes:
         study: the protocol.
         weights: as in its file.
+        images: the folder below which the images of a record lie.
     """
 
     study: Study
     weights: NDArray[np.float64]
+    images: Path = Path()
 
     def chance_of(self, record: Mapping[str, object]) -> float:
         """Return the chance of the outcome that the model gives one record, in [0, 1]; of survival, by the horizon."""
@@ -148,6 +152,13 @@ class ReleasedModel:
                     wanted=f"a SMILES of at most {MAX_SMILES} characters, or a blank where there is none",
                     next_step="Correct it.",
                 )
+            if isinstance(feature, ImageFeature) and (why := why_unreadable(feature, cell, self.images)):
+                raise DataUnusable(
+                    f"the image in '{feature.column}' of the record cannot be used",
+                    got=why,
+                    wanted=f"an image as the model card says, below {self.images.absolute()}, or a blank",
+                    next_step="Correct it.",
+                )
             if is_left_out(feature, cell):
                 raise DataUnusable(
                     f"the record has no value of '{feature.column}'",
@@ -155,14 +166,14 @@ class ReleasedModel:
                     next_step="Measure it. The model says nothing of patients of whom it is not known.",
                 )
             cells[feature.column] = cell
-        if (inputs := record_inputs(self.study, cells)) is None:
+        if not is_in_study(self.study, cells):
             raise DataUnusable(
                 "the record has none of the modalities: "
                 + ", ".join(modality.name for modality in self.study.model.modalities),
                 wanted="a value of at least one of their columns",
                 next_step="Measure one. The model says nothing of patients of whom nothing is known.",
             )
-        return inputs
+        return record_inputs(self.study, cells, self.images)
 
 
 def load_model(folder: Path) -> ReleasedModel:
@@ -217,7 +228,8 @@ def notes_of(study: Study, rounds: int) -> dict[str, Any]:
     "missing" as 1 where the column's value is missing, else 0; a "modality" as 1 where any of the columns in "any_of"
     has a value, else 0. Of a molecule, a "fingerprint" is so many counts c of RDKit's Morgan fingerprint
     (GetCountFingerprintAsNumPy), which go in as min(c, largest_count) / largest_count, and a "descriptor" is the
-    function of rdkit.Chem.Descriptors, scaled from its range as a number is; both are 0 if missing.
+    function of rdkit.Chem.Descriptors, scaled from its range as a number is; both are 0 if missing. Of an "image", as
+    the protocol's keys say, docs/imaging.md says how its inputs follow; all are 0 if missing.
 
     "reading" says how outputs follow, "meaning" what they mean: "log odds" of the outcome; "softmax scores", one for
     each of "classes"; "scaled value", -1 to 1 over "range"; or the "risk of the event" by the last of "interval_ends".
@@ -255,6 +267,10 @@ def _inputs_of(feature: Feature) -> list[dict[str, Any]]:
         inputs += [{"name": f"{column} = {word}", "column": column, "category": word} for word in feature.categories]
     elif isinstance(feature, MoleculeFeature):
         inputs += _inputs_of_molecule(feature)
+    elif isinstance(feature, ImageFeature):
+        facts = feature.model_dump(mode="json", exclude={"kind", "column", "missing", "missing_indicator"})
+        count = feature.width - feature.missing_indicator
+        inputs += [{"name": f"{column}: {feature.inputs.kind}", "column": column, "count": count, "image": facts}]
     else:
         scaling = {"unit": feature.unit, "range": list(feature.range), "impute": feature.impute}
         missing = {"missing_values": list(feature.missing_values)}

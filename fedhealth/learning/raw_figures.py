@@ -10,6 +10,7 @@ alone is not made to look worse than it must.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ def outcomes_of_model(study: Study, weights: Vector, sides: Sequence[Records]) -
     return _outcomes(sides, lambda features: np.asarray(model_outputs(module, weights, features)[:, 0]))
 
 
-def _outcomes(sides: Sequence[Records], score: Callable[[Vector], Vector]) -> Outcomes:
+def _outcomes(sides: Sequence[Records], score: Callable[[NDArray[np.floating[Any]]], Vector]) -> Outcomes:
     scores, ill = [], []
     for side in sides:
         each = score(side.features)

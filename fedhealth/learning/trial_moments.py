@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fedhealth.learning.lines import Line
 from fedhealth.metrics.moment_regression import Moments
 from fedhealth.study.features import CategoryFeature
+from fedhealth.study.images import ImageFeature
 from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.trial_endpoint import TrialEndpoint
@@ -147,6 +148,8 @@ def covariates_of(study: Study) -> tuple[tuple[str, int], ...]:
             hashed = sum(each.size for each in feature.fingerprints)
             names = [f"{feature.column}: fingerprint {number}" for number in range(1, hashed + 1)]
             names += [f"{feature.column}: {each.name}" for each in feature.descriptors]
+        elif isinstance(feature, ImageFeature):
+            names = [f"{feature.column}: {name}" for name in feature.inputs.names(feature.shape)]
         else:
             names = [feature.column]
         names += [f"{feature.column} missing"] * feature.missing_indicator

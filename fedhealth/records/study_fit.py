@@ -14,6 +14,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from fedhealth.records.table import Table, columns_of, inputs_of, is_left_out, i
 from fedhealth.records.trial_fit import find_trial_problems
 from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
 from fedhealth.study.features import CategoryCondition, CategoryFeature, Feature, NumberFeature
+from fedhealth.study.images import ImageFeature
 from fedhealth.study.modalities import absent_from
 from fedhealth.study.molecules import MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
@@ -87,7 +89,7 @@ def find_uniform(table: Table, study: Study) -> tuple[Problem, ...]:
     An outcome that all have, a feature that all have alike or that nobody has, and rules on missing values that leave
     many out. The rules stay the protocol's, the same at every site; whether to take part is the administrator's choice.
     """
-    return tuple(_uniform(study, _cohort_of(table, study)))
+    return tuple(_uniform(study, _cohort_of(table, study), table.folder))
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _outcomes(study: Study, labels: NDArray[np.float64]) -> Iterator[NDArray[np.
         yield first > 0
 
 
-def _uniform(study: Study, cohort: _Cohort) -> Iterator[Problem]:
+def _uniform(study: Study, cohort: _Cohort, folder: Path) -> Iterator[Problem]:
     for column, records in cohort.left_out.items():
         yield Problem(
             "warning",
@@ -170,16 +172,17 @@ def _uniform(study: Study, cohort: _Cohort) -> Iterator[Problem]:
                 "nothing is measured" if isinstance(feature, NumberFeature) else "nothing that the study reads is"
             )
             what = f"{measured} in any record: all count as missing"
-        elif len(cells) > 1 and len({_input_of(feature, cell) for cell in cells}) == 1:
+        elif len(cells) > 1 and len({_input_of(feature, cell, folder) for cell in cells}) == 1:
             what = "all records of the study have the same value"
         else:
             continue
         yield Problem("warning", feature.column, what, "It says nothing here; ask whether to take part.")
 
 
-def _input_of(feature: Feature, cell: str) -> tuple[object, ...]:
-    """Return what a model is given of a cell; of a molecule its text, which is as much and costs less."""
-    return (cell,) if isinstance(feature, MoleculeFeature) else tuple(inputs_of(feature, cell))
+def _input_of(feature: Feature, cell: str, folder: Path) -> tuple[object, ...]:
+    """Return what a model is given of a cell; of a molecule or an image its text, which costs less."""
+    by_text = isinstance(feature, MoleculeFeature | ImageFeature)
+    return (cell,) if by_text else tuple(inputs_of(feature, cell, folder))
 
 
 def find_misfits(table: Table, study: Study) -> tuple[Problem, ...]:
@@ -306,6 +309,10 @@ def _ways(feature: Feature, cells: Sequence[str], ill: NDArray[np.bool_]) -> Ite
     if isinstance(feature, MoleculeFeature):
         if (area := _area_of_groups([read_molecule(cell) is not None for cell in cells], ill)) is not None:
             yield Giveaway(feature.column, "whether there is a structure", area)
+        return
+    if isinstance(feature, ImageFeature):
+        if (area := _area_of_groups([is_blank(cell) for cell in cells], ill)) is not None:
+            yield Giveaway(feature.column, "whether there is an image", area)
         return
     numbers = [number_of(cell) for cell in cells]
     there = np.array(

@@ -16,15 +16,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedhealth.errors import DataUnusable
-from fedhealth.records.cells import is_before_follow_up, is_unreadable, label_of, meets, number_of, scaled
+from fedhealth.records.cells import is_before_follow_up, is_blank, is_unreadable, label_of, meets, number_of, scaled
+from fedhealth.records.image_inputs import image_inputs, why_unreadable
 from fedhealth.records.molecules import molecule_inputs, read_molecule
 from fedhealth.records.split import SIDE_WORDS, is_held_out, stated_sides
 from fedhealth.study.features import CategoryFeature, Feature, NumberCondition, NumberFeature
+from fedhealth.study.images import ImageFeature
 from fedhealth.study.modalities import absent_from
 from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.protocol import Study
@@ -32,6 +35,9 @@ from fedhealth.study.trial_endpoint import TrialEndpoint
 
 MAX_CELLS = 2**26
 """Numbers that a gate holds of one study at once, 512 MiB."""
+
+MAX_PIXEL_CELLS = 2**28
+"""The same where some are pixels, in single precision: 1 GiB, 1,024 volumes of 64 x 64 x 64."""
 
 MAX_TABLE_CELLS = 2**26
 """Cells of the largest table that is read: as text, some gigabytes."""
@@ -44,14 +50,15 @@ class Records:
     """The records of one side of a data set.
 
     Attributes:
-        features: shape (records, study.dimension), within [-1, 1], or NaN where a cell is unreadable.
+        features: shape (records, study.dimension), within [-1, 1], or NaN where a cell is unreadable; in single
+            precision where some are pixels.
         labels: shape (records,), or (records, numbers of a label) where those are several; NaN where the endpoint is
             unreadable.
         patients: shape (records,), for each record the index of its patient, 0 to patient_count - 1.
         patient_count: number of patients; it must not leave the gate.
     """
 
-    features: NDArray[np.float64]
+    features: NDArray[np.floating[Any]]
     labels: NDArray[np.float64]
     patients: NDArray[np.int64]
     patient_count: int
@@ -74,6 +81,11 @@ class Table:
     rows: tuple[tuple[int, tuple[str, ...]], ...]
     ragged: tuple[int, ...] = ()
     row_word: str = "line"
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie that cells name."""
+        return self.path.parent
 
 
 def read_table(path: Path, *, strict: bool) -> Table:
@@ -206,8 +218,8 @@ def prepare_records(
         label = label_of(study.endpoint, [row[place[column]] for column in study.endpoint.columns])
         met = [meets(each, row[place[each.column]]) for each in study.include]
         cells = {each.column: "" if each.column in absent else row[place[each.column]] for each in study.features}
-        inputs, patient = record_inputs(study, cells), row[place[patient_column]]
-        if label is None or not patient or not all(met) or inputs is None:
+        patient = row[place[patient_column]]
+        if label is None or not patient or not all(met) or not is_in_study(study, cells):
             continue
         if stated is not None and patient not in stated:
             if strict:
@@ -216,9 +228,12 @@ def prepare_records(
         records[patient] += 1
         if records[patient] > study.max_records_per_patient:
             continue
+        inputs = np.array(record_inputs(study, cells, table.folder), dtype=_dtype_of(study))
+        if strict and np.isnan(inputs).any():
+            raise _unusable_image(table, line, study, cells)
         by_key = is_held_out(split_key, patient, study.evaluation.held_out_fraction)
         held_out = by_key if stated is None else stated[patient]
-        sides[held_out].append((patient, np.array(inputs), label))
+        sides[held_out].append((patient, inputs, label))
     return _pack(sides[0], study), _pack(sides[1], study)
 
 
@@ -247,23 +262,23 @@ def made_up_records(study: Study, patients: int) -> Records:
         DataUnusable: so many records do not fit a gate's memory at once.
     """
     count = patients * study.max_records_per_patient
-    if count * study.dimension > MAX_CELLS:
+    if count * study.dimension > (most := MAX_PIXEL_CELLS if study.pixels else MAX_CELLS):
         raise DataUnusable(
             f"study '{study.name}' may read more at once than a gate can hold",
             got=f"{patients} patients of {study.max_records_per_patient} records with {study.dimension} inputs",
-            wanted=f"at most {MAX_CELLS} numbers",
+            wanted=f"at most {most} numbers",
             next_step="Ask the researcher for a lower max_records_per_patient or fewer features.",
         )
-    generator = np.random.default_rng(0)
+    generator, size = np.random.default_rng(0), (count, study.dimension)
     return Records(
-        features=generator.uniform(-1, 1, (count, study.dimension)),
+        features=2 * generator.random(size, np.float32) - 1 if study.pixels else generator.uniform(-1, 1, size),
         labels=_shaped(_made_up_labels(study, count, generator), study),
         patients=np.repeat(np.arange(patients, dtype=np.int64), study.max_records_per_patient),
         patient_count=patients,
     )
 
 
-_Row = tuple[str, NDArray[np.float64], tuple[float, ...]]
+_Row = tuple[str, NDArray[np.floating[Any]], tuple[float, ...]]
 """A patient, the record's inputs, and its label."""
 
 
@@ -275,6 +290,11 @@ def _made_up_labels(study: Study, count: int, generator: np.random.Generator) ->
     return labels
 
 
+def _dtype_of(study: Study) -> np.dtype[np.floating[Any]]:
+    """Return how a study's inputs are kept: images have some 12 bits, and pixels are many."""
+    return np.dtype(np.float32 if study.pixels else np.float64)
+
+
 def _shaped(labels: ArrayLike, study: Study) -> NDArray[np.float64]:
     width = study.endpoint.label_width
     return np.array(labels, dtype=np.float64).reshape((-1,) if width == 1 else (-1, width))
@@ -283,7 +303,7 @@ def _shaped(labels: ArrayLike, study: Study) -> NDArray[np.float64]:
 def _pack(side: list[_Row], study: Study) -> Records:
     names = {patient: index for index, patient in enumerate(dict.fromkeys(patient for patient, _, _ in side))}
     return Records(
-        features=np.array([inputs for _, inputs, _ in side], dtype=np.float64).reshape(len(side), study.dimension),
+        features=np.array([inputs for _, inputs, _ in side], _dtype_of(study)).reshape(len(side), study.dimension),
         labels=_shaped([label for _, _, label in side], study),
         patients=np.array([names[patient] for patient, _, _ in side], dtype=np.int64),
         patient_count=len(names),
@@ -302,21 +322,28 @@ def number_columns(study: Study) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*study.endpoint.number_columns, *columns)))
 
 
-def record_inputs(study: Study, cells: Mapping[str, str]) -> list[float] | None:
+def is_in_study(study: Study, cells: Mapping[str, str]) -> bool:
+    """Say whether the rules on missing values keep a record in the study: of each feature, and of the modalities.
+
+    Args:
+        study: the protocol.
+        cells: of each feature, by its column.
+    """
+    has = presence_of(study, cells)
+    left_out = any(is_left_out(feature, cells[feature.column]) for feature in study.features)
+    return not left_out and (not has or any(has))
+
+
+def record_inputs(study: Study, cells: Mapping[str, str], folder: Path) -> list[float]:
     """Return a record's model inputs: those of all features, and then whether it has each of the modalities.
 
     Args:
         study: the protocol.
         cells: of each feature, by its column.
-
-    Returns:
-        None where the rules on missing values keep it out of the study: of a feature, or for having no modality.
+        folder: below which its images lie.
     """
-    has = presence_of(study, cells)
-    if (has and not any(has)) or any(is_left_out(feature, cells[feature.column]) for feature in study.features):
-        return None
-    inputs = [value for feature in study.features for value in inputs_of(feature, cells[feature.column])]
-    return [*inputs, *map(float, has)]
+    inputs = [value for feature in study.features for value in inputs_of(feature, cells[feature.column], folder)]
+    return [*inputs, *map(float, presence_of(study, cells))]
 
 
 def presence_of(study: Study, cells: Mapping[str, str]) -> list[bool]:
@@ -327,10 +354,12 @@ def presence_of(study: Study, cells: Mapping[str, str]) -> list[bool]:
     return [not there.isdisjoint(modality.columns) for modality in study.model.modalities]
 
 
-def inputs_of(feature: Feature, cell: str) -> list[float]:
+def inputs_of(feature: Feature, cell: str, folder: Path) -> list[float]:
     """Return the model inputs that a cell of a feature's column becomes; NaN where it is unreadable or left out."""
     if isinstance(feature, MoleculeFeature):
         return molecule_inputs(feature, cell)
+    if isinstance(feature, ImageFeature):
+        return image_inputs(feature, cell, folder)
     absent = is_missing(feature, cell)
     if isinstance(feature, CategoryFeature):
         inputs = [float(cell == category) for category in feature.categories]
@@ -346,6 +375,8 @@ def is_missing(feature: Feature, cell: str) -> bool:
         return cell not in feature.categories
     if isinstance(feature, MoleculeFeature):
         return read_molecule(cell) is None
+    if isinstance(feature, ImageFeature):
+        return is_blank(cell)
     value = number_of(cell)
     return value is None or value in feature.missing_values
 
@@ -361,6 +392,18 @@ def _unusable(table: Table, line: int, column: str) -> DataUnusable:
         got="text or a number that is not finite",
         wanted="a number, or a blank where it was not measured",
         next_step="Correct the cell.",
+    )
+
+
+def _unusable_image(table: Table, line: int, study: Study, cells: Mapping[str, str]) -> DataUnusable:
+    images = [feature for feature in study.features if isinstance(feature, ImageFeature)]
+    whys = ((each.column, why_unreadable(each, cells[each.column], table.folder)) for each in images)
+    column, why = next((column, why) for column, why in whys if why)
+    return DataUnusable(
+        f"the image of {table.row_word} {line}, column '{column}' of {table.path} cannot be used",
+        got=why,
+        wanted="an image as the study asks for, or a blank where there is none",
+        next_step="All such images, and what is wrong with each: fedhealth site data check --help",
     )
 
 

@@ -89,7 +89,9 @@ def _survival_model(study: Study, weights: NDArray[np.float64]) -> Scorer:
 
 
 def _survival_fitted(study: Study, sides: Sequence[Records]) -> Scorer:
-    coefficients = fit_cox([(side.features, side.labels[:, 1], side.labels[:, 0] > 0) for side in sides])
+    inputs = [side.features.astype(np.float64, copy=False) for side in sides]
+    ends = [(side.labels[:, 1], side.labels[:, 0] > 0) for side in sides]
+    coefficients = fit_cox([(each, *end) for each, end in zip(inputs, ends, strict=True)])
     return _ranked(lambda side: side.features @ coefficients)
 
 

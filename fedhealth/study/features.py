@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedhealth.study.images import ImageFeature
 from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.part import NARROWEST_RANGE, Column, Part, Real, Text
 
@@ -90,7 +91,7 @@ class CategoryFeature(Part):
         return len(self.categories) + self.missing_indicator
 
 
-Feature = Annotated[NumberFeature | CategoryFeature | MoleculeFeature, Field(discriminator="kind")]
+Feature = Annotated[NumberFeature | CategoryFeature | MoleculeFeature | ImageFeature, Field(discriminator="kind")]
 
 
 class NumberCondition(Part):

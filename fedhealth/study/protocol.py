@@ -19,6 +19,7 @@ from fedhealth.study.diagnosis_endpoints import NumberEndpoint
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.evaluation import Evaluation
 from fedhealth.study.features import CategoryFeature, Condition, Feature
+from fedhealth.study.images import MAX_PIXELS, ImageFeature, Pixels
 from fedhealth.study.modalities import MAX_MODALITIES, Modality, check_modalities
 from fedhealth.study.part import Part, StudyName, Text
 from fedhealth.study.strategies import FedAvg, Strategy
@@ -26,7 +27,8 @@ from fedhealth.study.survival_endpoint import SurvivalEndpoint
 from fedhealth.study.trial_endpoint import TrialEndpoint
 
 MAX_INPUTS = 100_000
-"""So many weights, as doubles, fit one frame of the gate."""
+"""So many weights, as doubles, fit one frame of the gate; pixels are not counted, as most models share weights among
+them."""
 
 MAX_TRIAL_COLUMNS = 100
 """Covariates and visits of a trial: its release has a sum for each pair of them."""
@@ -175,8 +177,10 @@ class Study(Part):
             raise ValueError(f"features that restate the endpoint '{self.endpoint.column}': {', '.join(restated)}")
         if looked_at := sorted(set(self.endpoint.columns) & {condition.column for condition in self.include}):
             raise ValueError(f"include looks at the endpoint '{', '.join(looked_at)}', which would choose the answer")
-        if self.dimension > MAX_INPUTS:
+        if self.dimension - self.pixels > MAX_INPUTS:
             raise ValueError(f"features become {self.dimension} model inputs, wanted at most {MAX_INPUTS}")
+        if self.pixels > MAX_PIXELS:
+            raise ValueError(f"features have {self.pixels} pixels, wanted at most {MAX_PIXELS}")
         return self
 
     @model_validator(mode="after")
@@ -268,6 +272,12 @@ class Study(Part):
     def dimension(self) -> int:
         """Number of model inputs: of all features, and then one for the presence of each modality."""
         return sum(feature.width for feature in self.features) + len(self.model.modalities)
+
+    @property
+    def pixels(self) -> int:
+        """How many of the inputs are pixels of images."""
+        images = (feature for feature in self.features if isinstance(feature, ImageFeature))
+        return sum(feature.inputs.width(feature.shape) for feature in images if isinstance(feature.inputs, Pixels))
 
     @property
     def rounds(self) -> int:

@@ -20,6 +20,7 @@ Source: Abadi et al., "Deep Learning with Differential Privacy", CCS 2016; `torc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ def per_patient_gradients(
     model: torch.nn.Module,
     weights: NDArray[np.float64],
     loss: RecordLoss,
-    features: NDArray[np.float64],
+    features: NDArray[np.floating[Any]],
     labels: NDArray[np.float64],
     patients: NDArray[np.int64],
     patient_count: int,
@@ -123,7 +124,7 @@ def gradient_blocks(
     model: torch.nn.Module,
     weights: NDArray[np.float64],
     loss: RecordLoss,
-    features: NDArray[np.float64],
+    features: NDArray[np.floating[Any]],
     labels: NDArray[np.float64],
     patients: NDArray[np.int64],
     patient_count: int,
@@ -158,7 +159,7 @@ def gradient_blocks(
         stop = max(first + 1, int(np.searchsorted(ends, most, side="right")))
         rows = order[start : ends[stop - 1]]
         own = {name: each.expand(len(rows), *each.shape).requires_grad_() for name, each in parameters.items()}
-        losses = record_losses(own, torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]))
+        losses = record_losses(own, torch.from_numpy(features[rows]).double(), torch.from_numpy(labels[rows]))
         found = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
         flat = torch.cat([each.reshape(len(rows), -1) for each in found], dim=1)
         index = torch.from_numpy(patients[rows] - first)
@@ -169,13 +170,14 @@ def gradient_blocks(
 
 
 def model_outputs(
-    model: torch.nn.Module, weights: NDArray[np.float64], features: NDArray[np.float64]
+    model: torch.nn.Module, weights: NDArray[np.float64], features: NDArray[np.floating[Any]]
 ) -> NDArray[np.float64]:
     """Return the outputs for each record, shape (records, outputs), in evaluation mode; may hold NaN and infinities."""
     parameters, at_once = _unflatten(model.eval(), weights), max(1, _NUMBERS_AT_ONCE // max(1, weights.size))
     starts = range(0, max(1, len(features)), at_once)  # of nobody, too, the outputs have a shape
     with torch.no_grad():
-        blocks = [functional_call(model, parameters, (torch.from_numpy(features[at : at + at_once]),)) for at in starts]
+        parts = (torch.from_numpy(features[at : at + at_once]).double() for at in starts)
+        blocks = [functional_call(model, parameters, (part,)) for part in parts]
     return np.concatenate([np.asarray(block.numpy()) for block in blocks])
 
 

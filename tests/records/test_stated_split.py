@@ -1,5 +1,7 @@
 """A split that the table states itself: which side its words put a patient on, and what it may not say."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ COLUMNS = ("id", "age", "dose", "ill", "side")
 
 
 def table(*rows):
-    return Table("wards.csv", COLUMNS, tuple(enumerate(rows, 2)))
+    return Table(Path("wards.csv"), COLUMNS, tuple(enumerate(rows, 2)))
 
 
 def sides(*rows, key=bytes(32), strict=True):
@@ -68,7 +70,9 @@ def test_who_is_not_in_the_study_needs_no_side():
 
 def test_an_estimate_takes_everybody_whatever_the_words_say():
     found = [(*row, word) for row, word in zip(rows(("North",), each=3), ("train", "test", "?"), strict=True)]
-    whole = Table("trial.csv", (*TRIAL_COLUMNS, "side"), tuple(enumerate((tuple(map(str, row)) for row in found), 2)))
+    whole = Table(
+        Path("trial.csv"), (*TRIAL_COLUMNS, "side"), tuple(enumerate((tuple(map(str, row)) for row in found), 2))
+    )
     training, everybody = prepare_records(whole, trial(), "person", bytes(32), "side", strict=False)
     seen = sum(row[-2] != "" for row in found)  # the outcome at week 8
     assert (training.patient_count, everybody.patient_count) == (0, seen)
