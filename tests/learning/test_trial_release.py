@@ -1,6 +1,7 @@
 """What a trial's gate releases: sums whose patients are bounded by construction, alone, and read back as they were."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def vectors_of(study, records):
 
 
 def records_of(study, found):
-    table = Table("made up", COLUMNS, tuple(enumerate((tuple(str(cell) for cell in row) for row in found), 2)))
+    table = Table(Path("made up"), COLUMNS, tuple(enumerate((tuple(str(cell) for cell in row) for row in found), 2)))
     training, everybody = prepare_records(table, study, "person", bytes(32), strict=False)
     assert training.patient_count == 0
     return everybody

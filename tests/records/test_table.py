@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,7 +190,7 @@ ROWS = st.lists(st.tuples(st.sampled_from("abcdefgh"), CELLS, CELLS, CELLS, CELL
 @given(ROWS)
 def test_a_patient_less_moves_and_changes_nobody_and_nobody_is_on_both_sides(rows):
     def by_patient(rows):
-        table = Table(None, COLUMNS, tuple(enumerate(rows)))
+        table = Table(Path("made-up.csv"), COLUMNS, tuple(enumerate(rows)))
         result = {}
         for number, side in enumerate(prepare_records(table, STUDY, "id", KEY, strict=False)):
             assert set(side.patients.tolist()) == set(range(side.patient_count))

@@ -1,5 +1,7 @@
 """What the administrator is told of a table before a trial is approved there; nothing of it stops a release."""
 
+from pathlib import Path
+
 import pytest
 from made_up_trial import COLUMNS, rows, trial
 
@@ -12,7 +14,7 @@ PERSON, DRUG, BEFORE, SEX, FIRST, SECOND = range(1, 7)
 
 
 def table(found, columns=COLUMNS):
-    return Table("made up", columns, tuple(enumerate((tuple(str(cell) for cell in row) for row in found), 2)))
+    return Table(Path("made up"), columns, tuple(enumerate((tuple(str(cell) for cell in row) for row in found), 2)))
 
 
 def with_cells(found, place, word, chosen=lambda row: True):
