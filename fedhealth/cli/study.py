@@ -174,6 +174,10 @@ def schema() -> None:
     say(json.dumps(found, indent=2), **found)
 
 
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def _show(found: "Foresight", rounds: int, spare: int) -> None:
     from rich.table import Table
 
@@ -188,9 +192,12 @@ def _show(found: "Foresight", rounds: int, spare: int) -> None:
         page.print(table)
 
     show(
-        f"What it costs a patient ({rounds} rounds and {spare} spare ones)",
+        "What it costs a patient " + (f"({rounds} rounds and {spare} spare ones)" if rounds else "(one release)"),
         ("part", "patients", "releases", "epsilon", "noise, patients"),
-        [(c.part, c.patients, str(c.releases), f"{c.epsilon:.3f}", f"{c.noise:.1f}") for c in found.costs],
+        [
+            (c.part, c.patients if rounds else "all", str(c.releases), f"{c.epsilon:.3f}", f"{c.noise:.1f}")
+            for c in found.costs
+        ],
     )
     if found.sites:
         show(
@@ -205,8 +212,7 @@ def _show(found: "Foresight", rounds: int, spare: int) -> None:
         (
             s.site or "(example)",
             f"{s.declared_patients:,}",
-            "-" if s.update_noise is None else f"{s.update_noise:.3f}",
-            "-" if s.weight_noise is None else f"{s.weight_noise:.2f}",
+            *([_number(s.update_noise, 3), _number(s.weight_noise, 2)] if rounds else []),
             ("-" if s.half_width is None else f"+-{s.half_width:.2f}") + (" withheld" if s.withheld else ""),
         )
         for s in found.sizes
@@ -214,15 +220,19 @@ def _show(found: "Foresight", rounds: int, spare: int) -> None:
     if found.sites:
         half, noise = found.federation_half_width, found.federation_weight_noise
         shown = "-" if half is None else f"+-{half:.2f}"
-        rows.insert(len(found.sites), ("all of them", "", "", "-" if noise is None else f"{noise:.2f}", shown))
+        trained = ["", _number(noise, 2)] if rounds else []
+        rows.insert(len(found.sites), ("all of them", "", *trained, shown))
     show(
         "What the noise does to a hospital of each size",
-        ("hospital", "patients", "noise a round", "noise on a weight", found.headline),
+        ("hospital", "patients", *(["noise a round", "noise on a weight"] if rounds else []), found.headline),
         rows,
     )
-    page.print(
+    trained_words = (
         "Noise a round: on the mean gradient, in parts of the clip. On a weight: after all rounds, trained there "
-        "alone. Last: half of the 95 % interval to expect of the headline figure.",
+        "alone. "
+    )
+    page.print(
+        (trained_words if rounds else "") + "Last: half of the 95 % interval to expect of the headline figure.",
         style="dim",
     )
     for warning in found.warnings:

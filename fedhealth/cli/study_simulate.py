@@ -101,7 +101,9 @@ def _show(found: "Simulation", page: "Console") -> None:
     page.print(_private_table(found))
     page.print(
         f"epsilon {max(site.epsilon for site in evidence.sites):.3f} at delta {found.study.privacy.delta:g}, exactly "
-        f"what a real run would cost a patient; {evidence.rounds_completed} rounds, {len(evidence.sites)} hospitals",
+        f"what a real run would cost a patient; "
+        + (f"{evidence.rounds_completed} rounds, " if found.study.training else "one release of each of ")
+        + f"{len(evidence.sites)} hospitals",
         highlight=False,
     )
     if found.reference is not None:
@@ -135,11 +137,12 @@ def _private_table(found: "Simulation") -> "Table":
     def text(figure: Figure) -> str:
         if figure.estimate is None or figure.low is None or figure.high is None:
             return "too few patients"
-        return f"{figure.estimate:.2f} ({figure.low:.2f}-{figure.high:.2f})"
+        return f"{figure.estimate:.2f} ({figure.low:.2f} to {figure.high:.2f})"
 
     whom = "held-out patients" if found.study.training else "all patients"
     table = Table(title=f"As in a real run: {whom}, 95 % intervals", title_justify="left")
-    for column in ("hospital", "patients", *(_HEADS.get(row.name, row.name) for row in shown)):
+    heads = [f"{row.group}: {row.name}" if row.group else _HEADS.get(row.name, row.name) for row in shown]
+    for column in ("hospital", "patients", *heads):
         table.add_column(column, justify="left" if column == "hospital" else "right")
     for site in found.evidence.sites[:_MOST_SITES_SHOWN]:
         table.add_row(site.site, f"{site.declared_patients:,}", *cells(site.figures))

@@ -36,6 +36,7 @@ from fedhealth.coordinator.wording import (
     cohort_words,
     epsilon_words,
     figure_words,
+    finding_words,
     guesses_right,
     noise_words,
     number_words,
@@ -44,6 +45,7 @@ from fedhealth.coordinator.wording import (
     row_words,
     runs_of,
     sampling_words,
+    sentence,
     together,
 )
 from fedhealth.errors import FedHealthError
@@ -51,7 +53,6 @@ from fedhealth.learning.binary_figures import Figures
 from fedhealth.learning.figures import EffectFigure, FigureTable
 from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.privacy.release import Digest, SiteId
-from fedhealth.study.features import NumberFeature
 from fedhealth.study.protocol import Study
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -198,6 +199,7 @@ def render_report(
         "percent": percent,
         "epsilon": epsilon_words,
         "runs": runs_of,
+        "sentence": sentence,
         "per_hundred": guesses_right,
     }
     template = files("fedhealth.coordinator").joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -207,10 +209,7 @@ def render_report(
         writer=writer(),
         study=study,
         titles=titles,
-        findings=[
-            f"{feature.column} ({feature.unit})" if isinstance(feature, NumberFeature) else feature.column
-            for feature in study.features
-        ],
+        findings=[finding_words(feature) for feature in study.features],
         conditions=cohort_words(study),
         widest=outcome_of(study).widest(study),
         absent=absent,

@@ -8,13 +8,30 @@ from collections.abc import Iterable
 
 from fedhealth.coordinator.evidence import Evidence
 from fedhealth.learning.figures import EffectFigure, Figure, FigureRow
-from fedhealth.study.features import Condition, NumberCondition
+from fedhealth.study.features import Condition, Feature, NumberCondition, NumberFeature
+from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.protocol import Study
 
 
 def percent(share: float, digits: int = 0) -> str:
     """Return a share as people read it."""
     return f"{100 * share:.{digits}f}\u00a0%".replace("-", "\u2212")
+
+
+def sentence(words: str) -> str:
+    """Return words as a sentence begins with them."""
+    return words[:1].upper() + words[1:]
+
+
+def finding_words(feature: Feature) -> str:
+    """Return what a feature looks at."""
+    match feature:
+        case NumberFeature():
+            return f"{feature.column} ({feature.unit})"
+        case MoleculeFeature():
+            return f"{feature.column} (structure of a molecule)"
+        case _:
+            return feature.column
 
 
 def figure_words(figure: Figure) -> str:

@@ -117,7 +117,7 @@ def table_of(study: Study, endpoint: TrialEndpoint, sums: TrialSums) -> FigureTa
     visits = range(len(endpoint.outcomes))
     control = endpoint.arms[0].word
     for visit in reversed(visits):
-        group = endpoint.outcomes[visit] if len(endpoint.outcomes) > 1 else ""
+        group = _group_of(endpoint, visit)
         for place in reversed(range(1, len(endpoint.arms))):
             effect = None if found is None else found[visit][place - 1].times(endpoint.half_range)
             figure = _effect_figure(effect, study, endpoint)
@@ -236,9 +236,14 @@ def _effect_figure(effect: Effect | None, study: Study, endpoint: TrialEndpoint)
     )
 
 
+def _group_of(endpoint: TrialEndpoint, visit: int) -> str:
+    """Return what tells the figures of a visit from those of others; "" where there is one."""
+    return endpoint.outcomes[visit] if len(endpoint.outcomes) > 1 else ""
+
+
 def _arm_rows(study: Study, endpoint: TrialEndpoint, sums: TrialSums, visit: int) -> list[FigureRow]:
     patients, noise_sd = sums.patients(visit)
-    group, half = endpoint.outcomes[visit], endpoint.half_range
+    group, half = _group_of(endpoint, visit), endpoint.half_range
     rows = []
     for place, arm in enumerate(endpoint.arms):
         mean = sums.mean(visit, place)

@@ -215,11 +215,12 @@ def simulate(
         warnings += (f"There are no raw figures without privacy for an endpoint of kind '{study.endpoint.kind}'.",)
     elif with_reference:
         on_progress("working out what only a simulation may know", study.rounds)
-        reference = (
-            estimate_without_privacy(study, hospitals, model)
-            if study.training is None
-            else reference_of(study, hospitals, weights, model)
-        )
+        with _quiet_flower():
+            reference = (
+                estimate_without_privacy(study, hospitals, model)
+                if study.training is None
+                else reference_of(study, hospitals, weights, model)
+            )
         (folder / REFERENCE).write_text(reference.model_dump_json(indent=2) + "\n", encoding="utf-8")
     on_progress("writing the report", study.rounds)
     # By nobody's key: the seal only tells that no byte was changed since.

@@ -80,9 +80,12 @@ def test_the_report_draws_the_effects_and_says_that_nothing_was_trained(found):
     assert "A difference for the better was shown" in answer[: answer.index("</p>")]
     assert "low and high are compared with <strong>none</strong>" in page
     assert "The same figures from the same patients, without noise" in page
-    assert "training rounds were planned" not in page
+    for words in ("training rounds were planned", "Took part in rounds", "ε for training", "nothing charged"):
+        assert words not in page
+    assert "It looks at 2 findings: before (points); sex." in page
     card = (found.folder / "results" / "model-card.md").read_text(encoding="utf-8")
     assert "chance_of" not in card and "noise alone" in card
+    assert "rounds" not in card and "nothing charged" not in card
 
 
 def test_its_results_are_worked_out_again_by_an_audit(found):

@@ -111,6 +111,7 @@ def test_classes_are_told_better_than_by_the_most_frequent_of_them(runs, case):
     assert figure(runs[case], "sensitivity", "0").estimate > 0.7
     page = (runs[case].folder / "results" / "report.html").read_text(encoding="utf-8")
     assert "of those who are &#39;0&#39;, how many are called so" in page
+    assert "one of 5 classes of <strong>the grade of narrowing</strong>: 0, 1, 2, 3, 4." in page
 
 
 @pytest.mark.parametrize("case", ["quantity", "quantity, network"])
@@ -121,6 +122,8 @@ def test_a_quantity_is_predicted_better_than_by_its_mean(runs, case):
     assert abs(figure(runs[case], "mean error").estimate) < 8
     card = (runs[case].folder / "results" / "model-card.md").read_text(encoding="utf-8")
     assert "goes evenly from 60 to 200 beats a minute" in card
+    page = (runs[case].folder / "results" / "report.html").read_text(encoding="utf-8")
+    assert "predicts <strong>the highest heart rate in exercise</strong>, in beats a minute." in page
 
 
 def test_what_has_no_raw_figures_says_so_and_runs(runs):
