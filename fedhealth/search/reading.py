@@ -1,0 +1,75 @@
+"""Reading a document: its language, sections, passages, what they say of what they name, and the concepts in them.
+
+The one function that an index calls for each document, before it keeps anything.
+
+Invariants: passages cover the text; each mention lies in one passage; the same document is read alike every time.
+
+Leaves to others: which words are terms of a concept (`concepts`), what is kept (`index`).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from fedhealth.search.assertions import asserted_spans, assertion_of, fold
+from fedhealth.search.documents import AssertedSpan, Code, Document, Mention, Passage, ReadDocument, Section
+from fedhealth.search.language import detect
+from fedhealth.search.passages import passages_of
+from fedhealth.search.sections import said_by_heading, sections_of
+
+
+class TermFound(Protocol):
+    """A concept's term in a text: its offsets, code and name."""
+
+    start: int
+    end: int
+    term: str
+
+    @property
+    def code(self) -> Code | None:
+        """The concept's code, None if no classification has it."""
+
+
+class Terms(Protocol):
+    """What finds terms of concepts in a text: a `Terminology`."""
+
+    def find_mentions(self, text: str, language: str | None) -> Sequence[TermFound]:
+        """Return the terms in a text, in its order."""
+
+
+def read_document(document: Document, terms: Terms) -> ReadDocument:
+    """Return what a document's text says.
+
+    Args:
+        document: any, however strange its text.
+        terms: finds the concepts.
+
+    Returns:
+        Language, sections, passages with their asserted spans, and mentions.
+    """
+    text = document.text
+    language = document.language or detect(f"{document.title}\n{text}")
+    folded = fold(text)
+    sections = tuple(sections_of(text))
+    passages = tuple(_passages(document, folded, sections, language))
+    mentions = tuple(mention for passage in passages for mention in _mentions(passage, terms, language))
+    return ReadDocument(language, sections, passages, mentions)
+
+
+def _passages(document: Document, folded: str, sections: Sequence[Section], language: str) -> Iterator[Passage]:
+    is_article = document.kind == "article"
+    number = 0
+    for section in sections:
+        default = "affirmed" if is_article else said_by_heading(section.title)
+        for sentences in passages_of(document.text, section):
+            spans: list[AssertedSpan] = []
+            for start, end in sentences:
+                spans.extend(asserted_spans(folded, start, end, language, default=default, article=is_article))
+            start, end = sentences[0].start, sentences[-1].end
+            yield Passage(document.key, number, section.title, start, end, document.text[start:end], tuple(spans))
+            number += 1
+
+
+def _mentions(passage: Passage, terms: Terms, language: str) -> Iterator[Mention]:
+    for found in terms.find_mentions(passage.text, language):
+        start, end = passage.start + found.start, passage.start + found.end
+        yield Mention(start, end, found.code, found.term, assertion_of(passage.spans, start, end))
