@@ -98,6 +98,13 @@ def sweep(folder: Path) -> None:
     sync_folder(folder)
 
 
+def has_former(folder: Path) -> bool:
+    """Return whether files of a former generation are still there, because whoever was to remove them was killed."""
+    kept = NAME.fullmatch(current_generation(folder).name)
+    others = [NAME.fullmatch(path.name.removeprefix(REMOVED)) for path in folder.iterdir()]
+    return kept is not None and any(other and int(other[1]) < int(kept[1]) for other in others)
+
+
 def sync_tree(folder: Path) -> None:
     """Wait until all files below a folder, and their names, are on disk, readable by their owner only."""
     for path in folder.rglob("*"):
@@ -112,15 +119,20 @@ def sync_tree(folder: Path) -> None:
 
 
 @contextmanager
-def held_lock(folder: Path, name: str = LOCK, wait_seconds: float = LOCK_WAIT_SECONDS) -> Iterator[None]:
+def held_lock(folder: Path, name: str = LOCK, wait_seconds: float | None = None) -> Iterator[None]:
     """Hold a lock of the folder while the block runs; the kernel frees it when the process ends, however it ends.
 
     New files are the owner's only for that time, also those that a library makes.
 
+    Args:
+        folder: of the index.
+        name: of the lock's file.
+        wait_seconds: for whoever holds it; `LOCK_WAIT_SECONDS` if None.
+
     Raises:
         DataUnusable: another process did not let go in time.
     """
-    patience = time.monotonic() + wait_seconds
+    patience = time.monotonic() + (LOCK_WAIT_SECONDS if wait_seconds is None else wait_seconds)
     former_mask = os.umask(0o077)
     try:
         with (folder / name).open("ab") as lock:

@@ -89,7 +89,7 @@ class IndexStatus:
         without_vector: passages that are found by their words only, so far.
         waiting_for_words: passages of a writer at work, or of one that was killed; the next write puts them in.
         encoder: that made the vectors, or None.
-        erasure_unfinished: an erasure was cut off; the next write, or `resume`, ends it.
+        erasure_unfinished: an erasure is under way or was cut off; the next write, or `resume`, ends it.
         bytes: on disk.
     """
 
@@ -297,7 +297,7 @@ class SearchIndex:
             without_vector=count("SELECT count(*) FROM passages WHERE id NOT IN (SELECT passage FROM vectors)")[0],
             waiting_for_words=count("SELECT count(*) FROM lexical_work")[0],
             encoder=self._files.store.fact(ENCODER),
-            erasure_unfinished=self._files.store.fact(ERASING) is not None,
+            erasure_unfinished=self._files.erasure_unfinished(),
             bytes=sum(path.stat().st_size for path in self._files.generation.rglob("*") if path.is_file()),
         )
 

@@ -106,7 +106,7 @@ class IndexFiles:
         """Hold the lock, do first what a killed process left undone, and tell whether that was an erasure."""
         with generations.held_lock(self.folder):
             self.refresh()
-            unfinished = self.store.fact(ERASING) is not None
+            unfinished = self.erasure_unfinished()
             self.finish_erasure()
             self.settle_words()
             yield unfinished
@@ -122,12 +122,18 @@ class IndexFiles:
     def finish_erasure(self) -> None:
         """Write what is kept into a new generation, if an erasure asks for it, and remove the former."""
         if self.store.fact(ERASING) is None:
+            if generations.has_former(self.folder):
+                generations.sweep(self.folder)
             return
         following = generations.next_generation(self.folder)
         write_kept(self.store, self.generation, following, self.dimensions())
         generations.switch(self.folder, following)
         self.close()
         self._open_generation()
+
+    def erasure_unfinished(self) -> bool:
+        """Return whether files may still hold what was erased, or what was there before a rebuild."""
+        return self.store.fact(ERASING) is not None or generations.has_former(self.folder)
 
     def place_vectors(self) -> None:
         """Bring the graphs up to the store's vectors; within `writing`."""

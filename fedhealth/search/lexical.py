@@ -105,8 +105,9 @@ class Lexical:
             passages: each with all concepts that its document holds.
         """
         writer = self._index.writer(heap_size=WRITER_BYTES, num_threads=1)
-        for number in gone:
-            writer.delete_documents_by_term("passage", number)
+        numbers = list(gone)
+        if numbers:  # by a query: of a number alone, tantivy makes a signed term, which names no passage
+            writer.delete_documents_by_query(tantivy.Query.term_set_query(self._schema, "passage", numbers))
         for passage, held in passages:
             writer.add_document(_fields_of(passage, held))
         writer.commit()
