@@ -134,6 +134,13 @@ class Terminology:
         names = dict(zip(LANGUAGES, rows[0], strict=True)) if rows else {}
         return names.get(language) or names.get("fr") or names.get("en")
 
+    def named_in_both(self, system: str) -> tuple[str, ...]:
+        """Return the concepts of a classification, such as "icd10", that have a name in both languages, in order."""
+        rows = self._ask(
+            "SELECT id FROM concept WHERE id LIKE ? || ':%' AND fr IS NOT NULL AND en IS NOT NULL ORDER BY id", system
+        )
+        return tuple(str(each) for (each,) in rows)
+
     def terms(self, concept: str, language: str) -> tuple[str, ...]:
         """Return how a language writes a concept, our own terms first, then labels from the classifications."""
         rows = self._ask(

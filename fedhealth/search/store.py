@@ -297,7 +297,7 @@ class Store:
             if blob is not None:
                 found.append(each)
                 blobs.append(blob)
-        return found, np.frombuffer(b"".join(blobs), dtype=np.float16).reshape(len(found), -1)
+        return found, np.frombuffer(b"".join(blobs), dtype=np.float16).reshape(len(found), -1 if found else 0)
 
     def copy_to(self, path: Path) -> None:
         """Write what is kept, and nothing of what is not any more, to a new file."""

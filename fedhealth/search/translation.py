@@ -37,8 +37,8 @@ def learn_translations(names: Sequence[tuple[str, str]]) -> Iterator[Translation
         names: of one concept each, in the language translated from and in the other.
 
     >>> names = [("rein", "kidney"), ("lésion du rein", "injury of kidney"), ("lésion du foie", "injury of liver")]
-    >>> [each.other for each in learn_translations(names) if each.word == "foie"]
-    ['liver']
+    >>> next(each.other for each in learn_translations(names) if each.word == "foie")
+    'liver'
     """
     left, right = _Vocabulary(), _Vocabulary()
     links: list[tuple[int, int, int]] = []  # a word, a word of the other name, and which of those it is

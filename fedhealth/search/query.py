@@ -1,0 +1,209 @@
+"""Read a question: its language, its words and how it speaks of them, the codes and identifiers in it.
+
+A question is read by the same rules as a report, so that "douleur thoracique sans troponine" asks for chest pain and
+for no troponin, and "antécédents familiaux de cancer" asks about the family. A question in a sentence ("Does aspirin
+not help?") is about everything it names. One that negates all it names ("pas de fièvre") asks for what is negated.
+
+Invariants: a question is never kept and never in an error or a log. Nothing here depends on what is indexed.
+Leaves to others: what the words are expanded to (`expansion`), filters by period, kind, age, sex and code
+(`documents.DocumentFilter`).
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from fedhealth.errors import DataUnusable
+from fedhealth.search.assertions import asserted_spans, assertion_of
+from fedhealth.search.assertions import fold as fold_in_place
+from fedhealth.search.concepts import TermFound, Terminology
+from fedhealth.search.documents import EVERY_DOCUMENT, Assertion, DocumentFilter
+from fedhealth.search.language import detect
+from fedhealth.search.words import FUNCTION_WORDS, fold, words_of
+
+MAX_QUERY_CHARACTERS = 20_000
+"""Of a question: several pages pasted whole. A longer one is a document."""
+MAX_HITS = 1_000
+ICD10 = re.compile(r"\b([A-Z][0-9][0-9A-Z])\.?([0-9]{1,3})?(?![.]?\w)")
+ATC = re.compile(r"\b[A-Z][0-9]{2}[A-Z]([A-Z]([0-9]{2})?)?\b")
+IDENTIFIER = re.compile(r"(?<![\w/.-])(?=[\w/.-]*[0-9])[^\W_](?:[\w/.-]*[^\W_])?(?![\w/-])")
+LEAST_DIGITS = 3
+"""An identifier has so many digits and a letter or a sign, or is a number as long as `LEAST_PLAIN_DIGITS`."""
+LEAST_PLAIN_DIGITS = 5
+LONGEST_CODE = len("I50.12")
+"""Of a question that is a code: it may be in small letters."""
+SENTENCE = re.compile(
+    r"\?\s*$|^\s*(what|which|who|when|where|why|how|is|are|does|do|did|can|could|should|will|quel(le)?s?|que|qui|quand|"
+    r"où|pourquoi|comment|est-ce|combien)\b",
+    re.IGNORECASE,
+)
+
+NEGATIONS = frozenset(map(fold, "sans pas non ni aucun aucune hormis no not without nor never".split()))  # noqa: SIM905
+"""Words that say of others that they are negated, and nothing by themselves."""
+
+
+class AskedWord(NamedTuple):
+    """A word of a question.
+
+    Args:
+        start: offset in `Question.text`.
+        end: offset behind it.
+        written: as the question has it.
+        folded: as `words.fold` has it.
+        assertion: how the question speaks of it.
+    """
+
+    start: int
+    end: int
+    written: str
+    folded: str
+    assertion: Assertion
+
+
+class AskedConcept(NamedTuple):
+    """A concept that a question names by a term or a code, and how it speaks of it."""
+
+    found: TermFound
+    assertion: Assertion
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What a person asks of an index.
+
+    Args:
+        query: words, a sentence, codes, identifiers; French, English or another language.
+        only: which documents it is about.
+        include_negated: also what the text denies, supposes or says of the family.
+        limit: most documents to answer with, 1 to `MAX_HITS`.
+
+    Raises:
+        DataUnusable: no words in the question, too long a question, or a limit out of range.
+    """
+
+    query: str = field(repr=False)
+    only: DocumentFilter = EVERY_DOCUMENT
+    include_negated: bool = False
+    limit: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be answered."""
+        if len(self.query) > MAX_QUERY_CHARACTERS:
+            raise DataUnusable(
+                "the question is too long",
+                got=f"{len(self.query):,} characters",
+                wanted=f"at most {MAX_QUERY_CHARACTERS:,}",
+                next_step="Ask with the words that matter.",
+            )
+        if not any(each.isalnum() for each in clean(self.query)):
+            raise DataUnusable(
+                "the question has no words", wanted="words, a code or an identifier", next_step="Ask with some words."
+            )
+        if not 1 <= self.limit <= MAX_HITS:
+            raise DataUnusable(
+                "the number of hits cannot be used", got=str(self.limit), wanted=f"1 to {MAX_HITS}", next_step=""
+            )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as it was understood.
+
+    Args:
+        text: cleaned of control characters.
+        language: its ISO 639-1 code.
+        words: what it names, function words left out.
+        concepts: of the terms in it.
+        codes: concepts named by their code, such as "icd10:I50.1".
+        identifiers: numbers of patients, samples and the like, to be found exactly.
+        negates_all: it asks for what is negated.
+    """
+
+    text: str
+    language: str
+    words: tuple[AskedWord, ...]
+    concepts: tuple[AskedConcept, ...]
+    codes: tuple[str, ...]
+    identifiers: tuple[str, ...]
+    negates_all: bool
+
+    @property
+    def has_meaning(self) -> bool:
+        """Whether a vector can stand for it: codes and identifiers mean nothing to one, and it takes no for yes."""
+        return bool(self.words) and not self.negates_all
+
+    @property
+    def wanted(self) -> str:
+        """The question without what it says shall not be: what a hit should resemble."""
+        if self.negates_all or not any(word.assertion == "negated" for word in self.words):
+            return self.text
+        return " ".join(word.written for word in self.words if word.assertion != "negated")
+
+
+def clean(text: str) -> str:
+    r"""Return a text in composed letters, with one space for each run of spaces and control characters.
+
+    >>> clean("chest\x00\tpain ")
+    'chest pain'
+    """
+    composed = unicodedata.normalize("NFC", text)
+    readable = "".join(" " if unicodedata.category(each).startswith("C") else each for each in composed)
+    return " ".join(readable.split())
+
+
+def read_question(query: str, terminology: Terminology) -> Question:
+    """Return what a question asks.
+
+    Args:
+        query: of a `SearchRequest`.
+        terminology: whose terms and codes are recognised.
+    """
+    text = clean(query)
+    codes = {match.span(): concept for match, concept in _codes(text, terminology)}
+    identifiers = {
+        match.span(): match.group()
+        for match in IDENTIFIER.finditer(text)
+        if _is_identifier(match.group()) and not any(_meet(match.span(), each) for each in codes)
+    }
+    taken = [*codes, *identifiers]
+    language = detect(text)
+    folded = fold_in_place(text)
+    spans = [] if SENTENCE.search(text) else asserted_spans(folded, 0, len(folded), language)
+    words = tuple(
+        AskedWord(word.start, word.end, text[word.start : word.end], word.folded, assertion_of(spans, *word[:2]))
+        for word in words_of(text)
+        if text[word.start : word.end].lower() not in FUNCTION_WORDS
+        and not any(_meet((word.start, word.end), each) for each in taken)
+        and word.folded not in NEGATIONS
+    )
+    concepts = tuple(
+        AskedConcept(found, assertion_of(spans, found.start, found.end))
+        for found in terminology.find_mentions(text, None, asked=True)
+        if not any(_meet((found.start, found.end), each) for each in taken)
+    )
+    negates_all = bool(words) and all(word.assertion == "negated" for word in words)
+    return Question(text, language, words, concepts, tuple(codes.values()), tuple(identifiers.values()), negates_all)
+
+
+def _codes(text: str, terminology: Terminology) -> Iterator[tuple[re.Match[str], str]]:
+    """Yield the codes in a question that a classification has; ICD-10 may stand without its dot."""
+    for match in ATC.finditer(text.upper() if text.islower() else text):
+        if (concept := f"atc:{match.group()}") and terminology.name(concept, "fr"):
+            yield match, concept
+    for match in ICD10.finditer(text.upper() if "." in text or len(text) <= LONGEST_CODE else text):
+        concept = "icd10:" + ".".join(part for part in match.groups() if part)
+        if terminology.name(concept, "fr"):
+            yield match, concept
+
+
+def _is_identifier(written: str) -> bool:
+    digits = sum(each.isdigit() for each in written)
+    if digits == len(written):
+        return digits >= LEAST_PLAIN_DIGITS
+    return digits >= LEAST_DIGITS
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
