@@ -38,14 +38,19 @@ def start_of(widths: Sequence[int], digest: str) -> NDArray[np.float64]:
         widths: of the layers.
         digest: of the study.
     """
-    bits = hashlib.shake_256(f"fedhealth/start/{digest}".encode()).digest(8 * size_of(widths))
-    draws = (np.frombuffer(bits, dtype="<u8") >> np.uint64(11)) * 2.0**-52 - 1  # 53 bits, exactly, in [-1, 1)
+    draws = draws_of(digest, size_of(widths))
     parts, at = list[NDArray[np.floating]](), 0
     for inputs, outputs in itertools.pairwise(widths):
         reach = math.sqrt(6 / (inputs + outputs))
         parts += [reach * draws[at : at + inputs * outputs], np.zeros(outputs)]
         at += inputs * outputs
     return np.concatenate(parts).astype(np.float64)
+
+
+def draws_of(digest: str, count: int) -> NDArray[np.float64]:
+    """Return so many numbers of a study's digest, uniform in [-1, 1)."""
+    bits = hashlib.shake_256(f"fedhealth/start/{digest}".encode()).digest(8 * count)
+    return np.asarray((np.frombuffer(bits, dtype="<u8") >> np.uint64(11)) * 2.0**-52 - 1)  # 53 bits, exactly
 
 
 def tensors_of(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:

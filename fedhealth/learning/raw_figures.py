@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.learning.models.table import model_of
+from fedhealth.learning.image_models import image_gradients_alone
+from fedhealth.learning.models.table import CONVOLVES, model_of
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study
 from fedhealth.training.per_patient import model_outputs, per_patient_gradients
@@ -130,15 +131,11 @@ def step_without_privacy(study: Study, weights: Vector, side: Records, declared_
     """
     if study.training is None:
         raise ValueError("nothing is trained in this study")
-    model = model_of(study)
-    gradients = per_patient_gradients(
-        model.module(study),
-        np.array(weights),  # torch wants to be able to write
-        model.loss(study),
-        side.features,
-        side.labels,
-        side.patients,
-        side.patient_count,
-    )
+    weights, data = np.array(weights), (side.features, side.labels, side.patients, side.patient_count)
+    if study.model.kind in CONVOLVES:
+        gradients = np.concatenate([np.zeros((0, weights.size)), *image_gradients_alone(study, weights, *data)])
+    else:
+        model = model_of(study)
+        gradients = per_patient_gradients(model.module(study), weights, model.loss(study), *data)
     pace = study.training.learning_rate / ((1 - study.evaluation.held_out_fraction) * declared_patients)
     return np.asarray(-pace * gradients.sum(axis=0))

@@ -9,7 +9,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.learning.models.table import model_of
+from fedhealth.learning.image_models import image_gradients
+from fedhealth.learning.models.table import CONVOLVES, model_of
 from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.learning.plan import Step, encode_release
 from fedhealth.privacy.release import StepName
@@ -30,6 +31,11 @@ def train(step: Step, weights: NDArray[np.float64], records: Records, streams: S
     model = model_of(step.study)
     if step.sampling_rate < 1:
         records = _drawn(records, PatientSampler(records.patient_count, step.sampling_rate).draw(streams("sampling")))
+    if step.study.model.kind in CONVOLVES:
+        total, zeroed = image_gradients(step.study, step.mechanism).sum(
+            weights, records.features, records.labels, records.patients, records.patient_count
+        )
+        return _released(step, total, streams), zeroed
     gradients = gradient_blocks(
         model.module(step.study),
         weights,
@@ -57,7 +63,11 @@ def _noised(step: Step, blocks: Iterable[NDArray[np.float64]], streams: Streams)
     for vectors in blocks:
         part, left_out = step.mechanism.fine_sum(vectors)
         fine, zeroed = fine + part, zeroed + left_out
-    return encode_release(step.mechanism.add_noise(step.mechanism.rounded(fine), streams("noise"))), zeroed
+    return _released(step, step.mechanism.rounded(fine), streams), zeroed
+
+
+def _released(step: Step, total: NDArray[np.int64], streams: Streams) -> bytes:
+    return encode_release(step.mechanism.add_noise(total, streams("noise")))
 
 
 def _drawn(records: Records, patients: NDArray[np.int64]) -> Records:

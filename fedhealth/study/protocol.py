@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from fedhealth.canonical import canonical_bytes, digest_of
 from fedhealth.config import read_toml
+from fedhealth.study.augmentation import MAX_TRANSFORMS, Transform
 from fedhealth.study.diagnosis_endpoints import NumberEndpoint
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.evaluation import Evaluation
@@ -42,7 +43,7 @@ class Model(Part):
 
     Attributes:
         kind: its name in the table of `fedhealth.learning.models`, which says what endpoints it is for.
-        hidden: widths of the hidden layers, from the inputs on; for the kinds that have any.
+        hidden: widths of the hidden layers, or channels of the levels, from the inputs on; for the kinds that have any.
         modalities: which features belong together, and are missing together; for the kinds that fuse some. Where there
             are none, a study's digest knows nothing of them.
     """
@@ -66,6 +67,8 @@ class Training(Part):
         learning_rate: step length on the clipped mean gradient.
         l2_clip_norm: the most one patient's gradient may measure.
         strategy: how the coordinator combines the sites' steps.
+        augment: further images of each image, for models that see one. A record's gradient is the mean over all of
+            them, before the patient's is clipped, so that they cost no privacy.
         weight_averaging: the published model is the mean of those after the last so many rounds; 1 is the last alone.
     """
 
@@ -75,12 +78,21 @@ class Training(Part):
     learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     l2_clip_norm: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
     strategy: Strategy = FedAvg(kind="fedavg")
+    augment: Annotated[
+        tuple[Transform, ...], Field(max_length=MAX_TRANSFORMS, exclude_if=lambda transforms: not transforms)
+    ] = ()
     weight_averaging: Annotated[int, Field(ge=1, le=10_000, exclude_if=lambda rounds: rounds == 1)] = 1
 
     @model_validator(mode="after")
     def _as_many_rounds_as_are_averaged(self) -> Self:
         if self.weight_averaging > self.rounds:
             raise ValueError(f"weight_averaging is {self.weight_averaging}, wanted at most the {self.rounds} rounds")
+        return self
+
+    @model_validator(mode="after")
+    def _images_differ(self) -> Self:
+        if len(set(self.augment)) != len(self.augment):
+            raise ValueError("augment repeats a transform")
         return self
 
 

@@ -64,7 +64,6 @@ from fedhealth.training.parts import Part, ghost_norms, lengths_of
 from fedhealth.training.privacy_check import refuse_if_records_mix
 
 _PATIENTS_A_FLUSH = 512
-_FEWEST_ROWS = 64
 _INPUT_BITS = 18
 _MOST_LENGTH = 64.0
 _PROBED_RECORDS = 4
@@ -78,8 +77,9 @@ class ExactSummer:
         keeper: the model.
         mechanism: clip norm and grid; its dimension is the number of trainable weights.
         most_records: records of one patient, 1 or more; public.
-        rows: rows of a physical batch, a power of two from 64 to 512. With fewer, what a layer writes need not be a
-            whole number of vector registers, and the last numbers of the last row are computed by other code.
+        rows: rows of a physical batch, a power of two up to 512. With fewer than 64, what a layer writes need not be a
+            whole number of vector registers; where the last numbers of the last row are then computed by other code,
+            its place is not taken. Few are for records of many numbers, such as images.
         step: u, in the gradient's own unit.
     """
 
@@ -93,8 +93,8 @@ class ExactSummer:
         size = sum(each.numel() for each in self.keeper.trainable)
         if size != self.mechanism.dimension:
             raise ValueError(f"the model has {size} trainable weights, the mechanism {self.mechanism.dimension}")
-        if not (_FEWEST_ROWS <= self.rows <= _PATIENTS_A_FLUSH and self.rows & (self.rows - 1) == 0):
-            raise ValueError(f"rows must be a power of two from {_FEWEST_ROWS} to {_PATIENTS_A_FLUSH}, got {self.rows}")
+        if not (1 <= self.rows <= _PATIENTS_A_FLUSH and self.rows & (self.rows - 1) == 0):
+            raise ValueError(f"rows must be a power of two from 1 to {_PATIENTS_A_FLUSH}, got {self.rows}")
         # clip / grid is f * 2**e with f in [0.5, 1), and so clip / step is f * 2**37.
         self._finer = 37 - math.frexp(self.mechanism.l2_clip_norm / self.mechanism.grid)[1]
         self.step = math.ldexp(self.mechanism.grid, -self._finer)
@@ -118,7 +118,11 @@ class ExactSummer:
             ValueError: one of the module's refusals.
         """
         fine, zeroed = self.fine_sum(losses, batch, patients, patient_count)
-        return (fine + (1 << (self._finer - 1))) >> self._finer, zeroed
+        return self.rounded(fine), zeroed
+
+    def rounded(self, fine: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return a sum in steps u, rounded to steps of the mechanism's grid."""
+        return (fine + (1 << (self._finer - 1))) >> self._finer
 
     @torch.no_grad()
     def fine_sum(

@@ -27,6 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch.func import functional_call, vmap
 
+from fedhealth.training.device import computing_device
+
 RecordLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From one record's output, shape (outputs,), and label, shape (), to its loss, shape ()."""
 
@@ -172,21 +174,30 @@ def gradient_blocks(
 def model_outputs(
     model: torch.nn.Module, weights: NDArray[np.float64], features: NDArray[np.floating[Any]]
 ) -> NDArray[np.float64]:
-    """Return the outputs for each record, shape (records, outputs), in evaluation mode; may hold NaN and infinities."""
-    parameters, at_once = _unflatten(model.eval(), weights), max(1, _NUMBERS_AT_ONCE // max(1, weights.size))
+    """Return the outputs for each record, shape (records, outputs), in evaluation mode; may hold NaN and infinities.
+
+    A model whose layers round a record by how many there are says so (`one_at_a_time`): its records are computed one by
+    one, on the computing device.
+    """
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, weights.size))
+    if getattr(model, "one_at_a_time", False):
+        model, at_once = model.to(computing_device()), 1
+    parameters = _unflatten(model.eval(), weights)
+    like = next(iter(parameters.values()))
     starts = range(0, max(1, len(features)), at_once)  # of nobody, too, the outputs have a shape
     with torch.no_grad():
-        parts = (torch.from_numpy(features[at : at + at_once]).double() for at in starts)
+        parts = (torch.from_numpy(features[at : at + at_once]).to(like) for at in starts)
         blocks = [functional_call(model, parameters, (part,)) for part in parts]
-    return np.concatenate([np.asarray(block.numpy()) for block in blocks])
+    return np.concatenate([np.asarray(block.double().cpu().numpy()) for block in blocks])
 
 
 def _unflatten(model: torch.nn.Module, weights: NDArray[np.float64]) -> dict[str, torch.Tensor]:
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    own = dict(model.named_parameters())
+    shapes = {name: parameter.shape for name, parameter in own.items()}
     if weights.shape != (sum(shape.numel() for shape in shapes.values()),):
         raise ValueError(f"the model has {sum(s.numel() for s in shapes.values())} weights, got {weights.shape}")
     flat, start, parameters = torch.from_numpy(weights), 0, {}
     for name, shape in shapes.items():
-        parameters[name] = flat[start : start + shape.numel()].reshape(shape)
+        parameters[name] = flat[start : start + shape.numel()].reshape(shape).to(own[name])
         start += shape.numel()
     return parameters

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning.models import (
     ancova,
+    cnn,
     cox,
     discrete_time_survival,
     fusion,
@@ -70,6 +71,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "logistic-regression": logistic_regression,
         "linear-regression": linear_regression,
         "mlp": mlp,
+        "cnn": cnn,
         "fusion": fusion,
         "ancova": ancova,
         "mixed-model": mixed_model,
@@ -81,6 +83,9 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 
 OWN_WEIGHTS: Mapping[str, Callable[[Study], int]] = MappingProxyType({"cox": cox.own_weights})
 """Of the kinds that have any: how many of the last weights each site keeps of its own."""
+
+CONVOLVES = frozenset({"cnn"})
+"""Kinds that see one image, and are computed by `fedhealth.learning.image_models`."""
 
 FUSES = frozenset({"fusion"})
 """Kinds that take `model.modalities`, and need some."""
@@ -108,6 +113,13 @@ def model_of(study: Study) -> Model:
             got=f"model.hidden = {list(study.model.hidden)}",
             wanted="the widths of the hidden layers" if MODELS[kind].HAS_HIDDEN_LAYERS else "none",
             next_step="Correct [model].",
+        )
+    if study.training is not None and study.training.augment and kind not in CONVOLVES:
+        raise ConfigInvalid(
+            f"study '{study.name}' asks for further images, and its model sees none",
+            got=f"model.kind = '{kind}', {len(study.training.augment)} transforms",
+            wanted="training.augment for " + ", ".join(f"'{each}'" for each in sorted(CONVOLVES)) + " and no other",
+            next_step="Leave out training.augment, or correct [model].",
         )
     if bool(study.model.modalities) != (kind in FUSES):
         raise ConfigInvalid(
