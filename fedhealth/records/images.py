@@ -11,10 +11,11 @@ Leaves to others: fitting it to a grid (`fedhealth.records.image_grid`), what be
 (`fedhealth.records.image_inputs`).
 """
 
+import math
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,17 +66,15 @@ class Wanted:
     shape: tuple[int, ...] | None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Return if an image of this shape is wanted.
+        """Return if an image of this shape is wanted, in whatever order its file has the axes.
 
         Raises:
             Unreadable: it is not.
         """
-        lengths, pixels = tuple(length for length in shape if length != 1), 1
-        for length in shape:
-            pixels *= length
-        if not 0 < pixels <= MAX_VOXELS:
+        lengths = sorted(length for length in shape if length != 1)
+        if not 0 < math.prod(shape) <= MAX_VOXELS or min(shape) < 0:
             raise Unreadable("it is empty, or larger than is read")
-        if len(lengths) != self.axes or (self.shape is not None and lengths != self.shape):
+        if len(lengths) != self.axes or (self.shape is not None and lengths != sorted(self.shape)):
             raise Unreadable("it has another size than the study asks for")
 
 
@@ -132,10 +131,11 @@ def _opened(place: Path) -> Iterator[BinaryIO]:
         handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Unreadable("it may not be read") from error
-    with open(handle, "rb") as file:  # noqa: PTH123 - of a handle
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_FILE_BYTES:
-            raise Unreadable("it is no file, or larger than is read")
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_FILE_BYTES:
+        os.close(handle)
+        raise Unreadable("it is, or holds, what is no file, or is larger than is read")
+    with os.fdopen(handle, "rb") as file:
         yield file
 
 
@@ -146,11 +146,26 @@ def _read_file(place: Path, wanted: Wanted) -> Image:
             return Image(_array(file, wanted))
         if name.endswith(".npz"):
             return Image(_zipped_array(file, wanted))
-    raise Unreadable("it is of no format that is read")
+        if name.endswith((".nii", ".nii.gz")):
+            from fedhealth.records.nifti_images import read_nifti
+
+            return read_nifti(file, wanted, compressed=name.endswith(".gz"))
+    return _read_dicom([place], wanted)
 
 
 def _read_series(folder: Path, place: Path, wanted: Wanted) -> Image:
-    raise Unreadable("it is of no format that is read")
+    """Return the image of a folder's files, but for hidden ones and an index of DICOM's."""
+    names = sorted(entry.name for entry in os.scandir(place))
+    names = [name for name in names if not name.startswith(".") and name != "DICOMDIR"]
+    if not names:
+        raise Unreadable("there is no such file")
+    return _read_dicom([_inside(folder, str((place / name).relative_to(folder.resolve()))) for name in names], wanted)
+
+
+def _read_dicom(files: Sequence[Path], wanted: Wanted) -> Image:
+    from fedhealth.records.dicom_images import read_dicom
+
+    return read_dicom(files, _opened, wanted)
 
 
 def _array(file: IO[bytes], wanted: Wanted) -> NDArray[np.float64]:

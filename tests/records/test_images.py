@@ -106,7 +106,7 @@ BAD = {
     "a text": (lambda folder: written(folder, b"SECRET", "a.txt"), "no format"),
     "several arrays": (lambda folder: zipped(folder, SLICE, SLICE), "several arrays"),
     "a bomb": (bomb, "larger than is read"),
-    "a pipe": (fifo, "no file"),
+    "a pipe": (fifo, "what is no file"),
     "a device": (lambda folder: linked(folder, "/dev/zero"), "leads out"),
     "a link that leads out": (lambda folder: linked(folder, folder / outside(folder)), "leads out"),
     "a link to itself": (lambda folder: linked(folder, "link.npy"), "no such file"),

@@ -1,0 +1,56 @@
+"""Turn a volume so that its axes are slices from the feet upwards, rows from front to back, columns from right to left.
+
+That is how an axial image is looked at, as from the patient's feet. Axes are swapped and mirrored and nothing is
+computed anew: a volume that lies obliquely keeps its pixels, along the axes that are nearest.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhealth.errors import ConfigInvalid
+
+
+def oriented(
+    voxels: NDArray[np.float64], axes: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
+    """Return a volume in this order, and the millimetres along each axis.
+
+    Args:
+        voxels: three axes, of which some may have length 1.
+        axes: shape (3, 3); its columns are the step along each axis, in millimetres to the right, front and head.
+
+    Raises:
+        ConfigInvalid: nibabel is not installed.
+        ValueError: an axis has no direction.
+    """
+    orientations = _orientations()
+    affine = np.eye(4)
+    affine[:3, :3] = axes
+    lies = orientations.io_orientation(affine)
+    turn = orientations.ornt_transform(lies, orientations.axcodes2ornt(("S", "P", "L")))
+    lengths = np.sqrt(np.square(axes).sum(axis=0))
+    spacing = [0.0, 0.0, 0.0]
+    for axis, (place, _) in enumerate(turn):
+        spacing[int(place)] = float(lengths[axis])
+    turned = np.ascontiguousarray(orientations.apply_orientation(voxels, turn))
+    return turned, (spacing[0], spacing[1], spacing[2])
+
+
+@lru_cache(maxsize=1)
+def _orientations() -> Any:  # noqa: ANN401 - a module, and its parts as attributes
+    try:
+        from nibabel import orientations
+    except ImportError as error:
+        raise not_installed("nibabel") from error
+    return orientations
+
+
+def not_installed(package: str) -> ConfigInvalid:
+    """Return the error for a reader that is not there."""
+    return ConfigInvalid(
+        f"a study reads medical images, and {package} is not installed",
+        next_step="Install it: pip install 'fedhealth[imaging]'",
+    )
