@@ -273,9 +273,9 @@ def test_a_spacing_that_differs_by_its_rounding_is_the_same(tmp_path):
 
 
 def test_resampling_to_a_spacing_cuts_and_fills_around_the_centre(tmp_path):
-    # Slices 0 to 8 lie at -8, -6 .. 8 mm and reach 1 mm further; those wanted at -14, -10 .. 14 mm. So the first two and
-    # the last two are beyond; -6, -2, 2 and 6 mm are slices 1, 3, 5 and 7, of 80 a slice, as the mean of the slices
-    # around each is.
+    # Slices 0 to 8 lie at -8, -6 .. 8 mm and reach 1 mm further; those wanted at -14, -10 .. 14 mm. So the first two
+    # and the last two are beyond; -6, -2, 2 and 6 mm are slices 1, 3, 5 and 7, of 80 a slice, as the mean of the
+    # slices around each is.
     ramp = np.broadcast_to(80.0 * np.arange(9)[:, None, None], LENGTHS)
     made = feature(shape=[8, 8, 10], fit="resample", spacing=[4, 1.5, 1], inputs={"kind": "pixels"})
     found = (np.array(image_inputs(made, nifti(tmp_path, ramp), tmp_path)) + 1) * 500
