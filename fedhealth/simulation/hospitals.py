@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from fedhealth.errors import DataUnusable
 from fedhealth.policy.site_file import DataSet, SiteFile
+from fedhealth.records.study_fit import find_misfits
 from fedhealth.records.table import Records, Table, columns_of, prepare_records
 from fedhealth.simulation.gates import SimulatedSite
 from fedhealth.study.protocol import Study
@@ -33,6 +34,10 @@ _FIRST_LINE = {"line": 2}
 
 _Row = tuple[int, tuple[str, ...]]
 """A row's number and its cells."""
+
+
+_WORTH_SAYING = 0.01
+"""Of the rows that something is about; a hospital's administrator is told of each row."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def split_table(table: Table, study: Study, split: Split) -> Hospitals:
         whole = Table(table.path, columns, numbered, row_word=table.row_word)
         sides[ids[name]] = prepare_records(whole, study, patient_column, site.split_key, strict=True)
         sites.append(site)
-    warnings = [*_table_warnings(split, patients), *_site_warnings(study, list(sides))]
+    warnings = [*_table_warnings(split, patients), *_fit_warnings(table, study), *_site_warnings(study, list(sides))]
     if left_out:
         warnings.append(
             f"Left out before the run, because they declare fewer than {study.min_declared_patients} patients: "
@@ -229,6 +234,15 @@ def _site_warnings(study: Study, sites: Collection[str]) -> list[str]:
     if study.sites.quorum is not None and study.sites.quorum > len(sites):
         warnings.append(f"The protocol asks for {study.sites.quorum} sites; the table has {len(sites)}.")
     return warnings
+
+
+def _fit_warnings(table: Table, study: Study) -> list[str]:
+    """Say of all rows what each hospital's administrator would be told of its own before an approval."""
+    return [
+        f"Of all rows, column '{each.column}': {each.what}."
+        for each in find_misfits(table, study)
+        if not each.rows or len(each.rows) >= _WORTH_SAYING * len(table.rows)
+    ]
 
 
 def _table_warnings(split: Split, patients: dict[str, set[str]]) -> list[str]:

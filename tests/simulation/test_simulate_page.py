@@ -13,6 +13,7 @@ DOCUMENT = (ROOT / "docs" / "simulate.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(300)
 def test_every_command_and_line_of_python_runs_as_written(tmp_path):
     for name in ("sites", "protocols"):
         (tmp_path / name).symlink_to(ROOT / name)

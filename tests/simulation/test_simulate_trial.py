@@ -105,6 +105,14 @@ def test_few_patients_are_too_few_to_say(tmp_path):
     found = simulated(tmp_path, rows(each=21), trial())
     assert all(figure.withheld for figure in effects(found.evidence.pooled).values())
     assert "Too few patients to say" in found.evidence.pooled.rows[0].meaning
+    assert found.warnings == ()
+
+
+def test_an_arm_without_patients_is_told_to_the_researcher_and_not_published(tmp_path):
+    found = simulated(tmp_path, [(*row[:2], "none", *row[3:]) for row in rows(each=21)], trial())
+    assert found.warnings == ("Of all rows, column 'drug': no patient with an outcome is in arm 'low', 'high'.",)
+    for page in ("report.html", "evidence.json", "model-card.md"):
+        assert "no patient with an outcome" not in (found.folder / "results" / page).read_text(encoding="utf-8")
 
 
 def test_a_seed_gives_the_same_figures_again(tmp_path):
