@@ -72,19 +72,22 @@ def gate(
     tell_incomplete("gate", confine_gate(folder, made_state(state)))
     with loading(lifeline):
         from fedhealth.learning.steps import STEPS
+        from fedhealth.policy.site_file import load_site_file
         from fedhealth.site.administration import AdministratorPort
         from fedhealth.site.egress import EgressLog
         from fedhealth.site.gate_process import SYSTEM_CLOCK, open_gate, serve_gate
         from fedhealth.site.running_site import RunningSite
         from fedhealth.site.state import SiteState
+        from fedhealth.training.device import choose_device
         from fedhealth.training.per_patient import make_deterministic
 
         make_deterministic()
+        device = choose_device(load_site_file(folder).device)
         gc.freeze()  # torch is not searched for garbage again: half a second when the gate ends
     site_state = SiteState(state)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: sys.exit(0))
-    opened, ledger = open_gate(folder, site_state, STEPS)
+    opened, ledger = open_gate(folder, site_state, STEPS, device=device)
     site = RunningSite(folder, site_state, opened, ledger, SYSTEM_CLOCK)
     try:
         with (

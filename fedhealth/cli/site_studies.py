@@ -67,12 +67,15 @@ def approve(
     import dataclasses
 
     from fedhealth.learning.steps import STEPS
+    from fedhealth.policy.site_file import load_site_file
     from fedhealth.site.approval import approve_study, examine_study, rejected_before
     from fedhealth.site.state import SiteState
+    from fedhealth.training.device import choose_device
     from fedhealth.training.per_patient import make_deterministic
 
     make_deterministic()
     site_state = SiteState(made_state(state))
+    choose_device(load_site_file(folder).device)  # how long replies take is measured on what the gate computes on
     proposal = examine_study(folder, site_state, _signed_study(site_state, study), STEPS)
     asked = proposal.signed.study
     if proposal.rejected is not None and not although_rejected:

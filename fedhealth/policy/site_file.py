@@ -4,7 +4,7 @@ Only the site's id, the names of data sets and columns and `declared_patients` e
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -95,6 +95,8 @@ class SiteFile(BaseModel):
         split_key: 64 hexadecimal digits; given exactly where `public_data` is true, so that anyone can rebuild
             the held-out split. Elsewhere the key is made at `site init` and kept by the gate.
         data_set: its table.
+        device: what networks of images are computed on; "auto" takes a GPU where there is one that CUDA can use, else
+            the processor. With "cuda" a gate without one does not start.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,6 +105,7 @@ class SiteFile(BaseModel):
     public_data: bool = False
     split_key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     data_set: DataSet
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
     def _split_key_is_public_only_with_public_data(self) -> Self:

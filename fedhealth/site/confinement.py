@@ -2,7 +2,7 @@
 
 | | reads | writes | TCP |
 |---|---|---|---|
-| gate | the site's folder, its own state, the program | its own state; the one socket | none |
+| gate | the site's folder, its own state, the program | its own state; the one socket; a GPU | none |
 | node | its own state, the program | its own state: certificates that it renews | to the coordinator's port |
 | SuperNode | `node/flower`, the program | `node/flower/home` | to the node's port for it; listens at its own |
 | worker | `node/flower`, the program | nothing | to the SuperNode's port |
@@ -37,6 +37,9 @@ _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/etc", "/proc", "/sys", "/run/sy
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
+_GPU = "nvidia*"
+"""In /dev, what CUDA opens; nothing is there on a machine without one."""
+
 
 def confine_gate(folder: Path, state: Path) -> Sandbox:
     """Confine this process to what a gate needs.
@@ -64,6 +67,7 @@ def confine_gate(folder: Path, state: Path) -> Sandbox:
         Rule(folder, Right.READ),
         Rule(gate, Right.CHANGE),
         Rule(state, Right.MAKE_SOCKET | Right.REMOVE_FILE),
+        *(Rule(each, Right.READ_FILE | Right.WRITE_FILE | Right.CONTROL_DEVICE) for each in Path("/dev").glob(_GPU)),
     )
 
 

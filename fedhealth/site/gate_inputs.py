@@ -58,6 +58,7 @@ class GateInputs:
         noise_secret: opens the noise streams.
         witness_key: the coordinator's key.
         researchers: pinned keys by name.
+        device: name of what its process computes on; it is chosen once, before a gate is opened.
     """
 
     site: SiteFile
@@ -72,6 +73,7 @@ class GateInputs:
     noise_secret: NoiseSecret
     witness_key: Ed25519PublicKey
     researchers: Mapping[str, str]
+    device: str = "cpu"
 
     @property
     def marks(self) -> PatientMarks:
@@ -79,7 +81,7 @@ class GateInputs:
         return PatientMarks.under(self.naming_secret, self.site.data_set.name, self.site.data_set.patient_column)
 
 
-def read_inputs(folder: Path, state: SiteState, ledger: Ledger, by: str, at: int) -> GateInputs:
+def read_inputs(folder: Path, state: SiteState, ledger: Ledger, by: str, at: int, device: str) -> GateInputs:
     """Read what a gate is given, all of it anew.
 
     Args:
@@ -88,6 +90,7 @@ def read_inputs(folder: Path, state: SiteState, ledger: Ledger, by: str, at: int
         ledger: its ledger, which says whose keys are pinned.
         by: the local user for whom it is read, if the policy turns out to be another than the ledger says.
         at: now, in Unix milliseconds.
+        device: name of what this process computes on.
 
     Raises:
         ConfigInvalid: a file of the site is missing or wrong.
@@ -107,4 +110,5 @@ def read_inputs(folder: Path, state: SiteState, ledger: Ledger, by: str, at: int
         noise_secret=state.noise_secret(ledger.created),
         witness_key=load_public_key(ledger.created.witness_key),
         researchers=ledger.account.acts.researchers,
+        device=device,
     )

@@ -42,12 +42,19 @@ SYSTEM_CLOCK = Clock(monotonic=time.monotonic, unix_ms=lambda: time.time_ns() //
 
 
 def open_gate(
-    folder: Path, state: SiteState, compute: Compute, clock: Clock = SYSTEM_CLOCK
+    folder: Path, state: SiteState, compute: Compute, clock: Clock = SYSTEM_CLOCK, device: str = "cpu"
 ) -> tuple[Gate | HeldGate, Ledger]:
     """Open a site's ledger and data and return its gate, with every approved study prepared.
 
     A ledger that is an older copy, may be one, or is of another history gets a gate that shows its head to the
     coordinator, takes the missing entries back, and serves nothing.
+
+    Args:
+        folder: the site's folder.
+        state: its state.
+        compute: the step functions.
+        clock: the time.
+        device: name of what they compute on (`fedhealth.training.device`).
 
     Raises:
         FedHealthError: for the administrator; nothing listens yet.
@@ -59,7 +66,7 @@ def open_gate(
         _LOG.error("the ledger cannot be used: %(error)s", {"error": error})
         return _open_held_gate(state, site, clock)
     try:
-        inputs = read_inputs(folder, state, ledger, local_user(), clock.unix_ms())
+        inputs = read_inputs(folder, state, ledger, local_user(), clock.unix_ms(), device)
         gate = Gate(inputs, ledger, compute, clock)
         if ledger.account.acts.paused:
             _LOG.warning("the site is paused and answers busy; to go on: fedhealth site resume")

@@ -13,6 +13,8 @@ import shutil
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,6 +45,8 @@ ENOUGH_BYTES, LEAST_BYTES = 5 * 1024**3, 200 * 1024**2
 """Free disk space below which a site is warned, and below which it should not start."""
 
 _CONNECT_SECONDS = 5.0
+_TORCH_SECONDS = 60.0
+_DEVICES = Path("/dev")
 _TIME_ERROR = 5
 """What adjtimex(2) returns while no time service keeps the clock."""
 
@@ -80,7 +84,7 @@ def inspect_site(
     """
     yield _clock(state, now)
     yield _disk(state)
-    yield _gpu()
+    yield _gpu(folder)
     yield _kernel()
     yield _data(folder, state)
     yield from _apart(folder, state, node_user)
@@ -139,13 +143,37 @@ def _disk(state: SiteState) -> Finding:
     return Finding("disk", "ok", found)
 
 
-def _gpu() -> Finding:
-    cards = sorted(Path("/dev").glob("nvidia[0-9]*"))
-    if not cards:
+def _gpu(folder: Path) -> Finding:
+    """Look what networks of images will be computed on; every other model is computed on the processor."""
+    site = _known(lambda: load_site_file(folder))
+    choice = "auto" if isinstance(site, str) else site.device  # of a file that cannot be read, another check says so
+    if choice == "cpu":
+        return Finding("GPU", "ok", 'not used: device = "cpu" in site.toml')
+    short: Verdict = "wrong" if choice == "cuda" else "warning"
+    cards = sorted(_DEVICES.glob("nvidia[0-9]*"))
+    if not cards and choice == "auto":
         return Finding("GPU", "ok", "none; the gate computes on the processor")
+    if not cards:
+        return Finding("GPU", short, 'none, and site.toml says device = "cuda"', 'Say device = "auto", or add one.')
     if not all(os.access(card, os.R_OK | os.W_OK) for card in cards):
-        return Finding("GPU", "warning", f"{len(cards)}, not all of which this user may use", "Check who may use them.")
-    return Finding("GPU", "ok", f"{len(cards)} that this user may use; the models of today need none")
+        return Finding("GPU", short, f"{len(cards)}, not all of which this user may use", "Check who may use them.")
+    name = _device_of_torch()
+    if name.startswith("cuda"):
+        return Finding("GPU", "ok", f"{name.removeprefix('cuda ')}: the gate computes networks of images on it")
+    remedy = "Install the driver, and torch built for CUDA; nvidia-smi says what the driver sees."
+    return Finding("GPU", short, f"{len(cards)}, and torch cannot use one: the gate computes on the processor", remedy)
+
+
+def _device_of_torch() -> str:
+    """Ask a process of its own what torch would compute on: to load it here would take seconds and half a gigabyte."""
+    script = "from fedhealth.training.device import choose_device; print(choose_device('auto'))"
+    try:
+        asked = subprocess.run(  # noqa: S603 - this very Python
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=_TORCH_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return asked.stdout.strip()
 
 
 def _kernel() -> Finding:

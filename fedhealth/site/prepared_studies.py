@@ -130,12 +130,13 @@ class PreparedStudies:
         """Return the data set's version, counter and keyed fingerprint, and journal it when it is new.
 
         It covers whatever at this site decides a sum beside study and input: the table without the patients who
-        withdrew their consent, which column names the patient, the split, and the versions of what computes, because
-        another one may round another last bit: the same noise on two sums would tell their difference.
+        withdrew their consent, which column names the patient, the split, and the versions of what computes and on
+        which device, because another one may round another last bit: the same noise on two sums would tell their
+        difference.
         """
         inputs, data_set = self._inputs, self._inputs.site.data_set
         read = (data_set.name, self._table.columns, self._table.rows, data_set.patient_column, inputs.split_key)
-        content = (*read, data_set.split_column, *_versions())
+        content = (*read, data_set.split_column, *_versions(), inputs.device)
         mark = hmac.new(inputs.naming_secret, repr(content).encode(), hashlib.sha256).hexdigest()
         versions = [note for note in self._ledger.journal() if note.kind == "data"]
         if not versions or versions[-1].content != mark:

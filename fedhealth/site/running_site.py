@@ -113,7 +113,7 @@ class RunningSite:
         at = self._clock.unix_ms()
         if isinstance(instruction, Approve):
             # As at a start: policy, pinned keys and data as they are now.
-            inputs = read_inputs(self._folder, self._state, self._ledger, by, at)
+            inputs = read_inputs(self._folder, self._state, self._ledger, by, at, gate.inputs.device)
             write_approval(self._folder, self._state, self._ledger, instruction, by, at)
         else:
             # What was read at the start, so that no file that cannot be read keeps a patient in.

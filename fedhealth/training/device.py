@@ -6,23 +6,20 @@ Models of rows (`per_patient.py`) are always computed on the processor.
 """
 
 import os
-from typing import Literal
 
 import torch
 
 from fedhealth.errors import ConfigInvalid
 
-DeviceChoice = Literal["auto", "cpu", "cuda"]
-
 _CPU = torch.device("cpu")
 _chosen = [_CPU]
 
 
-def choose_device(choice: DeviceChoice) -> str:
+def choose_device(choice: str) -> str:
     """Compute on this device from now on, by kernels that give the same bits each time; return its name.
 
     Args:
-        choice: "auto" takes a GPU where there is one that CUDA can use, else the processor.
+        choice: "cpu"; "cuda"; or "auto", a GPU where there is one that CUDA can use, else the processor.
 
     Raises:
         ConfigInvalid: "cuda", and there is none.
