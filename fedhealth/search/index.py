@@ -17,7 +17,7 @@ Leaves to others: reading texts (`reading`), asking good questions (`answering`)
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -114,6 +114,7 @@ class SearchIndex:
 
     def __init__(self, folder: Path) -> None:
         self._files = IndexFiles(folder)
+        self._counted: tuple[object, IndexStatus] | None = None
 
     @classmethod
     def open(cls, folder: Path, create: bool = False) -> "SearchIndex":
@@ -288,16 +289,25 @@ class SearchIndex:
         return frozenset(str(row[0]) for row in self._files.store.rows(query))
 
     def status(self) -> IndexStatus:
-        """Return how the index stands."""
-        self._files.refresh()
-        count = self._files.store.numbers
+        """Return how the index stands; counted again only after a change, so that it costs a question nothing."""
+        state = self._files.refresh()
+        if self._counted is None or self._counted[0] != state:
+            self._counted = state, self._count()
+        return replace(self._counted[1], erasure_unfinished=self._files.erasure_unfinished())
+
+    def _count(self) -> IndexStatus:
+        store = self._files.store
+        passages, vectors, waiting = (
+            store.numbers(f"SELECT count(*) FROM {table}")[0]  # noqa: S608 - names of ours
+            for table in ("passages", "vectors", "lexical_work")
+        )
         return IndexStatus(
-            documents=dict(self._files.store.rows("SELECT source, count(*) FROM documents GROUP BY source")),
-            passages=count("SELECT count(*) FROM passages")[0],
-            without_vector=count("SELECT count(*) FROM passages WHERE id NOT IN (SELECT passage FROM vectors)")[0],
-            waiting_for_words=count("SELECT count(*) FROM lexical_work")[0],
-            encoder=self._files.store.fact(ENCODER),
-            erasure_unfinished=self._files.erasure_unfinished(),
+            documents=dict(store.rows("SELECT source, count(*) FROM documents GROUP BY source")),
+            passages=passages,
+            without_vector=passages - vectors,
+            waiting_for_words=waiting,
+            encoder=store.fact(ENCODER),
+            erasure_unfinished=False,
             bytes=sum(path.stat().st_size for path in self._files.generation.rglob("*") if path.is_file()),
         )
 

@@ -90,8 +90,8 @@ class IndexFiles:
                 self._versions = versions
                 return
 
-    def refresh(self) -> None:
-        """See what other processes have changed since the last question."""
+    def refresh(self) -> object:
+        """See what was changed since the last question, and return what is the same as long as nothing is."""
         if generations.current_generation(self.folder) != self.generation:
             self.close()
             self._open_generation()
@@ -100,6 +100,7 @@ class IndexFiles:
             if vectors.part_versions(self.store) != self._versions:
                 self._open_vectors()
             self._seen = seen
+        return self.generation, self._seen
 
     @contextmanager
     def writing(self) -> Iterator[bool]:

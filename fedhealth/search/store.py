@@ -58,6 +58,7 @@ CREATE TABLE passages (
 );
 CREATE INDEX passages_by_document ON passages (document);
 CREATE TABLE vectors (passage INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE INDEX passages_with_vector ON vectors (passage);  -- to count them without reading them
 CREATE TABLE vector_parts (number INTEGER PRIMARY KEY, version INTEGER NOT NULL, dirty INTEGER NOT NULL);
 CREATE TABLE lexical_work (passage INTEGER PRIMARY KEY);
 CREATE TABLE vector_work (passage INTEGER PRIMARY KEY);
@@ -126,9 +127,9 @@ class Store:
         """Return a block after which all of its changes are durable, or none."""
         return self._database
 
-    def changes_seen(self) -> int:
-        """Return a number that differs from the last one if another process has changed the file since."""
-        return int(self._database.pragma("data_version"))
+    def changes_seen(self) -> tuple[int, int]:
+        """Return what differs from the last time if another process, or this one, has changed the file since."""
+        return int(self._database.pragma("data_version")), self._database.total_changes()
 
     def fact(self, name: str) -> str | None:
         """Return a fact about this index, or None."""

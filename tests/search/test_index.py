@@ -137,6 +137,17 @@ def test_nearest_finds_each_passage_by_its_own_vector_and_never_more_than_there_
     assert len(index.nearest(encoder.query("x"), limit=1000)) == 400
 
 
+def test_a_half_filled_index_answers_and_says_what_is_missing(index):
+    index.add([EFFUSION], read)
+    assert index.nearest(HashEncoder().query("x")) == []
+    found, rows = index.vectors_of([each.passage for each in index.matching([Clause("épanchement")])])
+    assert (found, rows.size) == ([], 0)
+    index.fill_vectors(HashEncoder())
+    index.add([NO_EFFUSION], read)
+    assert (index.status().passages, index.status().without_vector) == (3, 1)
+    assert len(index.nearest(HashEncoder().query("x"))) == 2
+
+
 def test_the_same_content_is_left_alone_and_other_content_takes_its_place(index):
     assert index.add([EFFUSION, NO_EFFUSION], read) == Added(2, 0, 0)
     index.fill_vectors(encoder := HashEncoder())
