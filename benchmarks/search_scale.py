@@ -2,14 +2,15 @@
 
     python benchmarks/search_scale.py --cache FOLDER [--sizes 50000,100000,200000]
 
-Text is real and varied: sentences of operative reports, answers to patients and abstracts (`../shared`), drawn anew into
-passages, so that words keep their frequencies. Vectors are real ones of such passages, mixed in pairs and perturbed; the
-graph does not know, and encoding 200,000 passages would take a working day. Questions are the abstracts' own, with real
-vectors. The index grows from one size to the next in FOLDER, and a second run goes on where the first one stopped.
+Text is real and varied: sentences of operative reports, answers to patients and abstracts (`../shared`), drawn anew
+into passages, so that words keep their frequencies. Vectors are real ones of such passages, mixed in pairs and
+perturbed: the graph does not know, and encoding 200,000 passages would take a working day. Questions are the abstracts'
+own, with real vectors. The index grows from one size to the next in FOLDER, and a second run goes on where the first
+one stopped.
 
 | figure | by | to reach at 200,000 |
 |---|---|---|
-| a question, words and meaning, p95, warm | 200 questions, each encoded, asked both ways, ten passages fetched | 100 ms |
+| a question, p95, warm | 200 questions, each encoded, asked by words and meaning, ten passages fetched | 100 ms |
 | recall at 10 of the graph | exact products of the same vectors | 0.95 |
 | resident memory of the process that asks | the kernel's high-water mark | 2 GiB |
 | filling vectors | the bare encoder on the same passages | 0.9 of its speed |
@@ -24,10 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fedhealth.search.documents import Document, Passage, ReadDocument
 from fedhealth.search.encoder import Encoder
@@ -35,6 +38,7 @@ from fedhealth.search.index import SearchIndex
 from fedhealth.search.lexical import Clause
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+Vectors = npt.NDArray[np.float32]
 SEED = 9
 PASSAGES = 5
 QUESTIONS = 200
@@ -43,7 +47,7 @@ FILLED = 192
 TARGETS = {"question, p95 (ms)": 100.0, "recall at 10": 0.95, "resident (GiB)": 2.0, "filling over bare encoder": 0.9}
 
 
-def sentences():
+def sentences() -> list[str]:
     """Return real sentences of reports, answers and abstracts."""
     texts = [row["transcription"] for row in csv.DictReader((SHARED / "data/mtsamples_operative_321.csv").open())]
     for name in ("data/medquad_liveqa/corpus.jsonl", "search/pubmedqa_l/corpus.jsonl"):
@@ -52,7 +56,7 @@ def sentences():
     return [each for each in found if 20 < len(each) < 400]
 
 
-def documents(first, count):
+def documents(first: int, count: int) -> Iterator[Document]:
     """Yield documents of five passages each, numbered from `first`, of a patient each for ten of them."""
     real = sentences()
     for number in range(first, first + count):
@@ -72,7 +76,7 @@ def documents(first, count):
         )
 
 
-def read(document):
+def read(document: Document) -> ReadDocument:
     """Take a document apart at its line breaks: what reading costs is another benchmark's figure."""
     passages, at = [], 0
     for number, text in enumerate(document.text.split("\n")):
@@ -84,19 +88,22 @@ def read(document):
 class PerturbedVectors:
     """Gives each passage a vector made of two real ones and noise, as its text decides."""
 
-    def __init__(self, real):
+    def __init__(self, real: Vectors) -> None:
         self.real, self.dimensions, self.name = real, real.shape[1], "perturbed"
 
-    def passages(self, texts):
-        rows = np.zeros((len(texts), self.dimensions), np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            draw = np.random.default_rng([len(text), *text.encode()[:64], *text.encode()[-64:]])
-            first, second = self.real[draw.integers(0, len(self.real), 2)]
-            row += first + draw.uniform(0.2, 0.9) * second + draw.normal(0, 0.015, self.dimensions).astype(np.float32)
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        """Return one vector of length 1 for each text."""
+        rows = np.stack([self._row(text) for text in texts])
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
+    def _row(self, text: str) -> Vectors:
+        draw = np.random.default_rng([len(text), *text.encode()[:64], *text.encode()[-64:]])
+        first, second = self.real[draw.integers(0, len(self.real), 2)]
+        noise = draw.normal(0, 0.015, self.dimensions)
+        return (first + draw.uniform(0.2, 0.9) * second + noise).astype(np.float32)
 
-def encoded(cache):
+
+def encoded(cache: Path) -> tuple[Vectors, Vectors]:
     """Return real vectors of passages and of questions, from the cache if they are there."""
     path = cache / "scale-vectors.npz"
     if not path.exists():
@@ -111,13 +118,13 @@ def encoded(cache):
         return kept["passages"], kept["questions"]
 
 
-def questions():
+def questions() -> list[str]:
     """Return real questions."""
     lines = (SHARED / "search/pubmedqa_l/queries.jsonl").read_text().splitlines()
     return [json.loads(line)["text"] for line in lines[:QUESTIONS]]
 
 
-def grow(folder, size, real):
+def grow(folder: Path, size: int, real: Vectors) -> tuple[float, float]:
     """Bring the index to a size, and return passages a second of words and of placing vectors, if any were missing."""
     with SearchIndex.open(folder, create=True) as index:
         held = index.status().passages
@@ -129,10 +136,10 @@ def grow(folder, size, real):
     return (size - held) / (worded - started), placed / (ended - worded)
 
 
-def ask(folder):
-    """Ask all questions twice in a process of its own, and print what the second time and the process cost, as JSON."""
+def ask(folder: Path) -> None:
+    """Ask all questions twice in a process of its own, and print as JSON what the second time and the process cost."""
     encoder = Encoder()
-    spans = {"encode": [], "words": [], "meaning": [], "fetch": [], "question": []}
+    spans: dict[str, list[float]] = {"encode": [], "words": [], "meaning": [], "fetch": [], "question": []}
     with SearchIndex.open(folder) as index:
         for warm in (False, True):
             for text in questions():
@@ -154,21 +161,21 @@ def ask(folder):
     print(json.dumps({"resident": resident, **{name: float(np.percentile(each, 95)) for name, each in spans.items()}}))
 
 
-def recall(folder, vectors):
+def recall(folder: Path, vectors: Vectors) -> float:
     """Return which share of the ten exactly nearest passages the graph finds, over all questions."""
     with SearchIndex.open(folder) as index:
-        best = [[] for _ in vectors]
+        best: list[list[tuple[float, int]]] = [[] for _ in vectors]
         for first in range(1, index.status().passages + 1, 20_000):
             ids, rows = index.vectors_of(range(first, first + 20_000))
-            for nearest, scores in zip(best, (vectors @ rows.T), strict=True):
+            for so_far, scores in zip(best, vectors @ rows.T, strict=True):
                 top = np.argpartition(-scores, 10)[:10]
-                nearest += zip(scores[top].tolist(), [ids[at] for at in top], strict=True)
+                so_far.extend(zip(scores[top].tolist(), [ids[at] for at in top], strict=True))
         exact = [{number for _, number in sorted(each, reverse=True)[:10]} for each in best]
         found = [{each.passage for each in index.nearest(vector, limit=10)} for vector in vectors]
     return float(np.mean([len(one & other) / 10 for one, other in zip(exact, found, strict=True)]))
 
 
-def filling(folder):
+def filling(folder: Path) -> float:
     """Return how fast vectors are filled, as a share of the bare encoder's speed on the same passages."""
     encoder = Encoder()
     given = list(documents(20_000_000, 2 * FILLED // PASSAGES))
@@ -187,7 +194,7 @@ def filling(folder):
     return float(np.mean(shares))
 
 
-def erasing(folder):
+def erasing(folder: Path) -> float:
     """Return the seconds that it takes to erase one patient of ten documents."""
     with SearchIndex.open(folder) as index:
         patient = sorted(index.patients())[len(index.patients()) // 2]
@@ -196,7 +203,7 @@ def erasing(folder):
         return time.perf_counter() - begun
 
 
-def main():
+def main() -> None:
     """Print each figure at each size, extrapolated to a million passages, beside its target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for vectors and the index, kept between runs")
