@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedhealth.records.cells import is_blank, is_text, is_unreadable, number_of
+from fedhealth.records.images import look_like_images
 from fedhealth.records.molecules import look_like_smiles
 from fedhealth.records.split import SIDE_WORDS, stated_sides
 from fedhealth.records.table import Table, patients_per_row
@@ -223,7 +224,7 @@ def _doubts(filled: Counter[str], kind: ColumnType) -> Iterator[str]:
     if kind == "category" and len({" ".join(value.casefold().split()) for value in values}) < len(values):
         yield "one word in several spellings"
     if total >= _FEW_ROWS and len(values) >= NEARLY_UNIQUE * total:
-        if kind == "text" and not look_like_smiles(values):
+        if kind == "text" and not look_like_smiles(values) and not look_like_images(values):
             yield "nearly every row has its own text: names, or another number of the person? leave it out"
         if kind == "number" and all(cell.isdecimal() for cell in values):
             yield "nearly every row has its own whole number: another number of the person? leave it out"

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhealth.records.images import Image, Unreadable, Wanted
-from fedhealth.records.orientation import not_installed, oriented
+from fedhealth.records.orientation import oriented
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -68,7 +68,7 @@ class _Plane:
     """A slice: its series, its pixels, and where they lie in the patient, as far as the file says."""
 
     series: str
-    pixels: NDArray[np.float64]
+    pixels: NDArray[np.float32]
     annotated: bool
     spacing: tuple[float, float] | None
     orientation: NDArray[np.float64] | None
@@ -87,7 +87,6 @@ def read_dicom(
 
     Raises:
         Unreadable: some file is no such image, or they are not the slices of one volume.
-        ConfigInvalid: pydicom or nibabel is not installed.
     """
     if len(files) > MAX_SLICES:
         raise Unreadable("it has more files than are read")
@@ -116,7 +115,7 @@ def _planes_of(file: BinaryIO, files: int, wanted: Wanted) -> Iterator[_Plane]:
     wanted.check((files * frames, header.Rows, header.Columns))
     file.seek(0)
     dataset = dicom.dcmread(file, specific_tags=[*_TAGS, *_PIXELS])
-    stored = dataset.pixel_array.reshape(frames, dataset.Rows, dataset.Columns).astype(np.float64)
+    stored = dataset.pixel_array.reshape(frames, dataset.Rows, dataset.Columns).astype(np.float32)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         stored = (-1.0 if dataset.PixelRepresentation else 2.0**dataset.BitsStored - 1) - stored
     for number, pixels in enumerate(stored):
@@ -179,10 +178,8 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 @lru_cache(maxsize=1)
 def _pydicom() -> Any:  # noqa: ANN401 - a module, and its parts as attributes
     """Return pydicom, kept silent for the rest of this process."""
-    try:
-        import pydicom
-        import pydicom.filereader
-    except ImportError as error:
-        raise not_installed("pydicom") from error
+    import pydicom
+    import pydicom.filereader
+
     logging.getLogger("pydicom").disabled = True
     return pydicom

@@ -40,7 +40,7 @@ def fit_image(image: Image, feature: ImageFeature) -> NDArray[np.float64]:
             if feature.spacing is not None and spacing is not None:
                 steps = feature.spacing[axis] / spacing[axis]
             voxels = _resampled(voxels, axis, length, steps, low)
-    return voxels
+    return np.clip(voxels.astype(np.float64), low, high)  # single precision rounds the ends of a window, too
 
 
 def _alike(spacing: tuple[float, ...], asked: tuple[float, ...]) -> bool:
@@ -48,8 +48,8 @@ def _alike(spacing: tuple[float, ...], asked: tuple[float, ...]) -> bool:
 
 
 def _resampled(
-    voxels: NDArray[np.float64], axis: int, length: int, step: float | None, outside: float
-) -> NDArray[np.float64]:
+    voxels: NDArray[np.float32], axis: int, length: int, step: float | None, outside: float
+) -> NDArray[np.float32]:
     """Return an image with another number of pixels along an axis.
 
     Args:
@@ -63,7 +63,7 @@ def _resampled(
     count = len(source)
     step = count / length if step is None else step
     reach = max(1.0, step)
-    found = np.full((length, *source.shape[1:]), outside)
+    found = np.full((length, *source.shape[1:]), outside, dtype=np.float32)
     for place in range(length):
         at = (place - (length - 1) / 2) * step + (count - 1) / 2
         if not -0.5 <= at <= count - 0.5:

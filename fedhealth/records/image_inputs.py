@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedhealth.records.cells import is_blank
 from fedhealth.records.image_grid import fit_image
-from fedhealth.records.images import Unreadable, Wanted, read_image
+from fedhealth.records.images import Unreadable, Wanted, check_readers, read_image
 from fedhealth.study.images import Descriptors, ImageFeature, Scattering
 
 
@@ -24,8 +24,9 @@ def image_inputs(feature: ImageFeature, cell: str, folder: Path) -> list[float]:
         folder: of the table's file, below which the path must lie.
 
     Raises:
-        ConfigInvalid: what reads such files is not installed.
+        ConfigInvalid: what reads images is not installed.
     """
+    check_readers()
     absent = is_blank(cell)
     width = feature.width - feature.missing_indicator
     if absent:
@@ -43,10 +44,14 @@ def read_fitted(feature: ImageFeature, cell: str, folder: Path) -> NDArray[np.fl
 
     Raises:
         Unreadable: it cannot be an input; says why.
-        ConfigInvalid: what reads such files is not installed.
+        ConfigInvalid: what reads images is not installed.
     """
-    wanted = Wanted(len(feature.shape), feature.shape if feature.fit == "exact" else None)
-    return fit_image(read_image(folder, cell, wanted), feature)
+    return fit_image(read_image(folder, cell, wanted_of(feature)), feature)
+
+
+def wanted_of(feature: ImageFeature) -> Wanted:
+    """Return what a reader looks for."""
+    return Wanted(len(feature.shape), feature.shape if feature.fit == "exact" else None)
 
 
 def why_unreadable(feature: ImageFeature, cell: str, folder: Path) -> str:

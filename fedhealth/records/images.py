@@ -15,9 +15,11 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -25,13 +27,17 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from fedhealth.errors import FedHealthError
+from fedhealth.errors import ConfigInvalid, FedHealthError
 
 MAX_VOXELS = 2**26
-"""Pixels of an image as it lies in its file: a volume of 512 x 512 x 256, 512 MiB as doubles."""
+"""Pixels of an image as it lies in its file: a volume of 512 x 512 x 256, 256 MiB in single precision."""
 
 MAX_FILE_BYTES = 2**30
 """Of one file."""
+
+
+_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz", ".dcm")
+_MOSTLY = 0.9
 
 
 class Unreadable(Exception):
@@ -43,12 +49,13 @@ class Image:
     """What a file holds.
 
     Attributes:
-        voxels: the intensities, finite, as (rows, columns) or (slices, rows, columns).
+        voxels: the intensities, finite, as (rows, columns) or (slices, rows, columns), in single precision: scanners
+            give some 12 bits, and volumes are large.
         spacing: millimetres along each axis; None where the file does not say.
         annotated: the file says itself that text is burned into its pixels.
     """
 
-    voxels: NDArray[np.float64]
+    voxels: NDArray[np.float32]
     spacing: tuple[float, ...] | None = None
     annotated: bool = False
 
@@ -88,8 +95,9 @@ def read_image(folder: Path, cell: str, wanted: Wanted) -> Image:
 
     Raises:
         Unreadable: it names no file below the folder, or one that cannot be read, or has another size.
-        ConfigInvalid: what reads such files is not installed.
+        ConfigInvalid: the readers are not installed; whatever this one cell names, lest it should stop a study.
     """
+    check_readers()
     try:
         place = _inside(folder, cell)
         image = _read_series(folder, place, wanted) if place.is_dir() else _read_file(place, wanted)
@@ -104,6 +112,26 @@ def read_image(folder: Path, cell: str, wanted: Wanted) -> Image:
     if spacing is not None and len(spacing) == image.voxels.ndim:
         spacing = tuple(each for each, length in zip(spacing, image.voxels.shape, strict=True) if length != 1)
     return Image(voxels, spacing, image.annotated)
+
+
+@lru_cache(maxsize=1)
+def check_readers() -> None:
+    """Return if every format can be read.
+
+    Raises:
+        ConfigInvalid: a package is not installed.
+    """
+    for package in ("nibabel", "pydicom"):
+        if find_spec(package) is None:
+            raise ConfigInvalid(
+                f"a study reads images, and {package} is not installed",
+                next_step="Install it: pip install 'fedhealth[imaging]'",
+            )
+
+
+def look_like_images(cells: Collection[str]) -> bool:
+    """Say whether texts are nearly all names of image files."""
+    return bool(cells) and sum(cell.lower().endswith(_SUFFIXES) for cell in cells) >= _MOSTLY * len(cells)
 
 
 def _inside(folder: Path, cell: str) -> Path:
@@ -168,7 +196,7 @@ def _read_dicom(files: Sequence[Path], wanted: Wanted) -> Image:
     return read_dicom(files, _opened, wanted)
 
 
-def _array(file: IO[bytes], wanted: Wanted) -> NDArray[np.float64]:
+def _array(file: IO[bytes], wanted: Wanted) -> NDArray[np.float32]:
     """Return the array of a .npy file; objects are never loaded."""
     readers: dict[tuple[int, int], Callable[..., tuple[tuple[int, ...], bool, np.dtype[np.generic]]]] = {
         (1, 0): npy_format.read_array_header_1_0,
@@ -181,10 +209,10 @@ def _array(file: IO[bytes], wanted: Wanted) -> NDArray[np.float64]:
     count = int(np.prod(shape))
     data = file.read(count * dtype.itemsize)
     flat = np.frombuffer(data, dtype, count)
-    return np.asarray(flat.reshape(shape, order="F" if fortran_order else "C"), dtype=np.float64)
+    return flat.reshape(shape, order="F" if fortran_order else "C").astype(np.float32)
 
 
-def _zipped_array(file: BinaryIO, wanted: Wanted) -> NDArray[np.float64]:
+def _zipped_array(file: BinaryIO, wanted: Wanted) -> NDArray[np.float32]:
     """Return the one array of a .npz file; of what is compressed, no more is unpacked than the array's header says."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from fedhealth.records.images import Image, Unreadable, Wanted
-from fedhealth.records.orientation import not_installed, oriented
+from fedhealth.records.orientation import oriented
 
 _SIZES = {348: 1, 540: 2}
 """Of a header, and the version that it is of."""
@@ -31,7 +31,6 @@ def read_nifti(file: IO[bytes], wanted: Wanted, *, compressed: bool) -> Image:
 
     Raises:
         Unreadable: it is no such image.
-        ConfigInvalid: nibabel is not installed.
     """
     stream: IO[bytes] = gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[assignment]
     start = stream.read(540)
@@ -49,10 +48,11 @@ def read_nifti(file: IO[bytes], wanted: Wanted, *, compressed: bool) -> Image:
         raise Unreadable("it is damaged, or is of no format that is read")
     count = int(np.prod(shape))
     data = start + stream.read(offset + count * kind.itemsize - len(start))
-    pixels = np.frombuffer(data, kind, count, offset).reshape(shape, order="F").astype(np.float64)
+    pixels = np.frombuffer(data, kind, count, offset).reshape(shape, order="F").astype(np.float32)
     slope, intercept = header.get_slope_inter()
     if slope is not None:
-        pixels = pixels * float(slope) + float(intercept)
+        pixels *= float(slope)
+        pixels += float(intercept)
     three = (*shape, 1, 1, 1)[:3]
     voxels, spacing = oriented(pixels.reshape(three, order="F"), header.get_best_affine()[:3, :3])
     return Image(voxels, spacing)
@@ -61,9 +61,7 @@ def read_nifti(file: IO[bytes], wanted: Wanted, *, compressed: bool) -> Image:
 @lru_cache(maxsize=1)
 def _headers() -> dict[int, Any]:
     """Return nibabel's classes of headers by version; its log repeats what it finds wrong, and is kept silent."""
-    try:
-        from nibabel import Nifti1Header, Nifti2Header, imageglobals
-    except ImportError as error:
-        raise not_installed("nibabel") from error
+    from nibabel import Nifti1Header, Nifti2Header, imageglobals
+
     imageglobals.logger.disabled = True
     return {1: Nifti1Header, 2: Nifti2Header}

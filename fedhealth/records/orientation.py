@@ -4,18 +4,16 @@ That is how an axial image is looked at, as from the patient's feet. Axes are sw
 computed anew: a volume that lies obliquely keeps its pixels, along the axes that are nearest.
 """
 
-from functools import lru_cache
+import importlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.errors import ConfigInvalid
-
 
 def oriented(
-    voxels: NDArray[np.float64], axes: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
+    voxels: NDArray[np.float32], axes: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
     """Return a volume in this order, and the millimetres along each axis.
 
     Args:
@@ -23,10 +21,9 @@ def oriented(
         axes: shape (3, 3); its columns are the step along each axis, in millimetres to the right, front and head.
 
     Raises:
-        ConfigInvalid: nibabel is not installed.
         ValueError: an axis has no direction.
     """
-    orientations = _orientations()
+    orientations: Any = importlib.import_module("nibabel.orientations")  # it has no types
     affine = np.eye(4)
     affine[:3, :3] = axes
     lies = orientations.io_orientation(affine)
@@ -37,20 +34,3 @@ def oriented(
         spacing[int(place)] = float(lengths[axis])
     turned = np.ascontiguousarray(orientations.apply_orientation(voxels, turn))
     return turned, (spacing[0], spacing[1], spacing[2])
-
-
-@lru_cache(maxsize=1)
-def _orientations() -> Any:  # noqa: ANN401 - a module, and its parts as attributes
-    try:
-        from nibabel import orientations
-    except ImportError as error:
-        raise not_installed("nibabel") from error
-    return orientations
-
-
-def not_installed(package: str) -> ConfigInvalid:
-    """Return the error for a reader that is not there."""
-    return ConfigInvalid(
-        f"a study reads medical images, and {package} is not installed",
-        next_step="Install it: pip install 'fedhealth[imaging]'",
-    )

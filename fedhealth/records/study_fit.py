@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fedhealth.records.cells import is_blank, is_unreadable, label_of, meets, number_of
 from fedhealth.records.columns import Problem, cells_of
+from fedhealth.records.image_fit import find_image_problems
 from fedhealth.records.modality_fit import find_modality_problems
 from fedhealth.records.molecules import read_molecule
 from fedhealth.records.survival_fit import find_follow_up_problems
@@ -166,8 +167,8 @@ def _uniform(study: Study, cohort: _Cohort, folder: Path) -> Iterator[Problem]:
         )
     for feature, cells in cohort.cells.items():
         if all(is_missing(feature, cell) for cell in cells):
-            if isinstance(feature, MoleculeFeature):
-                continue  # `_no_molecules` says so
+            if isinstance(feature, MoleculeFeature | ImageFeature):
+                continue  # `_no_molecules` and `find_image_problems` say so
             measured = (
                 "nothing is measured" if isinstance(feature, NumberFeature) else "nothing that the study reads is"
             )
@@ -219,6 +220,7 @@ def _misfits(table: Table, study: Study) -> Iterator[Problem]:
     yield from find_follow_up_problems(table, study)
     yield from find_trial_problems(table, study)
     yield from find_modality_problems(table, study)
+    yield from find_image_problems(table, study)
     if isinstance(study.endpoint, NumberEndpoint) and study.endpoint.column in there:
         yield from _out_of_range(table, study.endpoint)
     yield from find_uniform(table, study)

@@ -20,6 +20,7 @@ from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort, Digest
 from fedhealth.privacy.verified_ledger import spending_of
 from fedhealth.records.columns import NEARLY_UNIQUE
+from fedhealth.records.image_fit import find_image_problems
 from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.modality_fit import find_modality_problems
 from fedhealth.records.query_trial import check_rows_alone
@@ -261,7 +262,8 @@ def _warnings(table: Table, study: Study) -> Iterator[str]:
     yield from (problem.what for problem in find_follow_up_problems(table, study))
     yield from (f"column '{each.column}': {each.what}" for each in find_trial_problems(table, study))
     yield from (f"{each.what}. {each.next_step}" for each in find_modality_problems(table, study))
-    yield from (f"column '{each.column}': {each.what}. {each.next_step}" for each in find_uniform(table, study))
+    columns = (*find_uniform(table, study), *find_image_problems(table, study))
+    yield from (f"column '{each.column}': {each.what}. {each.next_step}" for each in columns)
     yield from map(str, find_giveaways(table, study))
 
 

@@ -35,6 +35,8 @@ from fedhealth.site.instructions import (
     check_site,
 )
 from fedhealth.site.state import SiteState
+from fedhealth.study.features import Feature
+from fedhealth.study.images import ImageFeature, Scattering
 from fedhealth.study.molecules import MoleculeFeature
 from fedhealth.study.protocol import Study
 from fedhealth.study.signature import open_signed_study
@@ -47,27 +49,48 @@ _QUIET_SECONDS_A_PATIENT = 100e-6
 _QUIET_SECONDS_A_STRUCTURE = 5e-3
 """For the fingerprints and descriptors of a molecule; a drug's take a third of it."""
 
+_QUIET_SECONDS_AN_IMAGE = 10e-3
+_QUIET_SECONDS_A_PIXEL = 1e-6
+"""For reading an image and describing it; a small volume takes a third of it."""
+
+_QUIET_SECONDS_A_COEFFICIENT = 30e-9
+"""For a scattering coefficient, by pixel; it takes a third to a half of it."""
+
+_QUIET_SECONDS_TO_RESAMPLE = 0.5
+"""For an image whose own size nobody knows; a head in voxels of 1 mm takes a half of it."""
+
 
 _Changing = Approve | ChangeConsent | Trust | Distrust
 """After these the studies are prepared anew."""
 
 
-def quiet_seconds(declared_patients: int, studies: int, structures: int = 0) -> float:
+def quiet_seconds(declared_patients: int, studies: int, reading: float = 0.0) -> float:
     """Return how long a gate is quiet at least after an act for which it reads its data.
 
     Args:
         declared_patients: the public round figure of the site.
         studies: how many are approved and not withdrawn.
-        structures: how many molecules of one patient they read at most, all together.
+        reading: seconds for the molecules and images of one patient, of all studies together (`reading_seconds`).
     """
-    a_patient = _QUIET_SECONDS_A_PATIENT * (1 + studies) + _QUIET_SECONDS_A_STRUCTURE * structures
+    a_patient = _QUIET_SECONDS_A_PATIENT * (1 + studies) + reading
     return _QUIET_SECONDS + a_patient * declared_patients
 
 
-def structures_of(study: Study) -> int:
-    """Return how many molecules of one patient a study reads at most."""
-    columns = sum(isinstance(feature, MoleculeFeature) for feature in study.features)
-    return columns * study.max_records_per_patient
+def reading_seconds(study: Study) -> float:
+    """Return how long the molecules and images of one patient may take, as many as a study reads at most."""
+    return sum(map(_seconds_a_cell, study.features)) * study.max_records_per_patient
+
+
+def _seconds_a_cell(feature: Feature) -> float:
+    if isinstance(feature, MoleculeFeature):
+        return _QUIET_SECONDS_A_STRUCTURE
+    if not isinstance(feature, ImageFeature):
+        return 0.0
+    pixels = math.prod(feature.shape)
+    seconds = _QUIET_SECONDS_AN_IMAGE + _QUIET_SECONDS_A_PIXEL * pixels
+    if isinstance(feature.inputs, Scattering):
+        seconds += _QUIET_SECONDS_A_COEFFICIENT * pixels * feature.width
+    return seconds + _QUIET_SECONDS_TO_RESAMPLE * (feature.fit == "resample")
 
 
 class RunningSite:
@@ -134,8 +157,8 @@ class RunningSite:
         finally:
             account = self._ledger.account
             studies = account.approved.keys() - account.withdrawn
-            structures = sum(map(self._structures_of, studies))
-            seconds = quiet_seconds(gate.inputs.site.data_set.declared_patients, len(studies), structures)
+            reading = sum(map(self._reading_seconds, studies))
+            seconds = quiet_seconds(gate.inputs.site.data_set.declared_patients, len(studies), reading)
             multiples = max(1, math.ceil((self._clock.monotonic() - began) / seconds))
             if multiples > 1:
                 _LOG.warning(
@@ -144,8 +167,8 @@ class RunningSite:
                 )
             self.quiet_until = began + multiples * seconds
 
-    def _structures_of(self, digest: Digest) -> int:
+    def _reading_seconds(self, digest: Digest) -> float:
         try:
-            return structures_of(open_signed_study((self._state.studies / f"{digest}.json").read_bytes()).study)
+            return reading_seconds(open_signed_study((self._state.studies / f"{digest}.json").read_bytes()).study)
         except (FedHealthError, OSError):
-            return 0  # it is not prepared either
+            return 0.0  # it is not prepared either

@@ -8,7 +8,7 @@ from small_study import protocol
 
 from fedhealth.learning.steps import STEPS
 from fedhealth.link.frames import ReleaseReply
-from fedhealth.site.running_site import quiet_seconds, structures_of
+from fedhealth.site.running_site import quiet_seconds, reading_seconds
 
 pytest.importorskip("rdkit", reason="RDKit is not installed (extra `molecules`)")
 
@@ -55,5 +55,5 @@ def test_no_cell_changes_what_the_other_side_can_see_or_stands_in_a_log(hospital
 def test_a_gate_is_quiet_longer_for_molecules_by_public_figures_alone():
     # 1 s, 100 microseconds for each patient twice, and 5 ms for each of at most two structures of a patient:
     # 1 + 300 * (0.0001 * 2 + 0.005 * 2) = 4.06.
-    assert structures_of(STUDY) == 2 and structures_of(protocol()) == 0
-    assert quiet_seconds(300, 1, structures_of(STUDY)) == pytest.approx(4.06)
+    assert reading_seconds(STUDY) == pytest.approx(0.01) and reading_seconds(protocol()) == 0
+    assert quiet_seconds(300, 1, reading_seconds(STUDY)) == pytest.approx(4.06)
