@@ -38,9 +38,9 @@ class LateFusion(torch.nn.Module):
 
         There, the first row is the fused output, each other row one tower's; behind each stands its weight in the loss.
         """
-        nothing = torch.zeros((), dtype=x.dtype)
+        nothing = torch.zeros((), dtype=torch.float64)
         first = x.shape[-1] - len(self.places)
-        has = [(x[..., at : at + 1] > 0).to(x.dtype) for at in range(first, x.shape[-1])]
+        has = [(x[..., at : at + 1] > 0).double() for at in range(first, x.shape[-1])]
         outputs = []
         for tower, places, there in zip(self.towers, self.places, has, strict=True):
             inputs = torch.cat([x[..., start:end] for start, end in places], -1)
