@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -59,6 +60,7 @@ from fedhealth.flower.fleet_requests import (
     unpack_fleet,
 )
 from fedhealth.flower.version import check_flower, is_supported
+from fedhealth.link.quota import Bucket
 from fedhealth.link.services import Service, service_of
 
 _LOG = logging.getLogger(__name__)
@@ -69,6 +71,8 @@ _AROUND_BYTES = 2**20
 """What Flower writes around a frame, in all parts of a reply."""
 _AT_ONCE = 4
 """Requests of one site that the SuperLink has at a time, however many are asked: it is slow, and all sites' alike."""
+_JOINS, _JOINS_A_SECOND = 5.0, 0.1
+"""Joins of one site: so many at once, then one in ten seconds; each makes the SuperLink look through all its nodes."""
 _OK, _FORBIDDEN, _GONE, _AWAY = 200, 403, 410, 503
 
 Register = Callable[[str, bytes], Awaitable[int]]
@@ -116,6 +120,7 @@ class FleetDesk:
         self._register, self._on_active, self._on_pull = register, on_active, on_pull
         self._keys: dict[str, str] = {}
         self._nodes: dict[str, int] = {}
+        self._joins: defaultdict[str, Bucket] = defaultdict(lambda: Bucket(_JOINS_A_SECOND, _JOINS, time.monotonic))
         self._mail: defaultdict[str, _Mail] = defaultdict(_Mail)
         self._began: defaultdict[str, int] = defaultdict(int)
         self._fences: defaultdict[str, FleetFence] = defaultdict(FleetFence)
@@ -154,6 +159,8 @@ class FleetDesk:
         return JoinAnswer.model_validate({"code": code, "flower": check_flower()}).model_dump_json().encode()
 
     async def _joined(self, site: str, raw: bytes) -> str:
+        if not self._joins[site].has_one():
+            return "not-now"
         try:
             question = JoinQuestion.model_validate_json(raw)
             header = key_header(question.public_key)

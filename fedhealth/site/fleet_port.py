@@ -92,7 +92,7 @@ class FleetPort:
         self._open.add(task)
         connection = h11.Connection(h11.SERVER)
         try:
-            while (request := await _next_request(connection, reader)) is not None:
+            while (request := await _next_request(connection, reader, self._refusal_of)) is not None:
                 answered = await self._while_connected(connection, reader, self._answer(*request))
                 if answered is None:
                     return
@@ -124,15 +124,16 @@ class FleetPort:
             answering.cancel()
             await asyncio.gather(heard, answering, return_exceptions=True)
 
-    async def _answer(self, request: h11.Request, body: bytes | None) -> Answered:
-        path = request.target.decode("ascii", "replace")
-        if request.method != b"POST" or path not in CALLS:
-            return FleetAnswer(status=_NOT_FOUND), b""
-        if body is None:
-            return FleetAnswer(status=_TOO_LARGE), b""
-        named = {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
-        if not self._is_own(named):
-            return FleetAnswer(status=_FORBIDDEN), b""
+    def _refusal_of(self, request: h11.Request) -> int | None:
+        """Return with what status a request is refused by its first lines, whatever its body is."""
+        if request.method != b"POST" or request.target.decode("ascii", "replace") not in CALLS:
+            return _NOT_FOUND
+        return None if self._is_own(_named(request)) else _FORBIDDEN
+
+    async def _answer(self, request: h11.Request, body: bytes | int) -> Answered:
+        if isinstance(body, int):
+            return FleetAnswer(status=body), b""
+        path, named = request.target.decode("ascii"), _named(request)
         if path == CONFIRM:
             self._on_message()
         try:
@@ -158,10 +159,18 @@ class FleetPort:
         self._told = str(error)
 
 
+def _named(request: h11.Request) -> dict[str, str]:
+    return {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
+
+
 async def _next_request(
-    connection: h11.Connection, reader: asyncio.StreamReader
-) -> tuple[h11.Request, bytes | None] | None:
-    """Return the next request and its body, None for one that is too large; None when there are no more."""
+    connection: h11.Connection, reader: asyncio.StreamReader, refusal_of: Callable[[h11.Request], int | None]
+) -> tuple[h11.Request, bytes | int] | None:
+    """Return the next request and its body, or with what status it is refused; None when there are no more.
+
+    Of a request that is refused by its first lines no body is waited for. One that is too long is read to its end and
+    dropped: the SuperNode is still writing it, and would not see the answer.
+    """
     request: h11.Request | None = None
     body, size = bytearray(), 0
     while True:
@@ -173,18 +182,23 @@ async def _next_request(
                 connection.receive_data(await reader.read(_READ_BYTES))
         elif isinstance(event, h11.Request):
             request = event
+            if (refused := refusal_of(request)) is not None:
+                connection.next_event()  # its end, where it has no body: then the connection goes on
+                return request, refused
         elif isinstance(event, h11.Data):
             size += len(event.data)
             if size <= MAX_BODY_BYTES:
                 body += event.data
         elif isinstance(event, h11.EndOfMessage) and request is not None:
-            return request, bytes(body) if size <= MAX_BODY_BYTES else None
+            return request, bytes(body) if size <= MAX_BODY_BYTES else _TOO_LARGE
         else:
             return None
 
 
 def _write(connection: h11.Connection, writer: asyncio.StreamWriter, answer: FleetAnswer, body: bytes) -> None:
     headers = [*answer.headers.items(), ("content-length", str(len(body)))]
+    if connection.their_state is not h11.DONE:
+        headers.append(("connection", "close"))
     for event in (
         h11.Response(status_code=answer.status, headers=headers),
         h11.Data(data=body),

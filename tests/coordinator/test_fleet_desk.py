@@ -390,6 +390,34 @@ def test_nothing_crosses_of_another_user_of_the_sites_machine(tmp_path):
     on_ends(tmp_path, work)
 
 
+def test_who_is_not_the_supernode_is_refused_before_a_body_is_read(tmp_path):
+    async def work(made):
+        made.is_own = lambda headers: False
+        host, port = made.address.removeprefix("https://").split(":")
+        for path, status in ((ACTIVATE, b"403"), ("/elsewhere", b"404")):
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=made.trusted)
+            # A body of 8 MB is announced, and no byte of it sent: an answer does not wait for it.
+            writer.write(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n".encode())
+            said = await asyncio.wait_for(reader.read(), 20)  # to the end: the port hangs up
+            assert said.split()[1] == status
+            writer.close()
+        assert made.superlink.asked == []
+
+    on_ends(tmp_path, work)
+
+
+def test_a_site_that_joins_again_and_again_is_told_not_now_and_the_others_are_let_in(tmp_path):
+    async def work(made):
+        _, public = make_key()
+        said = [await made.join("hungary", public_key=public) for _ in range(12)]
+        assert said[0] == "registered" and said[-1] == "not-now"
+        assert len(made.registered) == said.count("registered") <= 6
+        _, other = make_key()
+        assert await made.join("cleveland", public_key=other) == "registered"
+
+    on_ends(tmp_path, work)
+
+
 def test_the_calls_are_flowers_own():
     from flwr.superlink.routers.fleet.router import router
 
