@@ -3,15 +3,65 @@
 Source: unix(7), `SO_PEERCRED`; `LOCAL_PEERCRED` on macOS.
 """
 
+import fcntl
+import os
+import shutil
 import socket
 import struct
 import sys
+import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from fedhealth.errors import LinkUnavailable
 
 MAX_PATH_BYTES = 106
 """Longest path of a socket: the kernel's 107, less the sign that the name has until it listens."""
+
+
+_LEFT_SECONDS = 60.0
+"""A folder that is younger may be another process's that has not locked it yet."""
+
+
+class SocketFolder:
+    """A folder for sockets with a short path, for this user alone; those of processes that were killed are removed.
+
+    A folder is locked as long as its process lives, by the kernel, so that one that nobody has locked was left.
+
+    Args:
+        prefix: of its name, the same each time; the folder is among the machine's temporary ones.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        _remove_left(prefix)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self._lock = os.open(self.path, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _remove_left(prefix: str) -> None:
+    for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with suppress(OSError):  # another user's, or another process was first
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                status = os.fstat(folder)
+                if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _LEFT_SECONDS:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path)
+            finally:
+                os.close(folder)
 
 
 def listen_at(path: Path, mode: int, waiting: int = 1) -> socket.socket:

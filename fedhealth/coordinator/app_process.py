@@ -10,11 +10,11 @@ import struct
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from fedhealth.coordinator.app_frames import Question, ReplyHeader, unpack_question
 from fedhealth.link.frames import MAX_FRAME_BYTES, pack
 from fedhealth.link.memory import Buffer
+from fedhealth.unix_socket import SocketFolder
 
 AnswerApp = Callable[[Question, Buffer], Awaitable[tuple[ReplyHeader, Buffer]]]
 
@@ -46,8 +46,8 @@ async def run_server_app(output: Path, answer: AnswerApp) -> int:
         finally:
             answering.discard(task)
 
-    with TemporaryDirectory(prefix="fedhealth-app-") as folder:
-        path = Path(folder) / "app.sock"
+    with SocketFolder("fedhealth-app-") as folder:
+        path = folder / "app.sock"
         server = await asyncio.start_unix_server(serve, path=str(path), limit=MAX_FRAME_BYTES)
         path.chmod(0o600)
         process = await asyncio.create_subprocess_exec(

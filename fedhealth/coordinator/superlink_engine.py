@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from fedhealth.coordinator.fleet_desk import FleetDesk
@@ -21,6 +20,7 @@ from fedhealth.coordinator.superlink_run import SuperLinkRun
 from fedhealth.errors import FederationFailed
 from fedhealth.link.memory import Buffer
 from fedhealth.link.services import Service, away
+from fedhealth.unix_socket import SocketFolder
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class SuperLinkEngine:
     def __init__(self, folder: Path, on_event: Callable[[Mapping[str, Any]], None]) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._on_event = on_event
-        self._sockets = TemporaryDirectory(prefix="fedhealth-frames-")  # a home's path may be too long for a socket
-        socket = Path(self._sockets.name) / "frames.sock"
+        self._sockets = SocketFolder("fedhealth-frames-")  # a home's path may be too long for a socket
+        socket = self._sockets.path / "frames.sock"
         self.processes = SuperLinkProcesses(folder, socket)
         self._run = SuperLinkRun(socket, self.processes.control, self._sent)
         self._keys = NodeKeys(folder / "nodes")
@@ -79,7 +79,7 @@ class SuperLinkEngine:
         if self._desk is not None:
             await self._desk.close()
         await self.processes.stop()
-        self._sockets.cleanup()
+        self._sockets.close()
 
     async def register(self, site: str, public_key: bytes) -> int:
         """Let a site's SuperNode use the SuperLink, again as often as it asks, and return Flower's id of it.
