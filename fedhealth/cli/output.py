@@ -114,6 +114,11 @@ def fitted(text: str) -> str:
     return "\n".join(lines)
 
 
+def printable(text: str) -> str:
+    """Return text that a terminal shows and does not obey, whatever a file or a header holds."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
 def say_event(event: Mapping[str, Any]) -> None:
     """Say that something happened: one JSON object on a line of its own, at once, for a person and a program alike."""
     _said.events = True

@@ -6,6 +6,7 @@ from fedhealth.cli import (
     joining,
     site_acts,
     site_data,
+    site_index,
     site_limits,
     site_patients,
     site_processes,
@@ -51,4 +52,5 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(site_data.app, name="data")
+app.add_typer(site_index.app, name="index")
 app.add_typer(site_trust.trust, name="trust")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhealth.cli.completion import table_formats
-from fedhealth.cli.output import agreed, answer, ask, console, say
+from fedhealth.cli.output import agreed, answer, ask, console, printable, say
 from fedhealth.cli.site_arguments import Folder
 from fedhealth.errors import ApprovalMissing, ConfigInvalid, DataUnusable
 from fedhealth.table_source import TABLE_FORMATS, TableFormat
@@ -148,7 +148,7 @@ def list_(folder: Folder) -> None:
     say(f"  patient column:    {data_set.patient_column}")
     say(f"  declared patients: {data_set.declared_patients}")
     for column in data_set.columns:
-        say(f"  {column.type:<9} {_printable(column.name)}")
+        say(f"  {column.type:<9} {printable(column.name)}")
     if not data_set.columns:
         say("  no column types are written down; `fedhealth site data add` writes them")
 
@@ -182,7 +182,7 @@ def _check_given(options: dict[str, object]) -> None:
 
 
 def _attested(patient: str, query: str | None) -> bool:
-    statements = [f"Does '{_printable(patient)}' name patients, and not visits or samples?"]
+    statements = [f"Does '{printable(patient)}' name patients, and not visits or samples?"]
     if query is not None:
         statements.append("Does each row rest on the records of its own patient alone (no average or rank of others)?")
     return all(agreed(statement) for statement in statements)
@@ -200,22 +200,22 @@ def _show(table: "Table", columns: "tuple[Column, ...]", patient: str) -> None:
     for column in columns:
         share = column.blank_share
         blank = "" if share == 0 else "< 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
-        grid.add_row(Text(_printable(column.name)), column.type, blank, Text("; ".join(column.doubts)))
+        grid.add_row(Text(printable(column.name)), column.type, blank, Text("; ".join(column.doubts)))
     page = console()
     page.print(grid, width=_WIDTH, highlight=False)
     share = patients_per_row(table, patient)
     if share:
-        say(f"each value of '{_printable(patient)}' has {1 / share:.1f} rows on average")
+        say(f"each value of '{printable(patient)}' has {1 / share:.1f} rows on average")
 
 
 def _say(problem: "Problem", row_word: str) -> None:
-    place = f"column '{_printable(problem.column)}': " if problem.column else ""
+    place = f"column '{printable(problem.column)}': " if problem.column else ""
     rows = ", ".join(map(str, problem.rows[:_MOST_ROWS_NAMED]))
     if len(problem.rows) > _MOST_ROWS_NAMED:
         rows += f" and {len(problem.rows) - _MOST_ROWS_NAMED} more"
     numbers = f" ({row_word}{'s' if len(problem.rows) > 1 else ''} {rows})" if rows else ""
     said = f"{problem.level}: {place}{problem.what}{numbers}. {problem.next_step}"
-    say(textwrap.fill(_printable(said), _WIDTH, subsequent_indent="  "))
+    say(textwrap.fill(printable(said), _WIDTH, subsequent_indent="  "))
 
 
 def _study_of(path: Path | None) -> "Study | None":
@@ -234,8 +234,3 @@ def _study_of(path: Path | None) -> "Study | None":
         raise ConfigInvalid(
             f"the study {path} cannot be read", got=error.strerror or "an error", next_step="Check the path."
         ) from error
-
-
-def _printable(text: str) -> str:
-    """Return text that a terminal shows and does not obey, whatever a header holds."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

@@ -25,19 +25,25 @@ def forget(folder: Folder, state: State, patient: Patient = None) -> None:
 
     Training and evaluation, every study on the data set, records now and later, also in the middle of a study. A
     running gate is quiet for a moment, which does not tell whose consent it was. What left before cannot be called back
-    (`fedhealth site studies-of` lists it). Nothing else of this crosses the border.
+    (`fedhealth site studies-of` lists it). Nothing else of this crosses the border. Where the site has an index for its
+    own searches, the patient's documents are taken out of it, bytes included, and are indexed no more.
 
     Example: fedhealth site forget sites/hungary --state state/hungary
     """
     from fedhealth.site.consent import forget_patient
+    from fedhealth.site.search_erasure import erase_forgotten
     from fedhealth.site.state import SiteState
 
-    records, at_once = forget_patient(folder, SiteState(made_state(state)), _patient(patient))
+    site_state = SiteState(made_state(state))
+    records, at_once = forget_patient(folder, site_state, _patient(patient))
     found = "the data cannot be read now" if records is None else f"{records} records of this patient are in the data"
     when = "from now on" if at_once else "from the next start of the gate on"
     say(f"forgotten {when}; {found}", forgotten=True, at_once=at_once, records=records)
     if not records:
         say("records that come later under the same name stay out as well; check how the column writes it")
+    erased = erase_forgotten(site_state)
+    if erased is not None:
+        say(f"{erased:,} documents were taken out of the index", documents_erased=erased)
 
 
 def unforget(folder: Folder, state: State, patient: Patient = None) -> None:

@@ -6,6 +6,7 @@
 | node | its own state, the program | its own state: certificates that it renews | to the coordinator's port |
 | SuperNode | `node/flower`, the program | `node/flower/home` | to the node's port for it; listens at its own |
 | worker | `node/flower`, the program | nothing | to the SuperNode's port |
+| index | the index; to fill it, the site's folder; the program | the index | none |
 
 None can execute a program, gain rights, signal or trace another process, or leave memory behind in a core dump; no
 other process of the same user can read their memory. Who may connect to the gate's socket is the gate's to say.
@@ -112,6 +113,20 @@ def confine_worker(folder: Path, port: int) -> Sandbox:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
     return _confine(Rule(folder, Right.READ), tcp_ports=[port])
+
+
+def confine_index(index: Path, folder: Path | None = None) -> Sandbox:
+    """Confine this process to what searching takes, or filling the index.
+
+    Args:
+        index: the index's folder, in the gate's state.
+        folder: the site's folder, with what is to be indexed; None where nothing is.
+
+    Raises:
+        ConfigInvalid: it has more than one thread, or the kernel refuses.
+    """
+    os.environ["SQLITE_TMPDIR"] = os.environ["TMPDIR"] = str(index / "tmp")
+    return _confine(Rule(index, Right.CHANGE), *([Rule(folder, Right.READ)] if folder else []))
 
 
 def _confine(*own: Rule, tcp_ports: Iterable[int] = (), listen_ports: Iterable[int] = ()) -> Sandbox:

@@ -2,6 +2,8 @@
 
 As root gate and node become the users that their folders belong to, and the gate has no network; else both run as this
 user. A node that ends is started again, later each time; when the gate ends a person must look, so everything stops.
+Where the site has an index for its own searches, a process of the gate's user fills it, every few minutes and whatever
+the coordinator asks meanwhile; it ends by itself and stops nothing.
 
 Leaves to others: what a machine must have (`fedhealth.site.preflight`), that no child outlives this process
 (`fedhealth.processes`), and starting at boot (`deploy/systemd`).
@@ -26,6 +28,8 @@ from fedhealth.site.state import SiteState
 from fedhealth.site.supernode_children import SuperNodeChildren
 
 _LOOK_SECONDS = 0.2
+_FILLING_SECONDS = 300.0
+"""Between the end of one filling of the index and the next: a new document's vectors may wait so long."""
 
 _LINK_WORDS = {
     "connecting": "waits for the coordinator at {coordinator}",
@@ -97,8 +101,10 @@ def keep_running(
         time.sleep(_LOOK_SECONDS)
     say("gate: ready")
     waits, node, due = RestartWaits(), None, time.monotonic()
+    filling = _Filling(processes, state, gate_user, say)
     while True:
         _check(gate)
+        filling.look()
         if node is not None and node.process.poll() is not None:
             wait = waits.after(time.monotonic() - due)
             say(f"node: ended with {node.end()}; it is started again in {wait:g} seconds")
@@ -116,6 +122,32 @@ def keep_running(
             if words := _LINK_WORDS.get(link.state if link else ""):
                 say(f"node: {words.format(coordinator=file.coordinator)}")
         time.sleep(_LOOK_SECONDS)
+
+
+class _Filling:
+    """Starts what fills the index of the site's own searches, again and again, from when there is one."""
+
+    def __init__(
+        self, processes: Processes, state: SiteState, run_as: RunAs | None, say: Callable[[str], None]
+    ) -> None:
+        self._processes, self._state, self._run_as, self._say = processes, state, run_as, say
+        self._child: Child | None = None
+        self._due, self._failed = time.monotonic(), False
+
+    def look(self) -> None:
+        """Start it where it is due; say once that it fails."""
+        if self._child is not None and self._child.process.poll() is not None:
+            failed = self._child.process.returncode != 0
+            if failed and not self._failed:
+                self._say(f"index: cannot be filled ({self._child.end()}); it is tried again every few minutes")
+            self._processes.forget(self._child)
+            self._child, self._failed, self._due = None, failed, time.monotonic() + _FILLING_SECONDS
+        if self._child is None and time.monotonic() >= self._due:
+            self._due = time.monotonic() + _FILLING_SECONDS
+            if self._state.index.is_dir():
+                words = ["site", "index", "fill", "--state", str(self._state.root.absolute())]
+                with spawning_without_network():
+                    self._child = self._processes.start("index", words, run_as=self._run_as)
 
 
 def _check(gate: Child) -> None:

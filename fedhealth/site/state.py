@@ -86,6 +86,11 @@ class SiteState:
         """Signed studies that were approved here, one file each, named by digest."""
         return self.gate / "studies"
 
+    @property
+    def index(self) -> Path:
+        """Folder of the index for the site's own searches, made by `fedhealth site index add`."""
+        return self.gate / "index"
+
     def ledger_key(self) -> Ed25519PrivateKey:
         """Return the key that signs the ledger's heads."""
         return load_signing_key(self.gate / "ledger.key")

@@ -17,6 +17,7 @@ UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))
 MOST_EXPOSED = {
     "fedhealth-gate.service": 1.0,
+    "fedhealth-index.service": 1.0,
     "fedhealth-node.service": 2.0,
     "fedhealth-coordinator@.service": 2.0,
     "fedhealth-coordinator.service": 2.0,
@@ -101,6 +102,14 @@ def test_the_gate_has_no_network_and_can_tell_users_apart():
     assert (unit["PrivateNetwork"], unit["RestrictAddressFamilies"], unit["IPAddressDeny"]) == ("yes", "AF_UNIX", "any")
     assert "PrivateUsers" not in unit
     assert "--node-user fedhealth-node" in unit["ExecStart"]
+
+
+def test_the_index_is_the_gates_has_no_network_and_is_last_in_every_queue():
+    unit = settings(UNITS / "fedhealth-index.service")
+    assert unit["User"] == "fedhealth-gate"
+    assert (unit["PrivateNetwork"], unit["RestrictAddressFamilies"], unit["IPAddressDeny"]) == ("yes", "AF_UNIX", "any")
+    assert (unit["CPUSchedulingPolicy"], unit["IOSchedulingClass"], unit["Nice"]) == ("idle", "idle", "19")
+    assert int(unit["OOMScoreAdjust"]) > 0
 
 
 def test_the_node_sees_neither_data_nor_the_gates_state():

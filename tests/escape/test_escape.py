@@ -156,6 +156,8 @@ class Hospital:
         for name in ("egress", "tmp"):
             (self.state.gate / name).mkdir(mode=0o700, exist_ok=True)
         (self.state.gate / "egress" / "others.jsonl").touch(mode=0o600)
+        self.state.index.mkdir(mode=0o700)
+        (self.state.index / "current").write_text("generation-1\n")
         (self.state.gate / "ledger.sqlite-wal").write_bytes(b"")
         self.state.node.mkdir()
         (self.state.node / "ledger.pub").write_text(ledger_key)

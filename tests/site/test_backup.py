@@ -185,12 +185,17 @@ def test_a_backup_is_never_written_over_a_site_or_a_file_and_never_of_a_damaged_
 
 
 def test_the_policy_comes_back_where_it_is_missing_and_is_not_written_over(site, tmp_path):
+    (site.here.folder / "search.toml").write_text("# what is searched\n")
+    site.here.state.index.mkdir()
+    (site.here.state.index / "current").write_text("what is made again of the data")
     back_up(site)
     policy = (site.here.folder / "policy.toml").read_text()
     lose_the_machine(site)
     elsewhere, state = tmp_path / "elsewhere", SiteState(tmp_path / "new-state")
     assert recover_site(elsewhere, state, site.backup, site.key_file).kept == ()
     assert (elsewhere / "policy.toml").read_text() == policy
+    assert (elsewhere / "search.toml").read_text() == "# what is searched\n"
+    assert not state.index.exists()
     (elsewhere / "policy.toml").write_text(policy + "# changed since\n")
     found = recover_site(elsewhere, SiteState(tmp_path / "newer-state"), site.backup, site.key_file)
     assert found.kept == ("policy.toml",)

@@ -27,8 +27,14 @@ role, root = sys.argv[1], Path(sys.argv[2])
 port, other_port, outsider = map(int, sys.argv[3:])
 state = root / "state"
 if role != "nothing":
-    from fedhealth.site.confinement import confine_gate, confine_node
-    confine_gate(root / "site", state) if role == "gate" else confine_node(state, port)
+    from fedhealth.site.confinement import confine_gate, confine_index, confine_node
+    index = state / "gate" / "index"
+    {
+        "gate": lambda: confine_gate(root / "site", state),
+        "node": lambda: confine_node(state, port),
+        "search": lambda: confine_index(index),
+        "index": lambda: confine_index(index, root / "site"),
+    }[role]()
 
 def connect(number):
     with socket.create_connection(("127.0.0.1", number), timeout=5):
@@ -84,6 +90,8 @@ TRIES = {
     "read gate state": lambda: (state / "gate" / "ledger.key").read_text(),
     "write gate state": lambda: write(state / "gate" / "new"),
     "change gate state": lambda: change_folder(state / "gate"),
+    "read the index": lambda: (state / "gate" / "index" / "texts").read_text(),
+    "change the index": lambda: change_folder(state / "gate" / "index"),
     "read node state": lambda: (state / "node" / "tls.key").read_text(),
     "write node state": lambda: write(state / "node" / "tls.key"),
     "make the socket": make_socket,
@@ -122,6 +130,8 @@ GATE = {
     "read gate state",
     "write gate state",
     "change gate state",
+    "read the index",
+    "change the index",
     "make the socket",
     "connect to a socket that is a file",  # the socket's owner asks who is calling
     "read the program",
@@ -135,6 +145,14 @@ NODE = {
     "read random bytes",
     "connect to the coordinator's port",
 }
+SEARCH = {
+    "read the index",
+    "change the index",
+    "connect to a socket that is a file",
+    "read the program",
+    "read random bytes",
+}
+INDEX = SEARCH | {"read data", "list data"}
 
 
 @pytest.fixture
@@ -142,10 +160,11 @@ def attempt(tmp_path):
     """Run the tries in a process confined as a role; returns the names of those that worked."""
     if ABI < 6:
         pytest.skip(f"this kernel's Landlock (interface {ABI}) is older than what is tested here (6)")
-    for name in ("site", "other", "cwd", "state/gate", "state/node"):
+    for name in ("site", "other", "cwd", "state/gate/index", "state/node"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("site/patients.csv", "state/gate/ledger.key", "state/node/tls.key", "other/secret", "cwd/beside"):
         (tmp_path / name).write_text("secret")
+    (tmp_path / "state/gate/index/texts").write_text("secret")
     program = tmp_path / "cwd" / "tries.py"
     program.write_text(TRIES)
     with contextlib.ExitStack() as stack:
@@ -185,12 +204,17 @@ def test_a_confined_node_changes_its_own_state_reaches_the_coordinator_and_nothi
     assert attempt("node") == NODE
 
 
+def test_a_search_has_the_index_alone_and_filling_it_the_data_as_well(attempt):
+    assert attempt("search") == SEARCH
+    assert attempt("index") == INDEX
+
+
 def test_without_confinement_every_one_of_the_tries_works(attempt):
     worked = attempt("nothing")
     assert worked >= GATE | NODE
     assert {"execute a program", "read a stranger's file", "signal another process", "dump core"} <= worked
     if os.geteuid() == 0:
-        assert len(worked) == 27  # all of them
+        assert len(worked) == 29  # all of them
 
 
 def test_a_process_with_threads_is_refused_rather_than_half_confined(tmp_path):

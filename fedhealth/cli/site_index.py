@@ -1,0 +1,178 @@
+"""`fedhealth site index add | status | rebuild | fill`: the index of the hospital's own search engine."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from fedhealth.cli.lifeline import Lifeline, leaving_at_once, loading
+from fedhealth.cli.output import answer, console, printable, remark, say
+from fedhealth.cli.site_arguments import Folder, State, made_state
+from fedhealth.cli.site_processes import tell_incomplete
+from fedhealth.errors import DataUnusable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fedhealth.search.index import IndexStatus, SearchIndex
+    from fedhealth.site.search_domain import SearchDomain
+    from fedhealth.site.search_index import SourceCount
+
+app = typer.Typer(
+    help="The index of the hospital's own search engine: what `fedhealth search` finds.", no_args_is_help=True
+)
+
+_MOST_PROBLEMS_NAMED = 20
+
+
+@app.command()
+def add(folder: Folder, state: State) -> None:
+    """Bring the index up to date with the sources that search.toml names. The gate may be running.
+
+    What is new or changed is added, what is gone from a source is taken out, and patients who withdrew the consent stay
+    out. What cannot be read is named, and the rest goes on: then the exit code is 4. Stopped, it is begun again and
+    goes on. Words are found at once; vectors come later (`fedhealth site index fill`, which `fedhealth site start` does
+    in the background). What is printed stays at the hospital.
+
+    Example: fedhealth site index add sites/hungary --state state/hungary
+    """
+    domain = enter_domain(folder, state, background=True)
+    from fedhealth.site.search_index import Filling
+
+    counts: dict[str, SourceCount] = {}
+    with opened(domain, create=True) as index:
+        with _bar() as advance:
+
+            def told(count: SourceCount) -> None:
+                counts[count.source] = count
+                advance(count.source, count.read, None)
+
+            Filling(domain.index, index, domain.consent, told).bring_up_to_date(folder)
+        found = index.status()
+    answer({"sources": [dataclasses.asdict(count) for count in counts.values()], "index": dataclasses.asdict(found)})
+    for count in counts.values():
+        _say_count(count)
+    _say_status(found)
+    if any(problem.level != "noted" for count in counts.values() for problem in count.problems):
+        raise typer.Exit(DataUnusable.exit_code)
+
+
+@app.command()
+def status(state: State) -> None:
+    """Say what is indexed, from which sources, and what waits for vectors; take out who withdrew the consent.
+
+    Example: fedhealth site index status --state state/hungary
+    """
+    domain = enter_domain(None, state, background=True)
+    with opened(domain) as index:
+        found = index.status()
+    answer({"index": dataclasses.asdict(found)})
+    _say_status(found)
+    for source, documents in found.documents.items():
+        say(f"  {source}: {documents:,} documents")
+
+
+@app.command()
+def fill(state: State, lifeline: Lifeline = False) -> None:
+    """Make the vectors that are missing, by which passages of like meaning are found. May be stopped at any moment.
+
+    It uses what processor time nobody else wants; `fedhealth site start` does it in the background.
+
+    Example: fedhealth site index fill --state state/hungary
+    """
+    domain = enter_domain(None, state, background=True)
+    # A parent that is gone ends it on the spot: what is filled so far is kept.
+    with loading(lifeline), opened(domain) as index:
+        from fedhealth.site.search_index import fill_index
+
+        with _bar() as advance:
+            filled = fill_index(index, lambda done, of: advance("vectors", done, of))
+        found = index.status()
+    answer({"filled": filled, "index": dataclasses.asdict(found)})
+    say(f"{filled:,} vectors made" if filled else "no vector was missing")
+
+
+@app.command()
+def rebuild(state: State) -> None:
+    """Make the files that are searched anew from the documents that the index keeps. The sources are not read.
+
+    For files that were damaged, or that another version made.
+
+    Example: fedhealth site index rebuild --state state/hungary
+    """
+    domain = enter_domain(None, state, background=True)
+    with opened(domain) as index:
+        with _bar() as advance:
+            index.rebuild(lambda done, of: advance("rebuilding", done, of))
+        found = index.status()
+    answer({"index": dataclasses.asdict(found)})
+    _say_status(found)
+
+
+def enter_domain(folder: "Path | None", state: "Path", *, background: bool) -> "SearchDomain":
+    """Enter the gate's domain to search, or to fill the index; before anything is imported that starts threads."""
+    from fedhealth.local_log import withhold_tracebacks
+    from fedhealth.site.search_domain import enter_search_domain
+
+    withhold_tracebacks()
+    with leaving_at_once():
+        domain = enter_search_domain(made_state(state).absolute(), folder, background=background)
+    tell_incomplete("index", domain.sandbox)
+    return domain
+
+
+@contextmanager
+def opened(domain: "SearchDomain", *, create: bool = False) -> "Iterator[SearchIndex]":
+    """Open the index of a domain, without who withdrew the consent since; say how many documents went."""
+    from fedhealth.site.search_index import open_index
+
+    index, erased = open_index(domain.index, domain.consent, create=create)
+    try:
+        said = f"{erased:,} documents of patients who withdrew the consent were taken out" if erased else ""
+        remark(said, erased=erased)
+        yield index
+    finally:
+        index.close()
+
+
+@contextmanager
+def _bar() -> "Iterator[Callable[[str, int, int | None], None]]":
+    """Show what is done, how much of it and, where it is known, of how much."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    page = console()
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[figure]}"))
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=page, disable=not page.is_terminal, transient=True
+    ) as progress:
+        task = progress.add_task("begins", total=None, figure="")
+
+        def advance(what: str, done: int, of: int | None) -> None:
+            figure = f"{done:,}" if of is None else f"{done:,} of {of:,}"
+            progress.update(task, description=what, completed=done, total=of, figure=figure)
+
+        yield advance
+
+
+def _say_status(found: "IndexStatus") -> None:
+    documents = sum(found.documents.values())
+    say(f"{documents:,} documents in {found.passages:,} passages, {found.bytes / 2**20:,.0f} MiB")
+    if found.without_vector:
+        say(f"{found.without_vector:,} passages are found by their words alone until: fedhealth site index fill")
+
+
+def _say_count(count: "SourceCount") -> None:
+    parts = [
+        f"{getattr(count, name):,} {name}"
+        for name in ("added", "replaced", "unchanged", "removed")
+        if getattr(count, name) or name == "added"
+    ]
+    if count.withheld:
+        parts.append(f"{count.withheld:,} withheld (consent withdrawn)")
+    say(f"{count.source}: {', '.join(parts)}")
+    for problem in count.problems[:_MOST_PROBLEMS_NAMED]:
+        say(f"  {problem.level}: {f'{printable(problem.place)}: ' if problem.place else ''}{problem.what}")
+    if (more := len(count.problems) - _MOST_PROBLEMS_NAMED) > 0:
+        say(f"  and {more:,} more; --json names them all")

@@ -1,0 +1,174 @@
+"""A site's index as its administrator has it: brought up to date from the sources, without who withdrew the consent.
+
+The sources are the truth and `search.toml` says which they are. Bringing the index up to date reads all of them and
+changes what differs: what is new or other is added, what is no longer there is taken out, and a source that cannot be
+read keeps what it has. It can be stopped or killed between any two documents and begun again.
+
+Invariants: nothing is added but under the lock by which a removal waits for a batch, and a batch for a removal.
+
+Leaves to others: what is a document (`fedhealth.search.readers`), how it is kept and found (`fedhealth.search`), and
+as whom and with what rights this runs (`fedhealth.site.search_domain`, `fedhealth.site.confinement`).
+"""
+
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedhealth.search.documents import Document
+from fedhealth.search.index import SearchIndex
+from fedhealth.search.readers.people import read_people
+from fedhealth.search.readers.problem import Found, Problem
+from fedhealth.search.readers.sources import read_documents
+from fedhealth.search.search_file import load_search_file
+from fedhealth.site.search_consent import Consent, held_consent, keep_consent
+
+_BATCH_DOCUMENTS, _BATCH_CHARACTERS = 64, 10**6
+
+
+@dataclass
+class SourceCount:
+    """What came of one source.
+
+    Attributes:
+        source: its name.
+        read: documents read so far.
+        added: documents that are new in the index.
+        replaced: that were there with other content.
+        unchanged: that were there as they are.
+        removed: that are no longer in the source.
+        withheld: of patients who withdrew their consent.
+        problems: what cannot be read, and what is to be said of how something was.
+    """
+
+    source: str
+    read: int = 0
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    withheld: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+Told = Callable[[SourceCount, int], None]
+"""Told of a source as it is read: its counts so far, and how many documents were read."""
+
+
+def open_index(folder: Path, consent: Consent, *, create: bool = False) -> tuple[SearchIndex, int]:
+    """Open an index, and take out who withdrew the consent since it was opened last.
+
+    Args:
+        folder: the index's.
+        consent: as the journal has it.
+        create: make it where there is none.
+
+    Returns:
+        The index, and how many documents were taken out.
+
+    Raises:
+        DataUnusable: there is none, or it is of another version, or cannot be read.
+    """
+    with held_consent(folder) as kept:
+        consent = consent.updated(kept)
+        wanted = consent.kept(removed=True)
+        index = SearchIndex.open(folder, create=create)
+        try:
+            removed = 0
+            if kept != wanted:
+                keep_consent(folder, consent.kept(removed=False))
+                gone = [patient for patient in index.patients() if consent.excludes(patient)]
+                removed = index.remove_patients(gone).documents if gone else 0
+                keep_consent(folder, wanted)
+        except BaseException:
+            index.close()
+            raise
+    return index, removed
+
+
+class Filling:
+    """Brings an index up to date, source by source.
+
+    Args:
+        folder: the index's.
+        index: it.
+        consent: as the journal had it when this began.
+        told: is told of a source's counts after each batch, and at its end.
+    """
+
+    def __init__(self, folder: Path, index: SearchIndex, consent: Consent, told: Callable[[SourceCount], None]) -> None:
+        self._folder, self._index, self._consent, self._told = folder, index, consent, told
+        self._read = reading(folder)
+
+    def bring_up_to_date(self, site_folder: Path) -> None:
+        """Read every source and change in the index what differs.
+
+        Args:
+            site_folder: the site's folder.
+
+        Raises:
+            ConfigInvalid: the search file is missing or wrong.
+        """
+        file = load_search_file(site_folder)
+        people = read_people(file.people, site_folder) if file.people else {}
+        for source in file.sources:
+            count = SourceCount(source.name)
+            if isinstance(people, Problem):
+                count.problems.append(people)
+                people = {}
+            self._bring(count, read_documents(source, site_folder, people))
+        for name in sorted(set(self._index.status().documents) - {source.name for source in file.sources}):
+            self._remove(SourceCount(name), set())
+
+    def _bring(self, count: SourceCount, found: Found) -> None:
+        seen, batch, size = set[str](), list[Document](), 0
+        for each in found:
+            if isinstance(each, Problem):
+                count.problems.append(each)
+                continue
+            seen.add(each.key)
+            batch.append(each)
+            size += len(each.text)
+            if len(batch) >= _BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
+                self._add(count, batch)
+                batch, size = [], 0
+        self._add(count, batch)
+        if not any(problem.level == "source" for problem in count.problems):
+            self._remove(count, seen)
+
+    def _add(self, count: SourceCount, batch: Sequence[Document]) -> None:
+        """Add a batch, but for the patients who have withdrawn the consent by now."""
+        with held_consent(self._folder) as kept:
+            consent = self._consent.updated(kept)
+            allowed = [document for document in batch if not consent.excludes(document.patient)]
+            added = self._index.add(allowed, self._read)
+        count.read += len(batch)
+        count.withheld += len(batch) - len(allowed)
+        count.added += added.added
+        count.replaced += added.replaced
+        count.unchanged += added.unchanged
+        self._told(count)
+
+    def _remove(self, count: SourceCount, seen: Set[str]) -> None:
+        """Take out what is no longer in a source."""
+        with held_consent(self._folder):
+            if gone := set(self._index.keys(count.source)) - seen:
+                count.removed = self._index.remove(count.source, gone)
+        self._told(count)
+
+
+def fill_index(index: SearchIndex, progress: Callable[[int, int], None]) -> int:
+    """Make the vectors that are missing; return how many were made.
+
+    Args:
+        index: it.
+        progress: is told how many are made, and of how many.
+
+    Raises:
+        DataUnusable: another process fills it already, or its vectors are of another encoder.
+    """
+    missing = index.status().without_vector
+    if not missing:
+        return 0
+    from fedhealth.search.encoder import Encoder  # seconds, and hundreds of megabytes: only where something is missing
+
+    return index.fill_vectors(Encoder.load(), lambda done: progress(done, max(missing, done)))
