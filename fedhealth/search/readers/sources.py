@@ -33,6 +33,8 @@ def read_documents(source: Source, folder: Path, people: Mapping[str, Person]) -
     try:
         for found in _found_in(source, folder, path):
             yield with_person(found, people) if isinstance(found, Document) else found
+    except ModuleNotFoundError as error:
+        yield Problem(source.name, "", f"{error.name} is not installed, which reads such files", "source")
     except OSError as error:
         yield Problem(source.name, "", f"it cannot be read to its end: {error.strerror or 'an error'}", "source")
 

@@ -1,0 +1,185 @@
+"""`fedhealth search`: a clinician asks the own hospital's index; nothing of question or answer leaves the terminal."""
+
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedhealth.cli.output import answer, ask, console, remark, wants_json
+from fedhealth.cli.search_text import document_of, lines_of
+from fedhealth.cli.site_index import enter_domain
+from fedhealth.errors import ConfigInvalid, DataUnusable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from fedhealth.search.documents import Code, DocumentFilter
+
+_STATE = Path("/var/lib/fedhealth")
+_WIDTH = 80
+
+Query = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[QUERY]",
+        help="In words, French or English; codes and numbers too. Leave it out to be asked, again and again, or to "
+        "give it on standard input, so that it stands in no shell history and no list of processes.",
+        show_default=False,
+    ),
+]
+
+
+def search(
+    query: Query = None,
+    state: Annotated[Path, typer.Option("--state", envvar="FEDHEALTH_STATE", help="The site's state folder.")] = _STATE,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="report, letter, record, image-text, article; may be repeated.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="This day or later, such as 2024-05-31, 2024-05 or 2024.")] = None,
+    until: Annotated[str | None, typer.Option(help="This day, month or year, or earlier.")] = None,
+    age: Annotated[str | None, typer.Option(help="Of the patient then, in years: 65, 40-65, 65- or -17.")] = None,
+    sex: Annotated[str | None, typer.Option(help="Of the patient: female or male.")] = None,
+    code: Annotated[
+        list[str] | None, typer.Option(help="ICD-10 or ATC, with all below it: I21, B01AC06; may be repeated.")
+    ] = None,
+    patient: Annotated[str | None, typer.Option(help="Of this patient alone.")] = None,
+    include_negated: Annotated[
+        bool, typer.Option("--include-negated", help="Also what a text denies, supposes, or says of the family.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most documents to show.")] = 10,
+) -> None:
+    """Search the own hospital's records, reports and articles. What is asked and found stays on this terminal.
+
+    Words find their forms, misspellings, translations and what is like them in meaning; "sans" and "without" ask for
+    what a text denies. Each hit says why it is one, and each answer what was searched. Runs as the gate's user
+    without a network, and waits while a gate computes. An aid to reading, no diagnosis.
+
+    Example: fedhealth search "douleur thoracique sans troponine" --since 2023 --state state/hungary
+    """
+    only = _filter(kind, since, until, age, sex, code, patient)
+    domain = enter_domain(None, state, background=False)
+    from fedhealth.site.search_index import open_index
+    from fedhealth.site.searching import Searching
+
+    with closing(open_index(domain.index, domain.consent)[0]) as index:
+        searching = Searching(domain, index)
+        for asked in _questions(query):
+            began = time.monotonic()
+            try:
+                found = searching.search(asked, only, include_negated=include_negated, limit=limit)
+            except DataUnusable as error:
+                if query is not None or not sys.stdin.isatty():
+                    raise
+                remark(f"error: {error}")
+                continue
+            seconds = time.monotonic() - began
+            answer(document_of(found) | {"seconds": seconds})
+            page = console()
+            for paragraph in lines_of(found, seconds, styled=page.is_terminal):
+                page.print(*_set_in(paragraph, page), highlight=False, sep="\n")
+
+
+def _set_in(paragraph: "Text", page: "Console") -> "Iterable[Text]":
+    """Return a paragraph as lines of the terminal, or of 80 columns, all of them set in as its first one is."""
+    width = min(page.width, _WIDTH)
+    indent = len(paragraph.plain) - len(paragraph.plain.lstrip())
+    lines = paragraph[indent:].wrap(page, width - indent) if paragraph.plain else [paragraph]
+    for line in lines:
+        line.rstrip()
+        line.pad_left(indent)
+    return lines
+
+
+def _questions(query: str | None) -> Iterator[str]:
+    """Yield what is asked: once, or from a terminal until nothing more is."""
+    if query is not None:
+        yield query
+    elif not sys.stdin.isatty() or wants_json():
+        yield sys.stdin.readline() if not sys.stdin.isatty() else ask("Search", "QUERY")
+    else:
+        while asked := ask("Search (Enter alone ends)", "QUERY", "").strip():
+            yield asked
+
+
+def _filter(
+    kinds: list[str] | None,
+    since: str | None,
+    until: str | None,
+    age: str | None,
+    sex: str | None,
+    codes: list[str] | None,
+    patient: str | None,
+) -> "DocumentFilter":
+    """Return which documents are asked for, or say which option cannot be understood."""
+    from fedhealth.search.documents import DocumentFilter
+    from fedhealth.search.readers.facts import sex_in
+
+    youngest, oldest = _ages(age)
+    known = {code: _code(code) for code in codes or []}
+    if wrong := [code for code, found in known.items() if found is None]:
+        raise ConfigInvalid(
+            f"--code {wrong[0]} is no code", wanted="ICD-10 as I21.9, or ATC as B01AC06; atc:B01 for a group of ATC"
+        )
+    if sex is not None and sex_in(sex) is None:
+        raise ConfigInvalid(f"--sex {sex} is not known", wanted="female or male")
+    try:
+        return DocumentFilter(
+            kinds=frozenset(kinds or []),  # type: ignore[arg-type]  # the filter checks them
+            since=_day("--since", since),
+            until=_last_day(_day("--until", until), until),
+            youngest=youngest,
+            oldest=oldest,
+            sex=sex_in(sex) if sex else None,
+            codes=frozenset(found for found in known.values() if found),
+            patient=patient.strip() if patient else None,
+        )
+    except DataUnusable as error:
+        raise ConfigInvalid(error.what, wanted=error.wanted, next_step="See: fedhealth search --help") from None
+
+
+def _code(text: str) -> "Code | None":
+    """Return a code; three characters are ICD-10's unless they are said to be ATC's, since both have some alike."""
+    from fedhealth.search.readers.facts import code_in
+
+    system, _, value = text.rpartition(":")
+    if system.lower() == "atc" or (not system and re.fullmatch(r"[A-Za-z]\d\d[A-Za-z].*", value)):
+        return code_in(value, "atc")
+    return code_in(value, "icd10") if system.lower() in ("", "icd10") else None
+
+
+def _day(option: str, text: str | None) -> date | None:
+    from fedhealth.search.readers.facts import date_in
+
+    if text is None:
+        return None
+    if (found := date_in(text)) is None:
+        raise ConfigInvalid(f"{option} {text} is no date", wanted="such as 2024-05-31, 2024-05 or 2024")
+    return found
+
+
+def _last_day(first: date | None, text: str | None) -> date | None:
+    """Return the last day of the year, month or day that was written."""
+    parts = len(re.findall(r"\d+", text or ""))
+    if first is None or parts > 2:
+        return first
+    after = date(first.year + 1, 1, 1) if parts == 1 and len(text or "") == 4 else None
+    if parts == 2:
+        after = date(first.year + first.month // 12, first.month % 12 + 1, 1)
+    return after - timedelta(days=1) if after else first
+
+
+def _ages(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    found = re.fullmatch(r"(\d{1,3})?(-)?(\d{1,3})?", text.replace(" ", ""))
+    if found is None or not any(found.group(1, 3)):
+        raise ConfigInvalid(f"--age {text} is no age", wanted="such as 65, 40-65, 65- or -17")
+    low, dash, high = found.groups()
+    return int(low) if low else None, int(high) if high else (int(low) if low and not dash else None)
