@@ -84,6 +84,8 @@ def test_the_order_would_catch_an_import_upwards_and_one_sideways():
         "fedhealth.learning.plan",
         "fedhealth.search.index",
         "fedhealth.search.reading",
+        "fedhealth.search.readers.sources",
+        "fedhealth.site.searching",
     ],
 )
 def test_importing_the_network_side_and_the_audit_loads_no_torch(module):

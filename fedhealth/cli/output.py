@@ -165,7 +165,7 @@ def agreed(question: str, instead: str = "--yes") -> bool:
 def ask(question: str, instead: str, default: str | None = None) -> str:
     """Ask a person for a word; arguments and errors as `agreed`, and the answer that Enter gives."""
     _refuse_to_ask(question, f"Give {instead}.")
-    return str(typer.prompt(question, default=default))
+    return str(typer.prompt(question, default=default, show_default=bool(default)))
 
 
 def passphrase(*, twice: bool) -> bytes | None:

@@ -61,7 +61,7 @@ def search(
     what a text denies. Each hit says why it is one, and each answer what was searched. Runs as the gate's user
     without a network, and waits while a gate computes. An aid to reading, no diagnosis.
 
-    Example: fedhealth search "douleur thoracique sans troponine" --since 2023 --state state/hungary
+    Example: fedhealth search embolie --since 2023 --kind report --state state/hungary
     """
     only = _filter(kind, since, until, age, sex, code, patient)
     domain = enter_domain(None, state, background=False)

@@ -8,35 +8,16 @@ Leaves to others: which words are terms of a concept (`concepts`), what is kept 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 from fedhealth.search.assertions import asserted_spans, assertion_of, fold
-from fedhealth.search.documents import AssertedSpan, Code, Document, Mention, Passage, ReadDocument, Section
+from fedhealth.search.concepts import Terminology
+from fedhealth.search.documents import AssertedSpan, Document, Mention, Passage, ReadDocument, Section
 from fedhealth.search.language import detect
 from fedhealth.search.passages import passages_of
 from fedhealth.search.sections import said_by_heading, sections_of
 
 
-class TermFound(Protocol):
-    """A concept's term in a text: its offsets, code and name."""
-
-    start: int
-    end: int
-    term: str
-
-    @property
-    def code(self) -> Code | None:
-        """The concept's code, None if no classification has it."""
-
-
-class Terms(Protocol):
-    """What finds terms of concepts in a text: a `Terminology`."""
-
-    def find_mentions(self, text: str, language: str | None) -> Sequence[TermFound]:
-        """Return the terms in a text, in its order."""
-
-
-def read_document(document: Document, terms: Terms) -> ReadDocument:
+def read_document(document: Document, terms: Terminology) -> ReadDocument:
     """Return what a document's text says.
 
     Args:
@@ -69,7 +50,7 @@ def _passages(document: Document, folded: str, sections: Sequence[Section], lang
             number += 1
 
 
-def _mentions(passage: Passage, terms: Terms, language: str) -> Iterator[Mention]:
+def _mentions(passage: Passage, terms: Terminology, language: str) -> Iterator[Mention]:
     for found in terms.find_mentions(passage.text, language):
         start, end = passage.start + found.start, passage.start + found.end
         yield Mention(start, end, found.code, found.term, assertion_of(passage.spans, start, end))

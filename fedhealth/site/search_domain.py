@@ -8,7 +8,8 @@ computed by then leaves later, and that shows. So whatever is done here must not
 processes are the kernel's last choice for the processor (`SCHED_IDLE`; a clinician's search, which somebody waits for,
 is of the lowest priority above that, a seventieth of the gate's share), for the disk (idle class) and the first to go
 when memory runs out, and each has one thread. What is left is well within the quarter by which public durations exceed
-what was measured. A search waits while the gate computes a round, not the other way round.
+what was measured. A search waits while the gate computes a round, not the other way round. At a site that never joined
+a federation nobody times replies, and nothing is given up.
 
 Invariants: called while the process has one thread, before numpy or tantivy start others. Run by root, it becomes the
 user whom the gate's folder belongs to; by anybody else, it ends.
@@ -87,7 +88,10 @@ def enter_search_domain(root: Path, folder: Path | None, *, background: bool) ->
             wanted=f"the gate's, number {owner}",
             next_step="Run it as that user: sudo -u fedhealth-gate fedhealth ... (docs/search.md)",
         )
-    _yield_to_the_gate(background)
+    for name in _ONE_THREAD:
+        os.environ[name] = "false" if name == "TOKENIZERS_PARALLELISM" else "1"
+    if (root / "node").exists():
+        _yield_to_the_gate(background)
     if not leave_network(frozenset({os.geteuid()})) and has_network():
         _LOG.warning(
             "the index keeps its network here, but for TCP: let the service manager take it away (PrivateNetwork=yes)"
@@ -114,8 +118,6 @@ def _become(user: int, group: int) -> None:
 
 
 def _yield_to_the_gate(background: bool) -> None:
-    for name in _ONE_THREAD:
-        os.environ[name] = "false" if name == "TOKENIZERS_PARALLELISM" else "1"
     # Each of them is this process's own to lower; where a kernel knows one of them not, the others do.
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_NICENESS)

@@ -96,6 +96,11 @@ OWN_TESTS = {
     ("site", "gate"): "tests/site/test_starting.py",
     ("site", "supernode"): "tests/site/test_supernode.py",
     ("site", "worker"): "tests/site/test_supernode.py",
+    ("search",): "tests/site/test_search_commands.py",
+    ("site", "index", "add"): "tests/site/test_search_commands.py",
+    ("site", "index", "status"): "tests/site/test_search_commands.py",
+    ("site", "index", "fill"): "tests/site/test_search_commands.py",
+    ("site", "index", "rebuild"): "tests/site/test_search_commands.py",
     ("audit", "empirical"): "tests/compliance/test_empirical.py",
     ("study", "submit"): "tests/coordinator/test_cli_study_runs.py",
     ("study", "list"): "tests/coordinator/test_cli_study_runs.py",
@@ -104,7 +109,7 @@ OWN_TESTS = {
     ("study", "results"): "tests/coordinator/test_cli_study_runs.py",
     ("study", "simulate"): "tests/simulation/test_simulate.py",
 }
-"""What a study's day needs processes for, and whose tests read what they print."""
+"""What needs processes of its own, such as those that confine themselves, and whose tests read what they print."""
 
 
 def run(capsys, monkeypatch, *arguments):

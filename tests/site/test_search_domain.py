@@ -64,6 +64,7 @@ def entered(folder, state, kind="background", command=(sys.executable,), **optio
 @pytest.mark.parametrize(("kind", "policy"), [("background", os.SCHED_IDLE), ("search", os.SCHED_BATCH)])
 def test_it_is_last_in_every_queue_and_has_the_index_and_the_data_and_nothing_else(ward, kind, policy):
     here = ward()
+    here.state.node.mkdir()
     forget_patient(here.folder, here.state, "p1")
     found = entered(here.folder, here.state, kind)
     assert (found["policy"], found["niceness"], found["first to go"]) == (policy, 19, 800)
@@ -71,6 +72,12 @@ def test_it_is_last_in_every_queue_and_has_the_index_and_the_data_and_nothing_el
     assert found["networks"] == 1  # the loopback of a network of its own
     assert found["forgotten"] == 1
     assert {name for name in found if found[name] is True} == {"reads the data", "writes the index"}
+
+
+def test_at_a_site_that_never_joined_nobody_times_a_reply_and_it_runs_as_any_other(ward):
+    here = ward()
+    found = entered(here.folder, here.state)
+    assert (found["policy"], found["niceness"]) == (os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 import dataclasses
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("tantivy", reason="the extra `search` is not installed")
 
-from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.index import SearchIndex
 from fedhealth.site.consent import forget_patient, renew_consent
@@ -27,14 +24,6 @@ path = "letters"
 names = "{patient}/{date} {title}.txt"
 language = "en"
 """
-
-
-@pytest.fixture(scope="module")
-def terms(tmp_path_factory):
-    """The compiled words of medicine, which are the same for every index."""
-    folder = tmp_path_factory.mktemp("terms")
-    Terminology.load(folder)
-    return folder
 
 
 class Indexed:
@@ -78,8 +67,8 @@ class Indexed:
 
 
 @pytest.fixture
-def ward_with_letters(ward, terms):
-    here = Indexed(ward(), terms)
+def ward_with_letters(ward, compiled_terms):
+    here = Indexed(ward(), compiled_terms)
     here.write("p1", "Chest pain. No troponin.")
     here.write("p2", "Acute appendicitis with zyxwvut as a word of its own.")
     return here
@@ -234,10 +223,3 @@ def test_a_rebuilt_index_answers_as_before_and_an_index_of_another_version_is_re
     before = patients_of(searching(here), "appendicitis")
     assert rebuild(here.index, lambda done: None, keep_vectors=True) == 2
     assert patients_of(searching(here), "appendicitis") == before == {"p2"}
-
-
-def test_reading_the_sources_loads_no_torch():
-    import subprocess
-
-    script = "import sys, fedhealth.search.readers.sources; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).resolve().parents[2]).returncode == 0
