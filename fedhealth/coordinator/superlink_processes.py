@@ -10,7 +10,9 @@ Leaves to others: who may register (`node_keys`), and what runs on it (`superlin
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
+import shutil
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 """How long a SuperLink may take until it answers; 1.2 s on an idle machine."""
+MOST_LOG_BYTES, LOG_SECONDS = 16 * 2**20, 10.0
+"""How long a log may get, and how often that is looked at; Flower's own has no bound."""
 _LOOK_SECONDS = 0.05
 _STOP_SECONDS = 2.0
 _FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS, _STEADY_SECONDS = 0.1, 5.0, 30.0
@@ -91,6 +95,7 @@ class SuperLinkProcesses:
             await self.stop()
             raise
         self._keepers = [asyncio.create_task(self._keep(name)) for name in self._running]
+        self._keepers += [asyncio.create_task(self._bound_log(name)) for name in self._running]
 
     async def stop(self) -> None:
         """End both, and the apps that they started."""
@@ -114,7 +119,7 @@ class SuperLinkProcesses:
         replace_file(self._folder / "control.secret", self._secret.encode(), SECRET_MODE)
         replace_file(self._folder / "superexec.secret", secrets.token_bytes(32), SECRET_MODE)
         for program in ("flower-superlink", "flower-superexec"):
-            self._log(program).unlink(missing_ok=True)
+            self._log(program).unlink(missing_ok=True)  # the one that was put aside stays
 
     def _log(self, program: str) -> Path:
         return self._folder / f"{program}.log"
@@ -178,6 +183,24 @@ class SuperLinkProcesses:
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
             await self._spawn(program)
+
+    async def _bound_log(self, program: str) -> None:
+        """Keep what a program writes from filling the disk, by which it would stop the coordinator too."""
+        while True:
+            await asyncio.sleep(LOG_SECONDS)
+            with contextlib.suppress(OSError):
+                bound_log(self._log(program))
+
+
+def bound_log(path: Path, most: int = MOST_LOG_BYTES) -> None:
+    """Put a log aside, in the place of the one before, once it is longer than it may be.
+
+    Whoever writes it appends, and so goes on at the start of the file that is empty now; lines that come in between
+    are lost.
+    """
+    if path.stat().st_size > most:
+        shutil.copyfile(path, path.with_name(path.name + ".1"))
+        os.truncate(path, 0)
 
 
 def _free_port(port: int) -> int:

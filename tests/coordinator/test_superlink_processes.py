@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedhealth.coordinator import superlink_engine, superlink_processes
 from fedhealth.coordinator.node_keys import NodeKeys, node_key
 from fedhealth.coordinator.superlink_engine import SuperLinkEngine
-from fedhealth.coordinator.superlink_processes import SuperLinkProcesses
+from fedhealth.coordinator.superlink_processes import SuperLinkProcesses, bound_log
 from fedhealth.errors import ConfigInvalid, FederationFailed, LinkUnavailable
 from fedhealth.flower.superlink_control import is_guarded
 from fedhealth.link.services import PeerAway
@@ -166,6 +166,37 @@ def test_a_key_that_is_refused_takes_no_other_away_and_keeps_no_coordinator_from
             await engine.stop()
 
     asyncio.run(scene())
+
+
+def test_a_log_that_grows_is_put_aside_and_written_on(tmp_path):
+    path = tmp_path / "flower-superlink.log"
+    with path.open("ab", buffering=0) as log:  # as the process has it
+        for number in range(3):
+            log.write(b"%d" % number * 600)
+            bound_log(path, most=1000)
+            log.write(b"-")
+    # Of the parts of 600 bytes the second is the first beyond 1,000: what was there goes aside, the rest is written on.
+    assert path.with_name("flower-superlink.log.1").read_bytes() == b"0" * 600 + b"-" + b"1" * 600
+    assert path.read_bytes() == b"-" + b"2" * 600 + b"-"
+
+
+def test_a_log_is_looked_at_while_its_program_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedhealth.coordinator.superlink_processes.LOG_SECONDS", 0.01)
+    monkeypatch.setattr("fedhealth.coordinator.superlink_processes.bound_log", lambda path: looked.add(path.name))
+    looked = set()
+
+    async def run():
+        processes = SuperLinkProcesses(tmp_path / "superlink", tmp_path / "frames.sock")
+        await processes.start()
+        try:
+            async with asyncio.timeout(30):
+                while len(looked) < 2:
+                    await asyncio.sleep(0.01)
+        finally:
+            await processes.stop()
+
+    asyncio.run(run())
+    assert looked == {"flower-superlink.log", "flower-superexec.log"}
 
 
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path):
