@@ -26,6 +26,8 @@ from fedhealth.search.words import FUNCTION_WORDS, Word, words_of
 
 SENTENCE_END = re.compile(r"[.;:!?](?=\s|$)|\n\s*\n")
 LANGUAGES = ("fr", "en")
+FEW_WORDS = 12
+"""Of so few words the language is a guess."""
 LONGEST_ABBREVIATION = 5
 LEAST_CLEAR = 3
 """Letters of the shortest abbreviation that is taken at its word in a report."""
@@ -103,7 +105,7 @@ class Terminology:
 
         Args:
             text: of any length.
-            language: "fr" or "en"; any other or None looks for terms of both.
+            language: "fr" or "en"; any other or None looks for terms of both, and so does a text of few words.
             asked: the text is a query, in which abbreviations count in small letters too.
 
         Returns:
@@ -112,7 +114,7 @@ class Terminology:
         words = [word for word in words_of(text) if text[word.start : word.end].lower() not in FUNCTION_WORDS]
         if not words:
             return ()
-        among = (language,) if language in LANGUAGES else LANGUAGES
+        among = (language,) if language in LANGUAGES and len(words) > FEW_WORDS else LANGUAGES
         candidates = [each for name in among for each in self._candidates(words, name)]
         candidates.sort(key=lambda found: (found[0] - found[1], found[0]))  # longest first
         taken = np.zeros(len(words), dtype=bool)

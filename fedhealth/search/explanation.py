@@ -114,7 +114,9 @@ def affirms_denied(found: Sequence[Highlight], question: Question) -> bool:
         return False
     denied = {word.written for word in question.words if word.assertion == "negated"}
     denied_concepts = {each.found.concept for each in question.concepts if each.assertion == "negated"}
-    affirmed = {each.asked for each in found if each.assertion in ("affirmed", "history")}
+    affirmed = {
+        each.asked for each in found if each.assertion in ("affirmed", "history") and each.kind != "translation"
+    }
     return bool(denied and denied <= affirmed) or bool(denied_concepts & affirmed)
 
 

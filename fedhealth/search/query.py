@@ -43,6 +43,10 @@ SENTENCE = re.compile(
 NEGATIONS = frozenset(map(fold, "sans pas non ni aucun aucune hormis no not without nor never".split()))  # noqa: SIM905
 """Words that say of others that they are negated, and nothing by themselves."""
 
+UNSAID = re.compile(r"\b(sans (autre )?precision|non \w+|not (otherwise |elsewhere )?(specified|classified))\b")
+"""What a classification says of what is not said (folded): it denies nothing, and
+neither does an adjective with "non"."""
+
 
 class AskedWord(NamedTuple):
     """A word of a question.
@@ -170,7 +174,11 @@ def read_question(query: str, terminology: Terminology) -> Question:
     taken = [*codes, *identifiers]
     language = detect(text)
     folded = fold_in_place(text)
-    spans = [] if SENTENCE.search(text) else asserted_spans(folded, 0, len(folded), language)
+    found = terminology.find_mentions(text, None, asked=True)
+    for start, end, *_ in found:  # a term is whole: "diabète sans complication" denies nothing
+        if any(word.folded in NEGATIONS for word in words_of(text[start:end])):
+            folded = folded[:start] + " " * (end - start) + folded[end:]
+    spans = [] if SENTENCE.search(text) else asserted_spans(UNSAID.sub(_blank, folded), 0, len(folded), language)
     words = tuple(
         AskedWord(word.start, word.end, text[word.start : word.end], word.folded, assertion_of(spans, *word[:2]))
         for word in words_of(text)
@@ -179,9 +187,9 @@ def read_question(query: str, terminology: Terminology) -> Question:
         and word.folded not in NEGATIONS
     )
     concepts = tuple(
-        AskedConcept(found, assertion_of(spans, found.start, found.end))
-        for found in terminology.find_mentions(text, None, asked=True)
-        if not any(_meet((found.start, found.end), each) for each in taken)
+        AskedConcept(term, assertion_of(spans, term.start, term.end))
+        for term in found
+        if not any(_meet((term.start, term.end), each) for each in taken)
     )
     negates_all = bool(words) and all(word.assertion == "negated" for word in words)
     return Question(text, language, words, concepts, tuple(codes.values()), tuple(identifiers.values()), negates_all)
@@ -203,6 +211,10 @@ def _is_identifier(written: str) -> bool:
     if digits == len(written):
         return digits >= LEAST_PLAIN_DIGITS
     return digits >= LEAST_DIGITS
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match.group())
 
 
 def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:

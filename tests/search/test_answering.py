@@ -8,14 +8,11 @@ import datetime
 import pytest
 
 from fedhealth.search.answering import SearchEngine
-from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import Code, Document, DocumentFilter
 from fedhealth.search.encoder import Encoder
 from fedhealth.search.index import SearchIndex
 from fedhealth.search.query import SearchRequest
 from fedhealth.search.reading import read_document
-
-pytest.importorskip("edsnlp", reason="the terms of CIM-10 and ATC are in edsnlp (extra: search)")
 
 TEXTS = {
     "troponin-negative": "Patient admis pour douleur thoracique. Pas de dyspnée. Troponine négative.",
@@ -47,10 +44,9 @@ def document(key, text):
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    terminology, encoder = Terminology.load(folder), Encoder()
-    with SearchIndex.open(folder / "index", create=True) as index:
+def engine(tmp_path_factory, terminology):
+    encoder = Encoder()
+    with SearchIndex.open(tmp_path_factory.mktemp("site") / "index", create=True) as index:
         documents = (document(key, text) for key, text in TEXTS.items())
         index.add(documents, lambda each: read_document(each, terminology), terminology.ancestors)
         index.fill_vectors(encoder)
@@ -154,10 +150,9 @@ def test_who_asks_for_a_code_gets_nothing_similar(engine):
     assert found(engine, "Z99.9") == []
 
 
-def test_answers_by_words_until_vectors_are_there(tmp_path, engine):
-    terminology = engine._terminology
+def test_answers_by_words_until_vectors_are_there(tmp_path, terminology):
     with SearchIndex.open(tmp_path / "index", create=True) as index:
-        assert SearchEngine(index, terminology, Encoder()).search(SearchRequest("fever")).hits == ()
+        assert SearchEngine(index, terminology, None).search(SearchRequest("fever")).hits == ()
         index.add([document("effusion", TEXTS["effusion"])], lambda each: read_document(each, terminology))
         answer = SearchEngine(index, terminology, Encoder()).search(SearchRequest("pleural effusion"))
         assert [hit.document.key for hit in answer.hits] == ["effusion"]

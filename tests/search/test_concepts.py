@@ -12,18 +12,6 @@ import pytest
 from fedhealth.search.concepts import Terminology
 from fedhealth.search.terminology import FILE_NAME, compile_terms
 
-pytest.importorskip("edsnlp", reason="the terms of CIM-10 and ATC are in edsnlp (extra: search)")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("terminology")
-
-
-@pytest.fixture(scope="module")
-def terminology(folder):
-    return Terminology.load(folder)
-
 
 def concepts(terminology, text, language, asked=False):
     return {
@@ -99,8 +87,8 @@ def test_12_227_concepts_have_a_name_in_both_languages(terminology):
     assert len(terminology.named_in_both("icd10")) == 12_227
 
 
-def test_a_compiled_file_is_kept_and_one_of_another_version_is_made_anew(tmp_path, folder, terminology):
-    path = shutil.copy(compile_terms(folder), tmp_path / FILE_NAME)
+def test_a_compiled_file_is_kept_and_one_of_another_version_is_made_anew(tmp_path, terminology_folder, terminology):
+    path = shutil.copy(compile_terms(terminology_folder), tmp_path / FILE_NAME)
     before = path.stat().st_ino
     assert compile_terms(tmp_path).stat().st_ino == before
     with closing(sqlite3.connect(path)) as connection, connection:

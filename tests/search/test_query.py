@@ -5,16 +5,7 @@ import dataclasses
 import pytest
 
 from fedhealth.errors import DataUnusable
-from fedhealth.search.concepts import Terminology
 from fedhealth.search.query import MAX_QUERY_CHARACTERS, SearchRequest, clean, read_question
-
-pytest.importorskip("edsnlp", reason="the terms of CIM-10 and ATC are in edsnlp (extra: search)")
-
-
-@pytest.fixture(scope="module")
-def terminology(tmp_path_factory):
-    return Terminology.load(tmp_path_factory.mktemp("terminology"))
-
 
 CODES_AND_IDENTIFIERS = {
     "a code": ("I50.1", ("icd10:I50.1",), ()),
@@ -46,6 +37,9 @@ DENIED = {
     "pas de": ("toux, pas de fièvre", {"fièvre"}),
     "without": ("chest pain without dyspnea", {"dyspnea"}),
     "a sentence is about all it names": ("Why does aspirin not help without a stent?", set()),
+    "a label's own words": ("diabète sucré de type 2, sans complication", set()),
+    "what a label leaves unstated": ("otite externe, sans précision", set()),
+    "an adjective with non": ("hémorragie non traumatique", set()),
     "nothing denied": ("fracture du col du fémur", set()),
 }
 
