@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedhealth.records.cells import is_blank, is_text, is_unreadable, number_of
-from fedhealth.records.images import look_like_images
+from fedhealth.records.images import name_files
 from fedhealth.records.molecules import look_like_smiles
 from fedhealth.records.split import SIDE_WORDS, stated_sides
 from fedhealth.records.table import Table, patients_per_row
@@ -82,8 +82,9 @@ def describe_columns(table: Table, patient_column: str) -> tuple[Column, ...]:
     for name in table.columns:
         filled = Counter({cell: count for cell, count in _counts(table, name).items() if not is_blank(cell)})
         kind: ColumnType = "patient" if name == patient_column else _type_of(filled)
+        files = kind == "text" and name_files(table.folder, filled)
         share = 1 - filled.total() / len(table.rows) if table.rows else 1.0
-        doubts = _patient_doubts(table, name) if kind == "patient" else _doubts(filled, kind)
+        doubts = _patient_doubts(table, name) if kind == "patient" else _doubts(filled, kind, names_files=files)
         found.append(Column(name, kind, share, tuple(doubts)))
     return tuple(found)
 
@@ -211,7 +212,7 @@ def _patient_doubts(table: Table, name: str) -> Iterator[str]:
         yield "nearly every row has a new value: right only if each patient has one row; else it numbers visits"
 
 
-def _doubts(filled: Counter[str], kind: ColumnType) -> Iterator[str]:
+def _doubts(filled: Counter[str], kind: ColumnType, *, names_files: bool) -> Iterator[str]:
     values, total = set(filled), filled.total()
     if kind == "blank":
         yield "nothing in it"
@@ -224,7 +225,7 @@ def _doubts(filled: Counter[str], kind: ColumnType) -> Iterator[str]:
     if kind == "category" and len({" ".join(value.casefold().split()) for value in values}) < len(values):
         yield "one word in several spellings"
     if total >= _FEW_ROWS and len(values) >= NEARLY_UNIQUE * total:
-        if kind == "text" and not look_like_smiles(values) and not look_like_images(values):
+        if kind == "text" and not look_like_smiles(values) and not names_files:
             yield "nearly every row has its own text: names, or another number of the person? leave it out"
         if kind == "number" and all(cell.isdecimal() for cell in values):
             yield "nearly every row has its own whole number: another number of the person? leave it out"

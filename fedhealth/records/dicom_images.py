@@ -112,7 +112,12 @@ def _planes_of(file: BinaryIO, files: int, wanted: Wanted) -> Iterator[_Plane]:
         raise Unreadable("it is in colour, or no image")
     if "ModalityLUTSequence" in header:
         raise Unreadable("its intensities follow a table of its own")
-    wanted.check((files * frames, header.Rows, header.Columns))
+    try:
+        wanted.check((files * frames, header.Rows, header.Columns))
+    except Unreadable as error:
+        if files == 1:
+            raise
+        raise Unreadable("its slices are more, fewer, larger or smaller than the study asks for") from error
     file.seek(0)
     dataset = dicom.dcmread(file, specific_tags=[*_TAGS, *_PIXELS])
     stored = dataset.pixel_array.reshape(frames, dataset.Rows, dataset.Columns).astype(np.float32)

@@ -36,8 +36,7 @@ MAX_FILE_BYTES = 2**30
 """Of one file."""
 
 
-_SUFFIXES = (".npy", ".npz", ".nii", ".nii.gz", ".dcm")
-_MOSTLY = 0.9
+_MOSTLY, _ENOUGH = 0.9, 50
 
 
 class Unreadable(Exception):
@@ -129,9 +128,22 @@ def check_readers() -> None:
             )
 
 
-def look_like_images(cells: Collection[str]) -> bool:
-    """Say whether texts are nearly all names of image files."""
-    return bool(cells) and sum(cell.lower().endswith(_SUFFIXES) for cell in cells) >= _MOSTLY * len(cells)
+def name_files(folder: Path, cells: Collection[str]) -> bool:
+    """Say whether texts nearly all name files or folders, as far as the first few can tell; nothing of them is read.
+
+    Args:
+        folder: of the table's file, below which they lie.
+        cells: of a column.
+    """
+    some = sorted(cells)[:_ENOUGH]
+    return bool(some) and sum(_is_there(folder, cell) for cell in some) >= _MOSTLY * len(some)
+
+
+def _is_there(folder: Path, cell: str) -> bool:
+    try:
+        return _inside(folder, cell) != folder.resolve()
+    except Unreadable:
+        return False
 
 
 def _inside(folder: Path, cell: str) -> Path:

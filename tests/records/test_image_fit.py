@@ -117,9 +117,12 @@ def test_where_no_record_has_an_image_or_only_one_outcome_has_that_is_said(table
 
 
 def test_names_of_image_files_are_not_taken_for_names_of_persons(tmp_path):
-    rows = tuple((n, (f"p{n}", f"scans/{n}.nii.gz", f"Name {n}")) for n in range(30))
-    columns = describe_columns(Table(tmp_path / "a.csv", ("id", "scan", "name"), rows), "id")
-    assert [column.doubts for column in columns][1] == () and "names" in columns[2].doubts[0]
+    (tmp_path / "scans").mkdir()
+    for number in range(30):
+        (tmp_path / "scans" / f"{number}").mkdir()
+    rows = tuple((n, (f"p{n}", f"scans/{n}", f"Name {n}", f"../{tmp_path.name}/scans/{n}")) for n in range(30))
+    columns = describe_columns(Table(tmp_path / "a.csv", ("id", "scan", "name", "out"), rows), "id")
+    assert columns[1].doubts == () and all("names" in column.doubts[0] for column in columns[2:])
 
 
 def test_without_its_packages_no_image_is_read_whatever_the_cells_are(table, monkeypatch):

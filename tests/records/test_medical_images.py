@@ -232,7 +232,7 @@ def no_nifti(folder):
 
 BAD = {
     "a slice missing in the middle": (lambda f: series(f, left_out=(4,)), {"shape": [8, 8, 10]}, "slice is missing"),
-    "a slice missing at the end": (lambda f: series(f, left_out=(8,)), {}, "another size"),
+    "a slice missing at the end": (lambda f: series(f, left_out=(8,)), {}, "more, fewer"),
     "two series in a folder": (mixed, {}, "several series"),
     "a place twice": (twice, {}, "slice is missing"),
     "slices that do not say where they lie": (lambda f: series(f, ImagePositionPatient=None), {}, "where its slices"),
