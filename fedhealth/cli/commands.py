@@ -2,7 +2,7 @@
 
 import typer
 
-from fedhealth.cli import audit, coordinator, demo, root, search, site, study
+from fedhealth.cli import audit, coordinator, count, demo, root, search, site, study
 from fedhealth.cli.json_option import Program
 
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
 )
 app.command("demo", help=demo.run.__doc__)(demo.run)
 app.command("search", help=search.search.__doc__)(search.search)
+app.command("count")(count.count)
 app.add_typer(site.app, name="site")
 app.add_typer(study.app, name="study")
 app.add_typer(coordinator.app, name="coordinator")

@@ -177,6 +177,24 @@ def serve(
 
 
 @app.command()
+def offer_search(
+    study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed search study.")], home: Home
+) -> None:
+    """Offer a search study to the sites from now on; each decides for itself. The coordinator may be running.
+
+    Example: fedhealth coordinator offer-search search.signed --home state
+    """
+    from fedhealth.coordinator.count_desk import offer_search as offer
+    from fedhealth.coordinator.home import CoordinatorHome
+    from fedhealth.secret_file import read_file
+
+    there = CoordinatorHome(home)
+    there.file()  # a home that is none is said to be missing
+    digest = offer(there.searches, read_file(study)).study.digest
+    say(f"offered search study {digest[:12]} to the sites", study=digest)
+
+
+@app.command()
 def run(
     study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="The signed study.")],
     home: Home,

@@ -5,6 +5,7 @@ import typer
 from fedhealth.cli import (
     joining,
     site_acts,
+    site_askers,
     site_data,
     site_index,
     site_limits,
@@ -32,6 +33,8 @@ for verb in (
     site_patients.forget,
     site_patients.unforget,
     site_patients.studies_of,
+    site_askers.asking_key,
+    site_askers.vouch,
     site_acts.pause,
     site_acts.resume,
     site_acts.rotate_key,

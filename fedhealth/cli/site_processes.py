@@ -121,7 +121,7 @@ def node(state: State, engine: EngineChoice = None, supernode_port: NodePort = 0
         from fedhealth.site.loopback_port import listen_on_loopback
 
         listener = listen_on_loopback(supernode_port)  # a confined node can open no port
-    sandbox = confine_node(state, file.port_outwards, makes_socket=listener is not None)
+    sandbox = confine_node(state, file.port_outwards)
     tell_incomplete("node", sandbox)  # before anything is imported that starts threads
     with loading(lifeline):
         from fedhealth.site.node import run_node

@@ -52,7 +52,7 @@ def study_lines(view: "StudyView") -> Iterator[str]:
 
 def proposal_lines(proposal: "Proposal") -> Iterator[str]:
     """Say what an administrator should see before a study is approved."""
-    from fedhealth.learning.plan import plan_study
+    from fedhealth.site.study_steps import numbers_of, releases_of, steps_of
 
     study, seen = proposal.signed.study, proposal.seen
     yield from _heading(f"{study.title} ({study.name})")
@@ -60,12 +60,12 @@ def proposal_lines(proposal: "Proposal") -> Iterator[str]:
     yield from _said("asked by", proposal.asked_by)
     yield from _said("purpose", study.purpose)
     yield from _said("on ground", study.legal_basis)
-    for step in plan_study(study).values():
-        what = f"{step.name}: at most {step.rounds} times {step.mechanism.dimension:,} whole numbers with noise in them"
-        yield from _said("leaves", f"{what}, {8 * step.mechanism.dimension:,} bytes each, of {step.cohort} patients")
+    for step in steps_of(study).values():
+        what = f"{step.name}: at most {releases_of(step)} times {numbers_of(step):,} whole numbers with noise in them"
+        yield from _said("leaves", f"{what}, {8 * numbers_of(step):,} bytes each, of {step.cohort} patients")
     for side, patients in seen.patients.items():
         yield from _said("here", _counted(patients, side, seen.composition[side]))
-        planned = f"epsilon {seen.epsilon[side]:.3f} at delta {study.privacy.delta:g} as planned (informs)"
+        planned = f"epsilon {seen.epsilon[side]:.3f} at delta {proposal.approval.delta:g} as planned (informs)"
         yield from _said("costs", f"each of them at most {seen.share[side]:.1%} of the budget (binds); {planned}")
         yield from _said("", f"{seen.share_left[side]:.1%} would be left then")
     for warning in seen.warnings:

@@ -14,6 +14,8 @@ from fedhealth.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from fedhealth.learning.foresight import Foresight
+    from fedhealth.policy.limits import SiteLimits
+    from fedhealth.study.search_study import SearchStudy
 
 app = typer.Typer(
     help="For the researcher: write a study protocol, see what it would cost, sign it, have it run.",
@@ -108,9 +110,12 @@ def check(
     from fedhealth.errors import PolicyForbids
     from fedhealth.learning.foresight import foresee
     from fedhealth.policy.limits import read_limits
-    from fedhealth.study.protocol import load_study
+    from fedhealth.study.search_study import SearchStudy, load_protocol
 
-    study = load_study(protocol)
+    study = load_protocol(protocol)
+    if isinstance(study, SearchStudy):
+        _check_search(study, read_limits(limits or []))
+        return
     found = foresee(study, read_limits(limits or []))
     answer(asdict(found))
     say(f"{study.title} ({study.name}, {study.digest[:12]})")
@@ -148,12 +153,13 @@ def sign(
     from fedhealth.learning.plan import plan_study
     from fedhealth.secret_file import PUBLIC_MODE, replace_file
     from fedhealth.signing import load_signing_key
-    from fedhealth.study.protocol import load_study
+    from fedhealth.study.search_study import SearchStudy, load_protocol
     from fedhealth.study.signature import sign_study
 
-    study = load_study(protocol)
-    refuse_open_texts(study)
-    plan_study(study)  # a study that no mechanism can serve is nobody's to approve
+    study = load_protocol(protocol)
+    if not isinstance(study, SearchStudy):
+        refuse_open_texts(study)
+        plan_study(study)  # a study that no mechanism can serve is nobody's to approve
     path = out or protocol.with_suffix(".signed")
     replace_file(path, sign_study(study, load_signing_key(key)), PUBLIC_MODE)
     remark(f"signed study {study.digest}: {path}", wrote=str(path))
@@ -176,6 +182,25 @@ def schema() -> None:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _check_search(study: "SearchStudy", limits: "Sequence[SiteLimits]") -> None:
+    from fedhealth.errors import PolicyForbids
+    from fedhealth.search.foresight import foresee_search
+
+    found = foresee_search(study, limits)
+    answer(asdict(found))
+    say(f"{study.title} ({study.name}, {study.digest[:12]})")
+    say(
+        f"  a count   +-{found.half_width} patients in 19 of 20, epsilon {study.counts.epsilon:g}; "
+        f'below {study.counts.least_shown} only "fewer"'
+    )
+    say(f"  all       {study.counts.most} counts: epsilon {found.epsilon:.2f} at delta {study.delta:g}, for everybody")
+    for site in found.sites:
+        share = "-" if site.share is None else f"{site.share:.0%} of its budget"
+        say(f"  {site.site}: {share}; {'; '.join(site.refusals) or 'nothing against it'}")
+    if any(site.refusals for site in found.sites):
+        raise typer.Exit(PolicyForbids.exit_code)
 
 
 def _show(found: "Foresight", rounds: int, spare: int) -> None:

@@ -30,7 +30,7 @@ from fedhealth.privacy.entries import (
     WitnessRule,
 )
 from fedhealth.privacy.release import Digest
-from fedhealth.study.signature import SignedStudy
+from fedhealth.study.signature import AnySigned
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def acts_of(history: History) -> tuple[ActLine, ...]:
     return tuple(lines)
 
 
-def _said(entry: Entry, studies: Mapping[Digest, SignedStudy]) -> str:
+def _said(entry: Entry, studies: Mapping[Digest, AnySigned]) -> str:
     match entry:
         case Created():
             caps = "; ".join(
@@ -105,6 +105,6 @@ def _said(entry: Entry, studies: Mapping[Digest, SignedStudy]) -> str:
             assert_never(entry)
 
 
-def _study(digest: Digest, studies: Mapping[Digest, SignedStudy]) -> str:
+def _study(digest: Digest, studies: Mapping[Digest, AnySigned]) -> str:
     signed = studies.get(digest)
     return f"study '{signed.study.name}' ({digest[:12]})" if signed else f"study {digest}"

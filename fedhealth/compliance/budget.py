@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import get_args
 
 from fedhealth.compliance.history import History
-from fedhealth.learning.plan import plan_study
 from fedhealth.privacy.currency import Budget
 from fedhealth.privacy.entries import Approved, Name
 from fedhealth.privacy.events import plan_of
 from fedhealth.privacy.pld import InformativeEpsilon, informative_epsilon
-from fedhealth.privacy.release import Cohort, Digest, StepName
+from fedhealth.privacy.release import Cohort, Digest, StepName, paying_sides
+from fedhealth.site.study_steps import releases_of, steps_of
 from fedhealth.study.protocol import Study
+from fedhealth.study.search_study import SearchStudy
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def _study_use(history: History, approval: Approved, cohort: Cohort, budget: Bud
     signed, account = history.studies.get(approval.study), history.account
     spent, withdrawn = account.spent(approval.study, cohort), approval.study in account.withdrawn
     share_of_cap, share_of_envelope = budget.share(spent) if spent else 0.0, budget.share(approval.envelope[cohort])
-    times = [entry.at for entry in account.reserved.values() if (entry.study, entry.cohort) == (approval.study, cohort)]
+    paid = [entry for entry in account.reserved.values() if cohort in paying_sides(entry.cohort)]
+    times = [entry.at for entry in paid if entry.study == approval.study]
     return StudyUse(
         study=approval.study,
         name=signed.study.name if signed else None,
@@ -149,21 +151,20 @@ def _study_use(history: History, approval: Approved, cohort: Cohort, budget: Bud
     )
 
 
-def _step_uses(history: History, digest: Digest, study: Study | None, cohort: Cohort) -> list[StepUse]:
+def _step_uses(history: History, digest: Digest, study: Study | SearchStudy | None, cohort: Cohort) -> list[StepUse]:
     if study is not None:
         return [
-            StepUse(name, history.account.releases(digest, name), step.rounds)
-            for name, step in plan_study(study).items()
-            if step.cohort == cohort
+            StepUse(name, history.account.releases(digest, name), releases_of(step))
+            for name, step in steps_of(study).items()
+            if cohort in paying_sides(step.cohort)
         ]
-    charged = {
-        entry.step for entry in history.account.reserved.values() if (entry.study, entry.cohort) == (digest, cohort)
-    }
+    paid = [entry for entry in history.account.reserved.values() if cohort in paying_sides(entry.cohort)]
+    charged = {entry.step for entry in paid if entry.study == digest}
     return [
         StepUse(name, history.account.releases(digest, name), None) for name in get_args(StepName) if name in charged
     ]
 
 
-def _plan_epsilon(study: Study, cohort: Cohort, delta: float) -> InformativeEpsilon:
-    steps = [step for step in plan_study(study).values() if step.cohort == cohort]
-    return informative_epsilon(plan_of((each.event, each.rounds) for each in steps), delta)
+def _plan_epsilon(study: Study | SearchStudy, cohort: Cohort, delta: float) -> InformativeEpsilon:
+    steps = [step for step in steps_of(study).values() if cohort in paying_sides(step.cohort)]
+    return informative_epsilon(plan_of((each.event, releases_of(each)) for each in steps), delta)

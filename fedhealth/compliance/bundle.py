@@ -42,7 +42,7 @@ from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Cohort, Digest, SiteId
 from fedhealth.privacy.verified_ledger import LedgerContents, Spending, describe
 from fedhealth.signing import load_public_key, public_key_hex, sign, verify
-from fedhealth.study.signature import SignedStudy
+from fedhealth.study.signature import SIGNED, AnySigned
 
 MAGIC = b"fedhealth ledger bundle "
 _FIRST = MAGIC + b"1"
@@ -232,11 +232,11 @@ def _ledger_of(entries: tuple[bytes, ...], manifest: Manifest, created: Created,
     return LedgerContents(describe(account, head, witnessed), account, entries, manifest.head, receipt)
 
 
-def _studies_of(lines: list[bytes], account: Account) -> dict[Digest, SignedStudy]:
-    studies: dict[Digest, SignedStudy] = {}
+def _studies_of(lines: list[bytes], account: Account) -> dict[Digest, AnySigned]:
+    studies: dict[Digest, AnySigned] = {}
     for line in lines:
         try:
-            digest = SignedStudy.model_validate_json(line).study.digest
+            digest = SIGNED.validate_json(line).study.digest
         except ValueError as error:
             raise _changed("a study cannot be read") from error
         if studies and digest <= max(studies):

@@ -18,7 +18,7 @@ from fedhealth.privacy.merkle import MerkleTree, leaf_hash
 from fedhealth.privacy.release import Digest
 from fedhealth.privacy.verified_ledger import LedgerContents
 from fedhealth.privacy.verify import read_ledger
-from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES, SignedStudy, open_signed_study
+from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES, AnySigned, open_signed
 
 _DECISIONS = (b'"kind":"first-approval"', b'"kind":"rejected"', b'"kind":"approved"')
 
@@ -33,7 +33,7 @@ class History:
     """
 
     ledger: LedgerContents
-    studies: Mapping[Digest, SignedStudy]
+    studies: Mapping[Digest, AnySigned]
 
     @property
     def account(self) -> Account:
@@ -128,7 +128,7 @@ def read_studies(folder: Path) -> dict[Digest, bytes]:
         with file.open("rb") as opened:
             data = opened.read(MAX_SIGNED_STUDY_BYTES + 1)
         try:
-            studies[open_signed_study(data).study.digest] = data
+            studies[open_signed(data).study.digest] = data
         except IdentityInvalid as error:
             raise IdentityInvalid(
                 f"{file} is no signed study", got=error.got, wanted=error.wanted, next_step="Take it out of the folder."
@@ -136,13 +136,13 @@ def read_studies(folder: Path) -> dict[Digest, bytes]:
     return studies
 
 
-def approved_study(data: bytes, study: Digest, account: Account) -> SignedStudy:
+def approved_study(data: bytes, study: Digest, account: Account) -> AnySigned:
     """Return a signed study if it is the one that the account approved under this digest.
 
     Raises:
         IdentityInvalid: it is another study, another researcher's, or not signed.
     """
-    signed = open_signed_study(data)
+    signed = open_signed(data)
     approval = account.approved.get(study)
     if signed.study.digest != study or approval is None or approval.researcher != signed.researcher:
         raise IdentityInvalid(

@@ -18,6 +18,7 @@ from fedhealth.privacy.entries import ENTRY, Approved, Created, Entry, Withdrawn
 from fedhealth.privacy.release import Digest
 from fedhealth.privacy.verified_ledger import VerifiedLedger
 from fedhealth.study.protocol import Study
+from fedhealth.study.search_study import SearchStudy
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Activity:
     """
 
     study: Digest
-    text: Study | None
+    text: Study | SearchStudy | None
     researcher: Digest
     researcher_name: str | None
     data_set: str

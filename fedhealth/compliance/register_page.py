@@ -13,6 +13,7 @@ from fedhealth.compliance.register import Register
 from fedhealth.compliance.times import time_text
 from fedhealth.study.features import NumberCondition, NumberFeature
 from fedhealth.study.protocol import Study
+from fedhealth.study.search_study import SearchStudy
 
 
 def render_register(register: Register) -> str:
@@ -46,8 +47,10 @@ def _left(share: float) -> str:
     return f"{math.floor(share * 1000 + 1e-9) / 10:.1f}\u00a0%"
 
 
-def _columns(study: Study) -> str:
+def _columns(study: Study | SearchStudy) -> str:
     """Return the columns that a study reads, with units: the categories of data."""
+    if isinstance(study, SearchStudy):
+        return "diagnoses and drugs as codes; year of birth; sex (what is asked: how many patients)"
     features = [
         f"{feature.column} ({feature.unit})" if isinstance(feature, NumberFeature) else feature.column
         for feature in study.features
@@ -56,8 +59,12 @@ def _columns(study: Study) -> str:
     return "; ".join([*features, *dict.fromkeys(conditions), f"{', '.join(study.endpoint.columns)} (what is asked)"])
 
 
-def _conditions(study: Study) -> str:
-    """Return who is in the cohort, in words."""
+def _conditions(study: Study | SearchStudy) -> str:
+    """Return who is in the cohort, with how many records, in words."""
+    if isinstance(study, SearchStudy):
+        return (
+            f"every patient in the site's index; at most {study.counts.most_codes_of_a_patient} codes of each patient"
+        )
     said = [
         f"{each.column} from {each.range[0]:g} to {each.range[1]:g}"
         if isinstance(each, NumberCondition)
@@ -65,19 +72,30 @@ def _conditions(study: Study) -> str:
         for each in study.include
     ]
     said += [f"{each.column} is known" for each in study.features if each.missing == "exclude"]
-    return "; ".join(said) or f"every patient with a value of {study.endpoint.column}"
+    cohort = "; ".join(said) or f"every patient with a value of {study.endpoint.column}"
+    records = "record" if study.max_records_per_patient == 1 else "records"
+    return f"{cohort}; at most {study.max_records_per_patient} {records} of each patient"
 
 
-def _leaves(study: Study) -> str:
+def _leaves(study: Study | SearchStudy) -> str:
     """Return what leaves a site, in words."""
+    if isinstance(study, SearchStudy):
+        counts = study.counts
+        return (
+            f"Noised counts of patients, one for each new question from {study.first_quarter} to {study.last_quarter}: "
+            f"at most {counts.most}, of them {counts.most_of_an_asker} of one asker in a quarter; below "
+            f"{counts.least_shown} only the word “fewer”."
+        )
     if study.training is None:
         return "One noised table of sums over all patients of the study."
     releases = study.rounds + study.spare_rounds
     return f"Noised sums over patients: at most {releases} from training patients, one table from held-out ones."
 
 
-def _guarantee(study: Study) -> str:
+def _guarantee(study: Study | SearchStudy) -> str:
     """Return what a patient may pay, in words."""
+    if isinstance(study, SearchStudy):
+        return f"ε {study.counts.epsilon:g} for each count, for every patient; all together as stated below."
     privacy = study.privacy
     if study.training is None:
         return f"ε at most {privacy.evaluation_epsilon:g} for a patient, at δ {privacy.delta:g}."

@@ -121,7 +121,22 @@ class Asker:
         if identity.input_digest != input_digest(data):
             raise ValueError("the identity names another input")
         async with self._turns[identity.site]:
-            return await self._ask(identity, data)
+            payload = await self._ask(identity, data)
+        self._received.setdefault(identity.site, []).append(identity.digest)
+        return payload
+
+    async def ask_count(self, identity: ReleaseIdentity, signed_query: Buffer) -> Buffer:
+        """Return the payload of a count, which its gate keeps: it is never acknowledged.
+
+        Args:
+            identity: the release wanted, named by the query alone.
+            signed_query: the query with its asker.
+
+        Raises:
+            NoRelease: as `ask`.
+        """
+        async with self._turns[identity.site]:
+            return await self._ask(identity, signed_query)
 
     async def _ask(self, identity: ReleaseIdentity, data: Buffer) -> Buffer:
         question = pack(Answer(study=identity.study, step=identity.step, round=identity.round), data)
@@ -142,7 +157,6 @@ class Asker:
             raise NoRelease(AWAY, "the site answered with another release")
         statement = release_statement(reply.release, hashlib.sha256(payload).hexdigest())
         self._check_signed(identity.site, "release-reply", statement, reply.signature)
-        self._received.setdefault(identity.site, []).append(reply.release)
         return payload
 
     async def head(self, site: str) -> Head:

@@ -83,6 +83,11 @@ class CoordinatorHome:
         return self.root / "runs"
 
     @property
+    def searches(self) -> Path:
+        """Search studies that are offered to the sites, one signed file each."""
+        return self.root / "searches"
+
+    @property
     def superlink(self) -> Path:
         """The stock SuperLink's, with `engine = "superlink"`; nothing of a study."""
         return self.root / "superlink"

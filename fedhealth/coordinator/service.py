@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedhealth.coordinator.asking import Asker
 from fedhealth.coordinator.border import Border
+from fedhealth.coordinator.count_desk import CountDesk, signed_searches
 from fedhealth.coordinator.evidence import Evidence
 from fedhealth.coordinator.home import CoordinatorHome
 from fedhealth.coordinator.publishing import Publisher
@@ -25,6 +26,7 @@ from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.flower.version import check_flower
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.catalogue import CATALOGUE, MAX_STUDIES, catalogue_service
+from fedhealth.link.counts import COUNTS
 from fedhealth.link.engine import Engine
 from fedhealth.link.frames import MAX_HEADER_BYTES
 from fedhealth.link.memory import Buffer
@@ -95,13 +97,14 @@ class Coordinator:
         self._pinned: dict[str, PinnedSite] = {}
         self._joined: frozenset[str] = frozenset()
         self.look_for_sites()
-        offered = {CATALOGUE: catalogue_service(_Offered(self.studies))}
+        offered = {CATALOGUE: catalogue_service(_Offered(self.studies, home.searches))}
         quota = QUOTA_OF_FLOWER_SITE if engine is Engine.SUPERLINK else QUOTA_OF_SITE
-        self._border = Border(home, self._on_link, lambda site: {**offered, **self._flower_services(site)}, quota)
+        self._border = Border(home, self._on_link, lambda site: {**offered, **self._services(site)}, quota)
         self.link = self._border.link
         self._engine = engine
         self._superlink = _superlink_of(home, on_event) if engine is Engine.SUPERLINK else None
         self.asker = Asker(self._carry, Witness(home.witnessed, self._pinned, self._witness_key))
+        self._counts = CountDesk(home.searches, self.asker, lambda: self.sites)
         self._running: StudyRun | None = None
 
     @property
@@ -179,8 +182,9 @@ class Coordinator:
             self._superlink.linked(site, connected)
         self.on_event({"event": "site", "site": site, "connected": connected})
 
-    def _flower_services(self, site: str) -> Mapping[str, Service]:
-        return {} if self._superlink is None else self._superlink.services(site)
+    def _services(self, site: str) -> Mapping[str, Service]:
+        flower = {} if self._superlink is None else self._superlink.services(site)
+        return {COUNTS: self._counts.service_for(site), **flower}
 
 
 def _superlink_of(home: CoordinatorHome, on_event: OnEvent) -> "SuperLinkEngine":
@@ -190,13 +194,14 @@ def _superlink_of(home: CoordinatorHome, on_event: OnEvent) -> "SuperLinkEngine"
 
 
 class _Offered:
-    """The signed studies that wait at the sites, the oldest first; gone through anew each time."""
+    """The search studies that stand, then the signed studies that wait, the oldest first; read anew each time."""
 
-    def __init__(self, studies: Studies) -> None:
-        self._studies = studies
+    def __init__(self, studies: Studies, searches: Path) -> None:
+        self._studies, self._searches = studies, searches
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter([study.signed for study in self._studies.all(WAITING_STATES)[:MAX_STUDIES]])
+        waiting = [study.signed for study in self._studies.all(WAITING_STATES)]
+        return iter([*signed_searches(self._searches), *waiting][:MAX_STUDIES])
 
 
 def longest_answer(study: Study | None) -> int:

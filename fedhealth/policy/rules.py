@@ -5,6 +5,7 @@ release. What it does not allow is refused with the code `policy`, which says no
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +19,12 @@ from fedhealth.errors import PolicyForbids
 from fedhealth.policy.site_file import Name
 from fedhealth.privacy.currency import Budget, Cost
 from fedhealth.privacy.entries import Account, Approved, WitnessPolicy, WitnessWait
-from fedhealth.privacy.mu_squared import mu_of
+from fedhealth.privacy.mu_squared import MU_SQUARED_UNITS, geometric_cost, mu_of
 from fedhealth.privacy.release import Digest
-from fedhealth.study.protocol import PurposeClass, Task
-from fedhealth.study.signature import SignedStudy
+from fedhealth.study.head import PurposeClass
+from fedhealth.study.protocol import Study, Task
+from fedhealth.study.search_study import SearchStudy
+from fedhealth.study.signature import AnySigned
 
 
 class ExpectedWork(BaseModel):
@@ -60,7 +63,7 @@ class Policy(BaseModel):
     """The whole of `policy.toml`.
 
     Attributes:
-        tasks: kinds of study that may be asked.
+        tasks: kinds of study that may be asked; "search" lets other hospitals have patients counted.
         purposes: classes of purpose for which it may be asked.
         hours: hours of the day, 0 to 23 in `time_zone`, in which releases may be computed; all of them if not said.
         time_zone: of the hospital, as in "Europe/Paris"; decides hours and years.
@@ -72,7 +75,7 @@ class Policy(BaseModel):
         min_patients_a_side: a study for which fewer patients than this stand on either side of the split cannot
             be approved. Looked at once, at approval, because it depends on patients.
         max_epsilon_a_study: the most one study may ask, training and evaluation each, at the budget's delta; a study
-            with a larger delta of its own is converted, and so may ask less.
+            with a larger delta of its own is converted, and so may ask less. Of a search study all counts together.
         approvals_needed: how many people must approve a study; with 2 they must be different Unix users.
         witness: whether a release may leave without the coordinator's signature on the head that holds its charge:
             "required" never; "best-effort" once the wait has passed and the release is asked for again, and the
@@ -83,7 +86,7 @@ class Policy(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task | Literal["search"], ...]
     purposes: tuple[PurposeClass, ...]
     hours: tuple[Annotated[int, Field(ge=0, le=23)], ...] = tuple(range(24))
     time_zone: str = "UTC"
@@ -132,7 +135,7 @@ def load_policy(folder: Path) -> tuple[Policy, Digest]:
     return parse_toml(raw, path, Policy, "policy file"), hashlib.sha256(raw).hexdigest()
 
 
-def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str]) -> None:
+def check_policy(policy: Policy, signed: AnySigned, pinned: Mapping[str, str]) -> None:
     """Check a study against the policy.
 
     Args:
@@ -145,7 +148,6 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str])
     """
     study = signed.study
     allowed = {pinned[name] for name in policy.researchers if name in pinned}
-    most = max(study.privacy.training_epsilon or 0.0, study.privacy.evaluation_epsilon)
     rules: tuple[tuple[bool, str, str, str], ...] = (
         (study.task in policy.tasks, "tasks", f"task '{study.task}'", f"one of {list(policy.tasks)}"),
         (
@@ -175,11 +177,12 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str])
     )
     if study.data_set in policy.budget:
         delta, allowed_epsilon = policy.budget[study.data_set].delta, policy.max_epsilon_a_study
+        mu, asked = _asked_of_a_patient(study)
         rules += (
             (
-                mu_of(most, study.privacy.delta) <= mu_of(allowed_epsilon, delta),
+                mu <= mu_of(allowed_epsilon, delta),
                 "max_epsilon_a_study",
-                f"epsilon {most} at delta {study.privacy.delta:g}",
+                asked,
                 f"at most what epsilon {allowed_epsilon} at delta {delta:g} costs",
             ),
         )
@@ -191,6 +194,16 @@ def check_policy(policy: Policy, signed: SignedStudy, pinned: Mapping[str, str])
                 wanted=wanted,
                 next_step="Change the study, or policy.toml if the hospital wants this.",
             )
+
+
+def _asked_of_a_patient(study: Study | SearchStudy) -> tuple[float, str]:
+    """Return the most that a study asks of a patient, as mu of Gaussian differential privacy, and in words."""
+    if isinstance(study, SearchStudy):
+        counts = study.counts
+        mu = math.sqrt(geometric_cost(counts.epsilon).times(counts.most).mu_squared / MU_SQUARED_UNITS)
+        return mu, f"{counts.most} counts of epsilon {counts.epsilon:g} each"
+    most, delta = max(study.privacy.training_epsilon or 0.0, study.privacy.evaluation_epsilon), study.privacy.delta
+    return mu_of(most, delta), f"epsilon {most} at delta {delta:g}"
 
 
 def check_year(policy: Policy, account: Account, approval: Approved, budget: Budget) -> None:

@@ -15,11 +15,13 @@ from fedhealth.privacy.accountant import AnyBudget, AnyCost
 from fedhealth.privacy.acts import Act, Acts, LedgerEntry, Milliseconds, misplaced
 from fedhealth.privacy.currency import Cost, total_of
 from fedhealth.privacy.decisions import Decision, Decisions
-from fedhealth.privacy.release import Cohort, Digest, SiteId, StepName
+from fedhealth.privacy.release import Cohort, Digest, Everybody, SiteId, StepName, paying_sides
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 ReplyAfter = dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
 """Public duration from a request to its reply, per step, in milliseconds."""
+Quarter = Annotated[str, StringConstraints(pattern=r"^20[0-9]{2}-Q[1-4]$")]
+"""A calendar quarter in UTC, such as "2026-Q4"."""
 WitnessPolicy = Literal["required", "best-effort"]
 WitnessWait = Annotated[int, Field(ge=1, le=600)]
 
@@ -63,10 +65,12 @@ class Approved(LedgerEntry):
         researcher: public key that signed it.
         data_set: which budget pays.
         sides: which patients stand on which side of the data set, as a commitment; the same in every approval of a
-            data set, because each side has the whole budget only as long as nobody changes sides.
+            data set, because each side has the whole budget only as long as nobody changes sides. None for a study
+            whose every release is charged to both sides alike.
         declared_patients: public round number used for scaling.
         reply_after_ms: public duration from a request to its reply, per step.
         envelope: the most the study may ever cost each side of the data set.
+        counts_of_an_asker: how many new counts each asker may cause in a quarter; None where the study counts nothing.
         delta: the delta at which this study's epsilon is stated.
         by: the local user who approved.
         at: Unix time in milliseconds.
@@ -76,13 +80,21 @@ class Approved(LedgerEntry):
     study: Digest
     researcher: Digest
     data_set: Name
-    sides: Digest
+    sides: Digest | None
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
     reply_after_ms: ReplyAfter
     envelope: dict[Cohort, AnyCost]
+    counts_of_an_asker: Annotated[int, Field(ge=1, le=10**6)] | None = None
     delta: float
     by: str
     at: Milliseconds
+
+    @model_validator(mode="after")
+    def _without_sides_both_pay_alike(self) -> Self:
+        costs = [self.envelope.get(side) for side in paying_sides("everybody")]
+        if self.sides is None and (costs[0] is None or costs[0] != costs[1]):
+            raise ValueError("a study that knows no sides must be charged to both alike")
+        return self
 
 
 class Withdrawn(LedgerEntry):
@@ -94,17 +106,43 @@ class Withdrawn(LedgerEntry):
     at: Milliseconds
 
 
+class Asker(BaseModel):
+    """Who caused a count, as the public key under which they ask, and the quarter it is of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    key: Digest
+    quarter: Quarter
+
+
 class Reserved(LedgerEntry):
-    """A release was charged; written before any noise is drawn. It stays spent whatever happens next."""
+    """A release was charged; written before any noise is drawn. It stays spent whatever happens next.
+
+    Attributes:
+        release: its name.
+        study: of the approved study.
+        step: of the study.
+        round: of the step.
+        cohort: the patients it is computed on, who all pay.
+        cost: what each of them pays.
+        asker: of a count, who was the first to ask for it.
+        at: Unix time in milliseconds.
+    """
 
     kind: Literal["reserved"] = "reserved"
     release: Digest
     study: Digest
     step: StepName
     round: Annotated[int, Field(ge=1, le=2**31)]
-    cohort: Cohort
+    cohort: Cohort | Everybody
     cost: AnyCost
+    asker: Asker | None = None
     at: Milliseconds
+
+    @model_validator(mode="after")
+    def _a_count_is_everybodys_and_somebody_asks(self) -> Self:
+        if (self.step == "count") != (self.cohort == "everybody") or (self.step == "count") != (self.asker is not None):
+            raise ValueError("counts, and nothing else, are of everybody and have an asker")
+        return self
 
 
 class Stored(LedgerEntry):
@@ -196,6 +234,7 @@ class Account:
         self.given_back = 0
         self._spent: dict[tuple[Digest, Cohort], Cost] = {}
         self._releases: dict[tuple[Digest, StepName], int] = {}
+        self._asked: dict[tuple[Digest, Asker], int] = {}
 
     @property
     def acts(self) -> Acts:
@@ -211,6 +250,10 @@ class Account:
     def releases(self, study: Digest, step: StepName) -> int:
         """Return how many releases of a step a study was charged for."""
         return self._releases.get((study, step), 0)
+
+    def asked(self, study: Digest, asker: Asker) -> int:
+        """Return how many counts of a study an asker was the first to ask for, in the quarter that is named."""
+        return self._asked.get((study, asker), 0)
 
     def committed(self, data_set: Name, cohort: Cohort) -> Cost | None:
         """Return what is spent or set aside on one side of a data set; None if nothing."""
@@ -279,7 +322,8 @@ class Account:
         budget = self.created.budgets.get(entry.data_set)
         if budget is None:
             raise misplaced(f"data set '{entry.data_set}' has no budget")
-        if any(entry.sides != other.sides for other in self.approved.values() if other.data_set == entry.data_set):
+        others = (other.sides for other in self.approved.values() if other.data_set == entry.data_set)
+        if entry.sides is not None and any(sides not in (None, entry.sides) for sides in others):
             raise ApprovalMissing(
                 f"study {entry.study[:12]} splits the patients of data set '{entry.data_set}' otherwise than before",
                 got="another held-out fraction, split key, patient column or split column",
@@ -313,15 +357,37 @@ class Account:
             raise misplaced(f"release {entry.release[:12]} is charged to a study that is not approved")
         if entry.release in self.reserved:
             raise misplaced(f"release {entry.release[:12]} is charged twice")
-        before, envelope = self.spent(entry.study, entry.cohort), approval.envelope.get(entry.cohort)
-        if envelope is not None and entry.cost.currency != envelope.currency:
-            raise misplaced(f"release {entry.release[:12]} is charged in another currency than its study's envelope")
-        if envelope is None or not entry.cost.fits(envelope, before):
-            raise BudgetExhausted(
-                f"study {entry.study[:12]} has spent its envelope on the {entry.cohort} patients",
-                next_step="Nothing more leaves for this study; a new study needs a new approval.",
-            )
+        if (approval.sides is None) != (entry.cohort == "everybody"):
+            raise misplaced(f"release {entry.release[:12]} is of patients that its study does not know")
+        for side in paying_sides(entry.cohort):
+            self._check_charge(entry, approval, side)
+        if entry.asker is not None:
+            self._check_asker(entry.study, entry.asker, approval)
         self.reserved[entry.release] = entry
-        self._spent[entry.study, entry.cohort] = entry.cost if before is None else before + entry.cost
+        for side in paying_sides(entry.cohort):
+            before = self.spent(entry.study, side)
+            self._spent[entry.study, side] = entry.cost if before is None else before + entry.cost
         key = (entry.study, entry.step)
         self._releases[key] = self._releases.get(key, 0) + 1
+        if entry.asker is not None:
+            self._asked[entry.study, entry.asker] = self.asked(entry.study, entry.asker) + 1
+
+    def _check_charge(self, entry: Reserved, approval: Approved, side: Cohort) -> None:
+        envelope = approval.envelope.get(side)
+        if envelope is not None and entry.cost.currency != envelope.currency:
+            raise misplaced(f"release {entry.release[:12]} is charged in another currency than its study's envelope")
+        if envelope is None or not entry.cost.fits(envelope, self.spent(entry.study, side)):
+            raise BudgetExhausted(
+                f"study {entry.study[:12]} has spent its envelope on the {side} patients",
+                next_step="Nothing more leaves for this study; a new study needs a new approval.",
+            )
+
+    def _check_asker(self, study: Digest, asker: Asker, approval: Approved) -> None:
+        most = approval.counts_of_an_asker
+        if most is None or self.asked(study, asker) >= most:
+            raise BudgetExhausted(
+                f"an asker of study {study[:12]} has spent what one may cause in {asker.quarter}",
+                got=f"{self.asked(study, asker)} counts for key {asker.key[:12]}",
+                wanted=f"at most {most or 0}",
+                next_step="What was counted already is still answered; new counts wait for the next quarter.",
+            )

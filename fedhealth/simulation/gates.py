@@ -154,6 +154,7 @@ def open_gate(
         noise_secret=noise_secret or UnsafeFixedNoiseSecret(site.noise_seed),
         witness_key=witness.public_key(),
         researchers={RESEARCHER: public_key_hex(researcher.public_key())},
+        patient_facts=tuple,  # no simulated site has an index
     )
     gate = Gate(inputs, ledger, compute, clock)
     gate.prepare(signed)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import ApprovalMissing
-from fedhealth.learning.plan import plan_study
 from fedhealth.policy.rules import check_policy, check_year, load_policy
 from fedhealth.policy.site_file import load_site_file
 from fedhealth.privacy.decisions import FirstApproval, Rejected
@@ -27,8 +26,10 @@ from fedhealth.site.gate_inputs import Compute
 from fedhealth.site.instructions import Approve
 from fedhealth.site.reply_durations import measure_replies
 from fedhealth.site.state import SiteState, local_user
+from fedhealth.site.study_steps import steps_of
 from fedhealth.study.protocol import Study
-from fedhealth.study.signature import open_signed_study
+from fedhealth.study.search_study import SearchStudy
+from fedhealth.study.signature import open_signed
 
 
 def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute) -> Proposal:
@@ -43,7 +44,7 @@ def examine_study(folder: Path, state: SiteState, data: bytes, compute: Compute)
     Raises:
         FedHealthError: as `SiteInView.examine`.
     """
-    signed, view = open_signed_study(data), look_at_site(folder, state)
+    signed, view = open_signed(data), look_at_site(folder, state)
     before = view.account.approved.get(signed.study.digest)
     if before is not None and before.researcher == signed.researcher:
         _keep(state, signed.study, data)  # a crash may have come between the two writes of an approval
@@ -99,7 +100,7 @@ def write_approval(folder: Path, state: SiteState, ledger: Ledger, instruction: 
         FedHealthError: as `examine_study`, but for what only the data can tell; nothing was written.
     """
     site, (policy, policy_sha256) = load_site_file(folder), load_policy(folder)
-    signed = open_signed_study(instruction.signed_study)
+    signed = open_signed(instruction.signed_study)
     digest, decisions = signed.study.digest, ledger.account.decisions
     check_policy(policy, signed, ledger.account.acts.researchers)
     check_undecided(ledger.account, signed.study, by)
@@ -107,7 +108,7 @@ def write_approval(folder: Path, state: SiteState, ledger: Ledger, instruction: 
         raise rejected_before(signed.study, decisions.rejected[digest])
     split_key = state.split_key(site.split_key)
     approval = approval_of(signed, site, ledger.created, split_key, instruction.reply_after_ms, by, at)
-    if instruction.reply_after_ms.keys() != plan_study(signed.study).keys():
+    if instruction.reply_after_ms.keys() != steps_of(signed.study).keys():
         raise ApprovalMissing(
             f"study '{signed.study.name}' has other steps than were measured",
             next_step="Use the program of the version that the gate runs.",
@@ -122,14 +123,14 @@ def write_approval(folder: Path, state: SiteState, ledger: Ledger, instruction: 
     _keep(state, signed.study, instruction.signed_study)
 
 
-def _keep(state: SiteState, study: Study, data: bytes) -> None:
+def _keep(state: SiteState, study: Study | SearchStudy, data: bytes) -> None:
     """Keep a signed study where the gate finds it; one that is there already stays."""
     file = state.studies / f"{study.digest}.json"
     if not file.exists():
         create_file(file, data, PUBLIC_MODE)
 
 
-def rejected_before(study: Study, rejected: Rejected) -> ApprovalMissing:
+def rejected_before(study: Study | SearchStudy, rejected: Rejected) -> ApprovalMissing:
     """Return the error for a study that was rejected here, and is to be approved without a word of that."""
     reason = f", because of: {rejected.reason}" if rejected.reason else ""
     return ApprovalMissing(

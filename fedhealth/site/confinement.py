@@ -3,7 +3,7 @@
 | | reads | writes | TCP |
 |---|---|---|---|
 | gate | the site's folder, its own state, the program | its own state; the one socket; a GPU | none |
-| node | its own state, the program | its own state: certificates that it renews | to the coordinator's port |
+| node | its own state, the program | its own state: certificates that it renews, sockets | to the coordinator's port |
 | SuperNode | `node/flower`, the program | `node/flower/home` | to the node's port for it; listens at its own |
 | worker | `node/flower`, the program | nothing | to the SuperNode's port |
 | index | the index; to fill it, the site's folder; the program | the index | none |
@@ -72,19 +72,17 @@ def confine_gate(folder: Path, state: Path) -> Sandbox:
     )
 
 
-def confine_node(state: Path, port: int, *, makes_socket: bool = False) -> Sandbox:
+def confine_node(state: Path, port: int) -> Sandbox:
     """Confine this process to what a node needs.
 
     Args:
         state: the site's state folder.
         port: the coordinator's; the only one that can be connected to.
-        makes_socket: whether it listens at a socket of its own, for the worker of a SuperNode.
 
     Raises:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
-    own = Right.CHANGE | Right.MAKE_SOCKET if makes_socket else Right.CHANGE
-    return _confine(Rule(state / "node", own), tcp_ports=[port])
+    return _confine(Rule(state / "node", Right.CHANGE | Right.MAKE_SOCKET), tcp_ports=[port])
 
 
 def confine_supernode(folder: Path, home: Path, port: int, own_port: int) -> Sandbox:

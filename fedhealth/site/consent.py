@@ -32,7 +32,8 @@ from fedhealth.site.administration import tell_gate
 from fedhealth.site.instructions import ChangeConsent
 from fedhealth.site.state import SiteState, local_user
 from fedhealth.study.protocol import Study
-from fedhealth.study.signature import open_signed_study
+from fedhealth.study.search_study import SearchStudy
+from fedhealth.study.signature import open_signed
 
 
 def forgotten_patients(ledger: Ledger, data_set: str, scheme: Digest) -> frozenset[Digest]:
@@ -218,9 +219,11 @@ def studies_of(folder: Path, state: SiteState, patient: str) -> tuple[StudyUse, 
         signed = _signed_study(state, charge.study)
         side = _side_of(patient, state, site, approval, signed)
         member = was_in[before[-1]] if before else None
-        if member is False or side not in (None, charge.cohort):
+        if charge.cohort == "everybody":
+            member = None if member is False else member  # in the index a patient may be who is in no table
+        elif member is False or side not in (None, charge.cohort):
             continue
-        known = member is not None and side is not None
+        known = member is not None and (side is not None or charge.cohort == "everybody")
         last = uses.get(charge.study)
         uses[charge.study] = StudyUse(
             study=charge.study,
@@ -246,19 +249,21 @@ def _was_in(history: MemberHistory, note: DataNote, mark: int) -> bool | None:
     return bool(np.isin(mark, members)) if digest_of_members(members) == note.members else None
 
 
-def _signed_study(state: SiteState, study: Digest) -> Study | None:
+def _signed_study(state: SiteState, study: Digest) -> Study | SearchStudy | None:
     try:
-        return open_signed_study((state.studies / f"{study}.json").read_bytes()).study
+        return open_signed((state.studies / f"{study}.json").read_bytes()).study
     except (FedHealthError, OSError):
         return None
 
 
-def _side_of(patient: str, state: SiteState, site: SiteFile, approval: Approved, study: Study | None) -> Cohort | None:
+def _side_of(
+    patient: str, state: SiteState, site: SiteFile, approval: Approved, study: Study | SearchStudy | None
+) -> Cohort | None:
     """Return the side a patient was on in a study; None if the split is not the one that was approved.
 
     None, too, where a column states it: what it said then is not kept.
     """
-    if study is None or site.data_set.split_column is not None:
+    if not isinstance(study, Study) or site.data_set.split_column is not None:
         return None
     key, fraction = state.split_key(site.split_key), study.evaluation.held_out_fraction
     if sides_of(key, site.data_set.patient_column, fraction) != approval.sides:

@@ -4,20 +4,20 @@ This is the only place where feasibility (enough patients, both outcomes) may be
 stays at the hospital. It is done on a copy of the ledger, so the gate may be running, and nothing is written.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from fedhealth.errors import ApprovalMissing, DataUnusable
 from fedhealth.learning.outcomes.table import outcome_of
-from fedhealth.learning.plan import MOST_PATIENTS_PER_DECLARED, envelope_of, plan_study
+from fedhealth.learning.plan import MOST_PATIENTS_PER_DECLARED
 from fedhealth.policy.rules import Policy, check_policy, check_year, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.privacy.decisions import Rejected
 from fedhealth.privacy.entries import Account, Approved, Created, ReplyAfter
 from fedhealth.privacy.pld import informative_epsilon
-from fedhealth.privacy.release import Cohort, Digest
+from fedhealth.privacy.release import Cohort, Digest, paying_sides
 from fedhealth.privacy.verified_ledger import spending_of
 from fedhealth.records.columns import NEARLY_UNIQUE
 from fedhealth.records.image_fit import find_image_problems
@@ -25,16 +25,18 @@ from fedhealth.records.marks import PatientMarks, without_patients
 from fedhealth.records.modality_fit import find_modality_problems
 from fedhealth.records.query_trial import check_rows_alone
 from fedhealth.records.source import read_source
-from fedhealth.records.split import sides_of
 from fedhealth.records.study_fit import find_giveaways, find_uniform
 from fedhealth.records.survival_fit import find_follow_up_problems
 from fedhealth.records.table import Table, patients_per_row, prepare_records
 from fedhealth.records.trial_fit import find_trial_problems
+from fedhealth.search.coded_patients import PatientFacts, read_patient_facts
 from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.state import SiteState
 from fedhealth.site.stopped_studies import stopped_in
+from fedhealth.site.study_steps import delta_of_study, price_of, sides_asked, steps_of
 from fedhealth.study.protocol import Study
-from fedhealth.study.signature import SignedStudy
+from fedhealth.study.search_study import SearchStudy
+from fedhealth.study.signature import AnySigned
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Proposal:
         is_first: another person must approve after this one, before the study is opened.
     """
 
-    signed: SignedStudy
+    signed: AnySigned
     asked_by: str
     seen: Feasibility
     approval: Approved
@@ -92,6 +94,7 @@ class SiteInView:
         split_key: key of the held-out split.
         marks: make the marks of the data set's patients.
         forgotten: marks of those who withdrew their consent.
+        patient_facts: read the codes of the patients in the site's index.
     """
 
     site: SiteFile
@@ -102,6 +105,7 @@ class SiteInView:
     split_key: bytes
     marks: PatientMarks
     forgotten: frozenset[Digest]
+    patient_facts: Callable[[], Iterable[PatientFacts]]
 
     @cached_property
     def table(self) -> Table:
@@ -115,7 +119,7 @@ class SiteInView:
         check_rows_alone(source, whole, self.site.data_set.patient_column)
         return without_patients(whole, self.marks, self.forgotten)[0]
 
-    def examine(self, signed: SignedStudy, by: str, at: int) -> Proposal:
+    def examine(self, signed: AnySigned, by: str, at: int) -> Proposal:
         """Look at a study with this hospital's patients in view.
 
         Args:
@@ -136,38 +140,77 @@ class SiteInView:
         approval = approval_of(signed, self.site, self.created, self.split_key, {}, by, at)
         check_year(self.policy, self.account, approval, self.created.budgets[study.data_set])
         self.account.check_approval(approval)
+        seen = self._search_seen(study, approval) if isinstance(study, SearchStudy) else self._seen(study, approval)
+        is_first = self.policy.approvals_needed == 2 and study.digest not in decisions.first
+        asked_by = next(name for name, key in self.account.acts.researchers.items() if key == signed.researcher)
+        return Proposal(signed, asked_by, seen, approval, decisions.rejected.get(study.digest), is_first)
+
+    def _seen(self, study: Study, approval: Approved) -> Feasibility:
+        """Return what there is of this hospital's patients for a study that is run once."""
         column, split_column = self.site.data_set.patient_column, self.site.data_set.split_column
         names: tuple[Cohort, ...] = ("training", "held-out")
         records = prepare_records(self.table, study, column, self.split_key, split_column, strict=True)
         sides = {name: side for name, side in zip(names, records, strict=True) if name in approval.envelope}
         for name, side in sides.items():
-            if side.patient_count < self.policy.min_patients_a_side:
-                raise DataUnusable(
-                    f"there are too few patients for study '{study.name}' here",
-                    got=f"{side.patient_count} patients on the {name} side",
-                    wanted=f"at least {self.policy.min_patients_a_side} (min_patients_a_side in policy.toml)",
-                    next_step="Reject the study, or lower the rule. The coordinator learns nothing of this.",
-                )
-        budget = self.created.budgets[study.data_set]
-        aside = {each.cohort: each.share_set_aside for each in spending_of(self.account)}
-        seen = Feasibility(
-            patients={name: side.patient_count for name, side in sides.items()},
-            composition={name: outcome_of(study).composition(study, side) for name, side in sides.items()},
-            share={name: budget.share(cost) for name, cost in approval.envelope.items()},
-            share_left={name: 1.0 - aside[name] - budget.share(cost) for name, cost in approval.envelope.items()},
-            epsilon={
-                step.cohort: informative_epsilon(step.plan(), study.privacy.delta).epsilon
-                for step in plan_study(study).values()
-            },
-            warnings=(
+            self._check_enough(study, side.patient_count, f"on the {name} side")
+        return self._feasibility(
+            study,
+            approval,
+            {name: side.patient_count for name, side in sides.items()},
+            {name: outcome_of(study).composition(study, side) for name, side in sides.items()},
+            (
                 *_doubts(self.table, column),
                 *_figure_doubts(max(each.patient_count for each in records), self.site.data_set.declared_patients),
                 *_warnings(self.table, study),
             ),
         )
-        is_first = self.policy.approvals_needed == 2 and study.digest not in decisions.first
-        asked_by = next(name for name, key in self.account.acts.researchers.items() if key == signed.researcher)
-        return Proposal(signed, asked_by, seen, approval, decisions.rejected.get(study.digest), is_first)
+
+    def _search_seen(self, study: SearchStudy, approval: Approved) -> Feasibility:
+        """Return what there is in the site's index for a search study: all patients who did not withdraw consent."""
+        facts = [each for each in self.patient_facts() if self.marks.of(each.patient) not in self.forgotten]
+        self._check_enough(study, len(facts), "in the site's index")
+        composition = {
+            "with a code": sum(bool(each.codes) for each in facts),
+            "of known age": sum(each.birth_year is not None for each in facts),
+            "of known sex": sum(each.sex is not None for each in facts),
+        }
+        both = paying_sides("everybody")
+        warnings = _figure_doubts(len(facts), self.site.data_set.declared_patients)
+        return self._feasibility(
+            study, approval, dict.fromkeys(both, len(facts)), dict.fromkeys(both, composition), warnings
+        )
+
+    def _check_enough(self, study: Study | SearchStudy, patients: int, where: str) -> None:
+        if patients < self.policy.min_patients_a_side:
+            raise DataUnusable(
+                f"there are too few patients for study '{study.name}' here",
+                got=f"{patients} patients {where}",
+                wanted=f"at least {self.policy.min_patients_a_side} (min_patients_a_side in policy.toml)",
+                next_step="Reject the study, or lower the rule. The coordinator learns nothing of this.",
+            )
+
+    def _feasibility(
+        self,
+        study: Study | SearchStudy,
+        approval: Approved,
+        patients: Mapping[Cohort, int],
+        composition: Mapping[Cohort, Mapping[str, int]],
+        warnings: tuple[str, ...],
+    ) -> Feasibility:
+        budget = self.created.budgets[study.data_set]
+        aside = {each.cohort: each.share_set_aside for each in spending_of(self.account)}
+        return Feasibility(
+            patients=patients,
+            composition=composition,
+            share={name: budget.share(cost) for name, cost in approval.envelope.items()},
+            share_left={name: 1.0 - aside[name] - budget.share(cost) for name, cost in approval.envelope.items()},
+            epsilon={
+                side: informative_epsilon(step.plan(), approval.delta).epsilon
+                for step in steps_of(study).values()
+                for side in paying_sides(step.cohort)
+            },
+            warnings=warnings,
+        )
 
 
 def look_at_site(folder: Path, state: SiteState) -> SiteInView:
@@ -189,10 +232,11 @@ def look_at_site(folder: Path, state: SiteState) -> SiteInView:
             split_key=state.split_key(site.split_key),
             marks=marks,
             forgotten=forgotten_patients(ledger, site.data_set.name, marks.scheme),
+            patient_facts=partial(read_patient_facts, state.index),
         )
 
 
-def check_undecided(account: Account, study: Study, by: str) -> None:
+def check_undecided(account: Account, study: Study | SearchStudy, by: str) -> None:
     """Return if a study was not approved yet, nor by this person as the first of two.
 
     Raises:
@@ -213,7 +257,7 @@ def check_undecided(account: Account, study: Study, by: str) -> None:
 
 
 def approval_of(
-    signed: SignedStudy, site: SiteFile, created: Created, split_key: bytes, durations: ReplyAfter, by: str, at: int
+    signed: AnySigned, site: SiteFile, created: Created, split_key: bytes, durations: ReplyAfter, by: str, at: int
 ) -> Approved:
     """Return the entry that approves a study.
 
@@ -226,11 +270,12 @@ def approval_of(
         study=study.digest,
         researcher=signed.researcher,
         data_set=study.data_set,
-        sides=sides_of(split_key, data_set.patient_column, study.evaluation.held_out_fraction, data_set.split_column),
+        sides=sides_asked(study, data_set, split_key),
         declared_patients=data_set.declared_patients,
         reply_after_ms=durations,
-        envelope=envelope_of(study, created.budgets[study.data_set]),
-        delta=study.privacy.delta,
+        envelope=price_of(study, created.budgets[study.data_set]),
+        counts_of_an_asker=study.counts.most_of_an_asker if isinstance(study, SearchStudy) else None,
+        delta=delta_of_study(study),
         by=by,
         at=at,
     )
@@ -267,7 +312,7 @@ def _warnings(table: Table, study: Study) -> Iterator[str]:
     yield from map(str, find_giveaways(table, study))
 
 
-def _check_fit(study: Study, site: SiteFile) -> None:
+def _check_fit(study: Study | SearchStudy, site: SiteFile) -> None:
     if study.data_set != site.data_set.name:
         raise ApprovalMissing(
             f"study '{study.name}' asks for data set '{study.data_set}'",

@@ -17,6 +17,7 @@ process's business (`fedhealth.site.gate_process`); what is computed, that of `f
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,7 +29,7 @@ from fedhealth.errors import (
     PolicyForbids,
     RefusalCode,
 )
-from fedhealth.learning.plan import Step, decode_weights, holds_weights, plan_study
+from fedhealth.learning.plan import decode_weights, holds_weights
 from fedhealth.link.frames import (
     Answer,
     AskHead,
@@ -52,7 +53,9 @@ from fedhealth.privacy.journal import JournalNote
 from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Digest, ReleaseIdentity, StepName, input_digest, noise_key
 from fedhealth.privacy.release_rows import ReleaseRow
-from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
+from fedhealth.privacy.stream import KeyedStream, UnsafeFixedNoiseSecret
+from fedhealth.search.counting import CountStep, count
+from fedhealth.site.count_questions import CountQuestion, open_question
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.held_gate import HeldGate, LedgerHeads, mark_for
 from fedhealth.site.hold import behind
@@ -61,8 +64,11 @@ from fedhealth.site.prepared_studies import PreparedStudies
 from fedhealth.site.replies import Replies
 from fedhealth.site.starting_head import StartingHead
 from fedhealth.site.stopped_studies import StoppedStudies
+from fedhealth.site.study_steps import AnyStep, steps_of
+from fedhealth.study.count_query import MAX_SIGNED_QUERY_BYTES, quarter_of
 from fedhealth.study.protocol import Study
-from fedhealth.study.signature import open_signed_study
+from fedhealth.study.search_study import SearchStudy
+from fedhealth.study.signature import open_signed
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,8 +81,9 @@ class _Pending:
     """A release that waits for the coordinator's signature, until this monotonic second."""
 
     identity: ReleaseIdentity
-    step: Step
+    step: AnyStep
     data: Buffer
+    question: CountQuestion | None
     deadline: float
 
 
@@ -120,7 +127,9 @@ class Gate:
             return 0
         if not isinstance(request, Answer) or request.study not in self._prepared.signed:
             return 0
-        step = plan_study(self._prepared.signed[request.study].study).get(request.step)
+        step = steps_of(self._prepared.signed[request.study].study).get(request.step)
+        if isinstance(step, CountStep):
+            return MAX_SIGNED_QUERY_BYTES
         return 0 if step is None else 8 * step.input_length
 
     def handle(self, frame: Buffer, digest: Digest | None = None) -> Outgoing:
@@ -197,14 +206,14 @@ class Gate:
         elif study is not None and isinstance(instruction, Resume):
             self._stopped.resume(study)
 
-    def prepare(self, data: bytes) -> Study:
+    def prepare(self, data: bytes) -> Study | SearchStudy:
         """Take in an approved study ahead of its first round; argument and errors are those of `PreparedStudies`."""
         return self._prepared.prepare(data)
 
     def _put_study(self, data: Buffer) -> bytes:
         self._check_not_paused()
         try:
-            signed = open_signed_study(bytes(data))
+            signed = open_signed(bytes(data))
             check_policy(self._inputs.policy, signed, self._inputs.researchers)
         except IdentityInvalid as error:
             raise _Refusal(RefusalCode.BAD_REQUEST) from error
@@ -221,22 +230,23 @@ class Gate:
         self._check_not_paused()
         approval = self._approval(request.study)
         self._check_ready(request.study)
-        step = plan_study(self._prepared.signed[request.study].study).get(request.step)
-        if step is None or request.round > step.rounds or not holds_weights(data, step.input_length):
+        step = steps_of(self._prepared.signed[request.study].study).get(request.step)
+        if step is None or request.round > step.rounds:
             raise _Refusal(RefusalCode.BAD_REQUEST)
+        question = _question_of(step, data)
         identity = ReleaseIdentity(
             site=self._inputs.site.id,
             study=request.study,
             step=request.step,
             round=request.round,
-            input_digest=digest,
+            input_digest=digest if question is None else question.digest,
         )
         before = self._pending.get(request.study)
         same = before is not None and before.identity == identity
         waited = same and before is not None and arrived > before.deadline
         if not same or waited:
             deadline = arrived + self._inputs.policy.witness_wait_seconds
-            self._pending[request.study] = _Pending(identity, step, data, deadline)
+            self._pending[request.study] = _Pending(identity, step, data, question, deadline)
         return self._advance(request.study, approval, arrived, waited, None)
 
     def _advance(self, study: Digest, approval: Approved, arrived: float, waited: bool, begun: bool | None) -> Outgoing:
@@ -271,6 +281,10 @@ class Gate:
 
     def _reserve(self, approval: Approved, pending: _Pending) -> ReleaseRow:
         """Charge a release; its row is durable."""
+        asker = None if pending.question is None else pending.question.asker
+        if asker is not None and asker.quarter != quarter_of(self._clock.unix_ms()):
+            del self._pending[approval.study]
+            raise _Refusal(RefusalCode.BAD_REQUEST)  # of a quarter that is over only what was counted is answered
         try:
             return self._ledger.reserve(
                 Reserved(
@@ -280,6 +294,7 @@ class Gate:
                     round=pending.identity.round,
                     cohort=pending.step.cohort,
                     cost=self._ledger.created.budgets[approval.data_set].cost_of(pending.step.event),
+                    asker=asker,
                     at=self._clock.unix_ms(),
                 )
             )
@@ -348,12 +363,8 @@ class Gate:
         try:
             if not begun:
                 raise _GateEndedTwice
-            weights = decode_weights(pending.data, pending.step.input_length)
             key = noise_key(name, self._prepared.versions[study], pending.step.cohort)
-            streams = partial(self._inputs.noise_secret.stream, key)
-            payload, zeroed = self._compute[pending.step.name](
-                pending.step, weights, self._prepared.records[study][pending.step.cohort], streams
-            )
+            payload, zeroed = self._computed(study, pending, partial(self._inputs.noise_secret.stream, key))
             notes = [self._alert(pending.step.name)] if zeroed else []
             self._ledger.store(name, payload, notes)
         except Exception as error:
@@ -362,6 +373,14 @@ class Gate:
         else:
             reply = self._replies.release(name, payload)
         return self._replies.at_public_time(reply, approval, pending.step.name, arrived)
+
+    def _computed(self, study: Digest, pending: _Pending, streams: Callable[[str], KeyedStream]) -> tuple[bytes, int]:
+        step = pending.step
+        if isinstance(step, CountStep):
+            assert pending.question is not None  # noqa: S101 - `_question_of` made it
+            return count(step, pending.question.query, self._prepared.coded[study], streams("noise")), 0
+        weights = decode_weights(pending.data, step.input_length)
+        return self._compute[step.name](step, weights, self._prepared.records[study][step.cohort], streams)
 
     def _check_not_paused(self) -> None:
         if self._ledger.account.acts.paused:
@@ -377,7 +396,7 @@ class Gate:
         prepared = self._prepared
         if study in prepared.forbidden or not self._inputs.policy.allows_now(self._clock.unix_ms()):
             return RefusalCode.POLICY
-        if study in self._stopped or study not in prepared.signed or study not in prepared.records:
+        if study in self._stopped or study not in prepared.signed or not prepared.is_ready(study):
             return RefusalCode.BUSY  # the administrator has been told why
         return None
 
@@ -391,3 +410,19 @@ class Gate:
     def _alert(self, step: StepName) -> JournalNote:
         _LOG.warning("step %(step)s: patients counted as zero", {"step": step})
         return JournalNote(kind="alert", text=f"{step}: patients counted as zero", at=self._clock.unix_ms())
+
+
+def _question_of(step: AnyStep, data: Buffer) -> CountQuestion | None:
+    """Return what a count is asked; None of a step that takes weights, if the body holds them.
+
+    Raises:
+        _Refusal: it is neither.
+    """
+    if not isinstance(step, CountStep):
+        if not holds_weights(data, step.input_length):
+            raise _Refusal(RefusalCode.BAD_REQUEST)
+        return None
+    try:
+        return open_question(data, step.study)
+    except IdentityInvalid as error:
+        raise _Refusal(RefusalCode.BAD_REQUEST) from error

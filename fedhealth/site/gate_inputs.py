@@ -4,8 +4,9 @@ All of it is an argument of the gate, so that a gate in a test or a simulation i
 another noise secret. Where the files lie is left to `state`, who opens the ledger to `gate_process`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -20,6 +21,7 @@ from fedhealth.records.marks import PatientMarks
 from fedhealth.records.members import MemberHistory, PassingMembers
 from fedhealth.records.source import read_source
 from fedhealth.records.table import Table
+from fedhealth.search.coded_patients import PatientFacts, read_patient_facts
 from fedhealth.signing import load_public_key
 from fedhealth.site.hold import LedgerHold
 from fedhealth.site.state import SiteState
@@ -58,6 +60,7 @@ class GateInputs:
         noise_secret: opens the noise streams.
         witness_key: the coordinator's key.
         researchers: pinned keys by name.
+        patient_facts: read the codes of the patients in the site's index, anew each time; for search studies.
         device: name of what its process computes on; it is chosen once, before a gate is opened.
     """
 
@@ -73,6 +76,7 @@ class GateInputs:
     noise_secret: NoiseSecret
     witness_key: Ed25519PublicKey
     researchers: Mapping[str, str]
+    patient_facts: Callable[[], Iterable[PatientFacts]]
     device: str = "cpu"
 
     @property
@@ -110,5 +114,6 @@ def read_inputs(folder: Path, state: SiteState, ledger: Ledger, by: str, at: int
         noise_secret=state.noise_secret(ledger.created),
         witness_key=load_public_key(ledger.created.witness_key),
         researchers=ledger.account.acts.researchers,
+        patient_facts=partial(read_patient_facts, state.index),
         device=device,
     )

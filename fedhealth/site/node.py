@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Protocol
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link.bodies import Body, chunk_count, chunk_length
 from fedhealth.link.client import LinkState, SiteLink
+from fedhealth.link.counts import ANSWER_SECONDS, COUNTS, MAX_ANSWER_BYTES
 from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.memory import CHUNK_BYTES, Buffer
 from fedhealth.link.services import Service
+from fedhealth.site.count_port import CountPort
 from fedhealth.site.node_file import NodeFile
 from fedhealth.site.offers import OfferedStudies
 from fedhealth.site.renewing import keep_linked
@@ -262,13 +264,14 @@ async def run_node(
 
     Raises:
         IdentityInvalid: both certificates have ended, or a file is damaged; a person must act.
-        LinkUnavailable: the socket for the worker cannot be made.
+        LinkUnavailable: the socket for queries, or for the worker, cannot be made.
     """
     gate = GateChannel(state.socket)
     services = {"gate": Service(gate.answer, longest_question=MAX_FRAME_BYTES)}
     link = SiteLink()
     offers = OfferedStudies(link, state.node)
     host = host_for(link, gate) if host_for else None
+    counts = CountPort(state.counts_socket, lambda query: link.ask(COUNTS, query, ANSWER_SECONDS, MAX_ANSWER_BYTES))
 
     def told(change: str) -> None:
         if change == LinkState.CONNECTED:
@@ -280,11 +283,13 @@ async def run_node(
         on_state(change)
 
     try:
+        await counts.start()
         if host is not None:
             await host.start()
         await keep_linked(state.node, file, services, told, lambda: not gate.is_busy, link=link)
     finally:
         offers.stop()
+        await counts.stop()
         if host is not None:
             await host.stop()
         gate.close()

@@ -14,7 +14,7 @@ from fedhealth.errors import IdentityInvalid, LinkUnavailable
 from fedhealth.link.catalogue import CATALOGUE, MAX_CATALOGUE_BYTES, studies_in
 from fedhealth.link.client import SiteLink
 from fedhealth.secret_file import read_plain_file, replace_file
-from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES, SignedStudy, open_signed_study
+from fedhealth.study.signature import MAX_SIGNED_STUDY_BYTES, AnySigned, open_signed
 
 _LOG = logging.getLogger(__name__)
 _ASK_SECONDS = 30.0
@@ -78,17 +78,17 @@ def keep_offers(folder: Path, signed_studies: tuple[bytes, ...]) -> None:
             replace_file(folder / name, study)
 
 
-def read_offers(node: Path) -> dict[Path, SignedStudy]:
+def read_offers(node: Path) -> dict[Path, AnySigned]:
     """Return the offered studies whose signature holds, by file.
 
     Args:
         node: the node's folder; nothing in it is trusted.
     """
-    offers: dict[Path, SignedStudy] = {}
+    offers: dict[Path, AnySigned] = {}
     folder = folder_of(node)
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         try:
-            offers[path] = open_signed_study(read_plain_file(path, MAX_SIGNED_STUDY_BYTES))
+            offers[path] = open_signed(read_plain_file(path, MAX_SIGNED_STUDY_BYTES))
         except (IdentityInvalid, OSError) as error:
             _LOG.warning("an offered study is left out: %(error)s", {"error": error})
     return offers

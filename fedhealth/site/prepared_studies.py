@@ -25,12 +25,14 @@ from fedhealth.privacy.ledger import Ledger
 from fedhealth.privacy.release import Cohort, Digest
 from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
 from fedhealth.records.marks import without_patients
-from fedhealth.records.split import sides_of
 from fedhealth.records.table import Records, made_up_records, prepare_records
+from fedhealth.search.coded_patients import CodedPatients
 from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
+from fedhealth.site.study_steps import sides_asked
 from fedhealth.study.protocol import Study
-from fedhealth.study.signature import SignedStudy, open_signed_study
+from fedhealth.study.search_study import SearchStudy
+from fedhealth.study.signature import AnySigned, SignedSearch, open_signed
 
 _COMPUTING = ("fedhealth", "numpy", "torch")
 """Packages whose version may change a sum in its last bits."""
@@ -42,6 +44,7 @@ class PreparedStudies:
     Attributes:
         signed: each study that is as approved.
         records: the sides of those whose records could be read.
+        coded: of search studies, the patients that they count.
         forbidden: studies that were approved and that the policy forbids now.
         versions: of each of these, what its records are, as in the key of a release's noise.
         data_version: of the data set, part of each.
@@ -49,23 +52,29 @@ class PreparedStudies:
 
     def __init__(self, inputs: GateInputs, ledger: Ledger, compute: Compute, clock: Clock) -> None:
         self._inputs, self._ledger, self._compute, self._clock = inputs, ledger, compute, clock
-        self.signed: dict[Digest, SignedStudy] = {}
+        self.signed: dict[Digest, AnySigned] = {}
         self.records: dict[Digest, dict[Cohort, Records]] = {}
+        self.coded: dict[Digest, CodedPatients] = {}
         self.versions: dict[Digest, str] = {}
         self.forbidden: set[Digest] = set()
         marks = inputs.marks
-        forgotten = forgotten_patients(ledger, inputs.site.data_set.name, marks.scheme)
-        self._table, members = without_patients(inputs.table, marks, forgotten)
+        self._forgotten = forgotten_patients(ledger, inputs.site.data_set.name, marks.scheme)
+        self._table, members = without_patients(inputs.table, marks, self._forgotten)
         self.data_version = self._note_data_version(members)
 
     def drop(self) -> None:
         """Forget every study and its records."""
         self.signed.clear()
         self.records.clear()
+        self.coded.clear()
         self.versions.clear()
         self.forbidden.clear()
 
-    def prepare(self, data: bytes) -> Study:
+    def is_ready(self, study: Digest) -> bool:
+        """Say whether a study that was taken in can be computed."""
+        return study in self.records or study in self.coded
+
+    def prepare(self, data: bytes) -> Study | SearchStudy:
         """Take in an approved study ahead of its first round, so that no round pays for reading records.
 
         Args:
@@ -74,7 +83,7 @@ class PreparedStudies:
         Raises:
             FedHealthError: for the administrator; the study or the data set is not as approved.
         """
-        signed = open_signed_study(data)
+        signed = open_signed(data)
         digest = signed.study.digest
         try:
             check_policy(self._inputs.policy, signed, self._inputs.researchers)
@@ -88,16 +97,19 @@ class PreparedStudies:
                 next_step="Correct site.toml, or withdraw the study.",
             )
         approval, inputs = self._ledger.account.approved.get(digest), self._inputs
-        data_set, fraction = inputs.site.data_set, signed.study.evaluation.held_out_fraction
+        data_set = inputs.site.data_set
         if approval is None:
             raise ApprovalMissing(f"study '{signed.study.name}' is not approved here", next_step="Approve it first.")
-        if approval.sides != sides_of(inputs.split_key, data_set.patient_column, fraction, data_set.split_column):
+        if approval.sides != sides_asked(signed.study, data_set, inputs.split_key):
             raise ApprovalMissing(
                 f"study '{signed.study.name}' was approved with other patients on its two sides",
                 got="another split key, patient column or split column than at approval",
                 next_step="Put split_key, patient_column and split_column in site.toml back as they were.",
             )
         self.signed[digest] = signed
+        if isinstance(signed, SignedSearch):
+            self._prepare_search(signed.study)
+            return signed.study
         training, held_out = prepare_records(
             self._table, signed.study, data_set.patient_column, inputs.split_key, data_set.split_column, strict=False
         )
@@ -105,6 +117,19 @@ class PreparedStudies:
         self.versions[digest] = f"{self.data_version} {self._mark_of(training, held_out)}"
         self._warm_up(signed.study)
         return signed.study
+
+    def _prepare_search(self, study: SearchStudy) -> None:
+        """Take the codes of all patients who did not withdraw their consent, from the index."""
+        marks, forgotten = self._inputs.marks, self._forgotten
+        facts = (each for each in self._inputs.patient_facts() if marks.of(each.patient) not in forgotten)
+        coded = CodedPatients.of(facts, study.counts.most_codes_of_a_patient)
+        mark = hmac.new(self._inputs.naming_secret, b"fedhealth/coded-patients", hashlib.sha256)
+        mark.update(repr(coded.codes).encode())
+        for part in (coded.starts, coded.holders, coded.birth_years, coded.sexes):
+            mark.update(repr((part.shape, part.dtype.str)).encode())
+            mark.update(np.ascontiguousarray(part).data)
+        self.coded[study.digest] = coded
+        self.versions[study.digest] = f"{self.data_version} {mark.hexdigest()}"
 
     def _warm_up(self, study: Study) -> None:
         """Compute each step once on made-up records, so that no first reply is late."""

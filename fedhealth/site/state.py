@@ -67,6 +67,11 @@ class SiteState:
         return self.gate / "admin.sock"
 
     @property
+    def counts_socket(self) -> Path:
+        """The node's socket for what other hospitals are to count."""
+        return self.node / "counts.sock"
+
+    @property
     def ledger(self) -> Path:
         """The ledger's file."""
         return self.gate / "ledger.sqlite"

@@ -19,7 +19,7 @@ from fedhealth.site.loopback_port import LOOPBACK
 from fedhealth.site.node_records import is_running, recorded_engine, recorded_link, recorded_supernode
 from fedhealth.site.offers import read_offers
 from fedhealth.site.state import SiteState
-from fedhealth.study.signature import SignedStudy
+from fedhealth.study.signature import AnySigned
 
 UNKNOWN = "unknown: this user may not look, or the site has not joined"
 
@@ -103,7 +103,7 @@ def _waiting(state: SiteState, contents: LedgerContents) -> list[str]:
     return waits
 
 
-def _offers(node: Path) -> list[SignedStudy]:
+def _offers(node: Path) -> list[AnySigned]:
     try:
         return list(read_offers(node).values())
     except OSError:

@@ -8,18 +8,19 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fedhealth.errors import ApprovalMissing, ConfigInvalid, FedHealthError, IdentityInvalid
-from fedhealth.learning.plan import envelope_of, plan_study
 from fedhealth.privacy.pld import informative_epsilon
-from fedhealth.privacy.release import Cohort, Digest, StepName
+from fedhealth.privacy.release import Cohort, Digest, Everybody, StepName, paying_sides
 from fedhealth.privacy.verified_ledger import spending_of
 from fedhealth.site.examination import Feasibility, SiteInView
 from fedhealth.site.offers import read_offers
 from fedhealth.site.state import SiteState, local_user
+from fedhealth.site.study_steps import delta_of_study, numbers_of, price_of, releases_of, steps_of
 from fedhealth.study.protocol import Study
-from fedhealth.study.signature import SignedStudy, open_signed_study
+from fedhealth.study.search_study import SearchStudy
+from fedhealth.study.signature import AnySigned, open_signed
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class StepLeaving:
     """
 
     step: StepName
-    cohort: Cohort
+    cohort: Cohort | Everybody
     releases: int
     charged: int
     numbers: int
@@ -130,7 +131,7 @@ def approved_studies(view: SiteInView, state: SiteState) -> tuple[StudyView, ...
     return tuple(_view_of(view, study, _kept(state, study)) for study in view.account.approved)
 
 
-def offered_study(state: SiteState, prefix: str) -> SignedStudy:
+def offered_study(state: SiteState, prefix: str) -> AnySigned:
     """Return the one offered study whose digest begins so.
 
     Raises:
@@ -151,7 +152,7 @@ def offered_study(state: SiteState, prefix: str) -> SignedStudy:
     )
 
 
-def _offers(state: SiteState) -> list[SignedStudy]:
+def _offers(state: SiteState) -> list[AnySigned]:
     try:
         return list(read_offers(state.node).values())
     except OSError:
@@ -159,14 +160,14 @@ def _offers(state: SiteState) -> list[SignedStudy]:
         return []
 
 
-def _kept(state: SiteState, study: Digest) -> SignedStudy | None:
+def _kept(state: SiteState, study: Digest) -> AnySigned | None:
     try:
-        return open_signed_study((state.studies / f"{study}.json").read_bytes())
+        return open_signed((state.studies / f"{study}.json").read_bytes())
     except (IdentityInvalid, OSError):
         return None
 
 
-def _view_of(view: SiteInView, study: Digest, signed: SignedStudy | None) -> StudyView:
+def _view_of(view: SiteInView, study: Digest, signed: AnySigned | None) -> StudyView:
     standing, decided = _standing(view, study, signed)
     if signed is None:
         return StudyView(study, standing, decided)
@@ -198,7 +199,7 @@ def _view_of(view: SiteInView, study: Digest, signed: SignedStudy | None) -> Stu
 
 
 def _if_priced(
-    view: SiteInView, signed: SignedStudy, standing: Standing
+    view: SiteInView, signed: AnySigned, standing: Standing
 ) -> tuple[tuple[StepLeaving, ...], tuple[SideCost, ...]]:
     """Return what leaves and what it costs of a study that cannot be approved; nothing where it has no price here."""
     try:
@@ -207,7 +208,7 @@ def _if_priced(
         return (), ()
 
 
-def _standing(view: SiteInView, study: Digest, signed: SignedStudy | None) -> tuple[Standing, tuple[str, int] | None]:
+def _standing(view: SiteInView, study: Digest, signed: AnySigned | None) -> tuple[Standing, tuple[str, int] | None]:
     account = view.account
     decisions = account.decisions
     decision = account.approved.get(study) or decisions.rejected.get(study) or decisions.first.get(study)
@@ -225,55 +226,55 @@ def _standing(view: SiteInView, study: Digest, signed: SignedStudy | None) -> tu
     return "waits for a second person" if study in account.decisions.first else "waits", decided
 
 
-def _is_complete(view: SiteInView, study: Study) -> bool:
+def _is_complete(view: SiteInView, study: Study | SearchStudy) -> bool:
     """Say whether the last step left as often as planned; it comes after all others, used up or not."""
-    account, last = view.account, list(plan_study(study).values())[-1]
+    account, last = view.account, list(steps_of(study).values())[-1]
     left = [
         release
         for release, charge in account.reserved.items()
         if (charge.study, charge.step) == (study.digest, last.name) and release in account.stored
     ]
-    return len(left) >= last.rounds
+    return len(left) >= releases_of(last)
 
 
 def _charged(view: SiteInView, study: Digest) -> Mapping[StepName, int]:
-    return {"train": view.account.releases(study, "train"), "evaluate": view.account.releases(study, "evaluate")}
+    return {step: view.account.releases(study, step) for step in get_args(StepName)}
 
 
-def _leaves(view: SiteInView, signed: SignedStudy) -> tuple[StepLeaving, ...]:
+def _leaves(view: SiteInView, signed: AnySigned) -> tuple[StepLeaving, ...]:
     charged = _charged(view, signed.study.digest)
     return tuple(
         StepLeaving(
             step=name,
             cohort=step.cohort,
-            releases=step.rounds,
+            releases=releases_of(step),
             charged=charged[name],
-            numbers=step.mechanism.dimension,
-            bytes=8 * step.mechanism.dimension,
+            numbers=numbers_of(step),
+            bytes=8 * numbers_of(step),
         )
-        for name, step in plan_study(signed.study).items()
+        for name, step in steps_of(signed.study).items()
     )
 
 
-def _costs(view: SiteInView, signed: SignedStudy, standing: Standing) -> tuple[SideCost, ...]:
+def _costs(view: SiteInView, signed: AnySigned, standing: Standing) -> tuple[SideCost, ...]:
     study, account = signed.study, view.account
     budget = view.created.budgets.get(study.data_set)
     if budget is None:
         return ()
     aside = {each.cohort: each.share_set_aside for each in spending_of(account) if each.data_set == study.data_set}
     approval = account.approved.get(study.digest)
-    envelope = approval.envelope if approval else envelope_of(study, budget)
-    costs = []
-    for step in plan_study(study).values():
-        share, spent = budget.share(envelope[step.cohort]), account.spent(study.digest, step.cohort)
+    envelope = approval.envelope if approval else price_of(study, budget)
+    costs, delta = [], delta_of_study(study)
+    for step, side in ((each, side) for each in steps_of(study).values() for side in paying_sides(each.cohort)):
+        share, spent = budget.share(envelope[side]), account.spent(study.digest, side)
         costs.append(
             SideCost(
-                cohort=step.cohort,
+                cohort=side,
                 share=share,
                 share_spent=budget.share(spent) if spent else 0.0,
-                share_left=1.0 - aside[step.cohort] - (share if standing.startswith("waits") else 0.0),
-                epsilon=informative_epsilon(step.plan(), study.privacy.delta).epsilon,
-                delta=study.privacy.delta,
+                share_left=1.0 - aside[side] - (share if standing.startswith("waits") else 0.0),
+                epsilon=informative_epsilon(step.plan(), delta).epsilon,
+                delta=delta,
             )
         )
     return tuple(costs)

@@ -7,22 +7,21 @@ nothing. Its canonical bytes give the study's digest; whoever changes one byte a
 What it costs is in `fedhealth.learning.plan`; whether a site allows it, in `fedhealth.policy`.
 """
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedhealth.canonical import canonical_bytes, digest_of
 from fedhealth.config import read_toml
 from fedhealth.study.augmentation import MAX_TRANSFORMS, Transform
 from fedhealth.study.diagnosis_endpoints import NumberEndpoint
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.evaluation import Evaluation
 from fedhealth.study.features import CategoryFeature, Condition, Feature
+from fedhealth.study.head import StudyHead, digest_of_study
 from fedhealth.study.images import MAX_PIXELS, ImageFeature, Pixels
 from fedhealth.study.modalities import MAX_MODALITIES, Modality, check_modalities
-from fedhealth.study.part import Part, StudyName, Text
+from fedhealth.study.part import Part, StudyName
 from fedhealth.study.strategies import FedAvg, Strategy
 from fedhealth.study.survival_endpoint import SurvivalEndpoint
 from fedhealth.study.trial_endpoint import TrialEndpoint
@@ -133,41 +132,19 @@ class Sites(Part):
         return self
 
 
-PurposeClass = Literal["scientific-research", "quality-of-care", "public-health", "service-planning"]
-"""Why health data may be used a second time, in classes that a policy can refer to."""
-
-
-class Study(Part):
-    """A whole study protocol.
+class Study(StudyHead):
+    """The protocol of a study that is run once: something is trained or estimated, and judged.
 
     Attributes:
-        format: version of this format.
-        name: a short name in lower case.
-        title: one line for people.
         task: what kind of question it is, from a closed list that policies refer to.
-        purpose: why patients' data may be used for this, in words.
-        purpose_class: the same as one of a closed list that policies refer to.
-        legal_basis: on what legal ground.
-        data_set: which data set of each site is asked for.
-        min_declared_patients: a site that declares fewer cannot approve it.
         max_records_per_patient: of each patient only the first so many records are read. The public duration of a
             reply is measured with so many records for every patient, so that nobody's records decide it.
-        retention_days: how long the coordinator keeps the results after the end.
         include: conditions that a record must meet, all of them; others are not in the study.
         training: None for an estimate that every patient takes part in once, by one release of each site.
     """
 
-    format: Literal[1]
-    name: StudyName
-    title: Text
     task: Task
-    purpose: Text
-    purpose_class: PurposeClass = "scientific-research"
-    legal_basis: Text
-    data_set: StudyName
-    min_declared_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
     max_records_per_patient: Annotated[int, Field(ge=1, le=1000)]
-    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 3650
     sites: Sites = Sites()
     include: Annotated[tuple[Condition, ...], Field(max_length=100)] = ()
     features: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=1000)]
@@ -309,13 +286,7 @@ class Study(Part):
     @property
     def digest(self) -> str:
         """The study's name to every machine: digest of its canonical bytes."""
-        return _digest(self)
-
-
-@lru_cache(maxsize=64)
-def _digest(study: Study) -> str:
-    """Return a study's digest; equal studies have equal bytes, and each release asks for it."""
-    return digest_of("study", canonical_bytes(study))
+        return digest_of_study(self)
 
 
 def load_study(path: Path) -> Study:

@@ -155,6 +155,7 @@ class Hospital:
             noise_secret=UnsafeFixedNoiseSecret(5),
             witness_key=self.witness.public_key(),
             researchers={"test": public_key_hex(self.researcher.public_key())},
+            patient_facts=tuple,
         )
         ready = [False]
 

@@ -251,6 +251,7 @@ def test_what_the_administrator_sees_is_not_in_the_ledger(ward, make_protocol, s
             "declared_patients",
             "reply_after_ms",
             "envelope",
+            "counts_of_an_asker",
             "delta",
         ),
         *("by", "at"),

@@ -1,0 +1,108 @@
+"""Counts from hospital to hospital: what a site is told of the others, and what each of them heard."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from study_scene import study_of
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "site"))
+from counted_ward import ASKER, LEDGER_KEYS, WITNESS, CountedWard, patients, query, search_study, signed_query
+
+from fedhealth.canonical import canonical_bytes
+from fedhealth.coordinator.asking import Asker
+from fedhealth.coordinator.count_desk import CountDesk, offer_search, offered_searches
+from fedhealth.coordinator.witness import PinnedSite, Witness
+from fedhealth.errors import IdentityInvalid, LinkUnavailable
+from fedhealth.link.counts import read_answer
+from fedhealth.privacy.release import input_digest
+from fedhealth.signing import public_key_hex
+from fedhealth.study.signature import sign_study
+
+STUDY = search_study()
+PARKINSON = query("icd10:G20")
+
+
+class Federation:
+    """Two hospitals that count, one that asks, and the coordinator's desk between them."""
+
+    def __init__(self, folder, wards):
+        self.wards, self.away, self.heard = wards, set(), []
+        pinned = {site: PinnedSite(ledger_key=public_key_hex(LEDGER_KEYS[site].public_key())) for site in wards}
+        (folder / "witnessed").mkdir()
+        self.asker = Asker(self.carry, Witness(folder / "witnessed", pinned, WITNESS))
+        offer_search(folder / "searches", sign_study(STUDY, ASKER))
+        self.desk = CountDesk(folder / "searches", self.asker, lambda: (*wards, "far-away"))
+
+    async def carry(self, site, frame):
+        if site in self.away:
+            raise LinkUnavailable("away")
+        self.heard.append(bytes(frame))
+        return self.wards[site].gate.handle(frame).frame
+
+    def ask(self, data, asking="far-away"):
+        return read_answer(asyncio.run(self.desk._answer(asking, data)))
+
+
+@pytest.fixture
+def federation(tmp_path):
+    return Federation(tmp_path, {site: CountedWard(patients(), STUDY, site=site) for site in ("ward-a", "ward-b")})
+
+
+def test_every_other_hospital_counts_once_and_the_same_again_costs_nothing(federation):
+    first = federation.ask(signed_query(STUDY, PARKINSON))
+    assert set(first.counts) == {"ward-a", "ward-b"} and not first.absent and not first.refused
+    assert all(abs(count - 30) < 40 for count in first.counts.values())
+    assert federation.ask(signed_query(STUDY, PARKINSON)) == first
+    assert [ward.charged for ward in federation.wards.values()] == [1, 1]
+
+
+def test_a_count_is_kept_by_its_gate_whatever_else_is_acknowledged(federation):
+    first = federation.ask(signed_query(STUDY, PARKINSON))
+    federation.asker.checkpointed()
+    asyncio.run(federation.asker.head("ward-a"))
+    assert federation.ask(signed_query(STUDY, PARKINSON)) == first
+    assert federation.asker.received() == {}
+
+
+def test_who_is_away_or_has_spent_is_named_and_the_others_counts_are_there(federation):
+    federation.away.add("ward-a")
+    found = federation.ask(signed_query(STUDY, PARKINSON))
+    assert found.absent == {"ward-a": "away"} and set(found.counts) == {"ward-b"}
+    federation.away.clear()
+    for number in range(STUDY.counts.most_of_an_asker):
+        found = federation.ask(signed_query(STUDY, query(f"icd10:A{number:02}")))
+    assert found.absent == {"ward-b": "budget-spent"} and set(found.counts) == {"ward-a"}
+
+
+def test_a_small_count_is_no_number(federation):
+    nobody = federation.ask(signed_query(STUDY, query("icd10:Z99")))
+    assert set(nobody.counts) == {"ward-a", "ward-b"}
+    assert all(count is None or count >= STUDY.counts.least_shown for count in nobody.counts.values())
+
+
+@pytest.mark.parametrize(
+    ("data", "asking", "said"),
+    [
+        (b"douleur thoracique de Madame X", "far-away", "malformed"),
+        (signed_query(STUDY, PARKINSON), "ward-a", "in the name of another site"),
+        (signed_query(search_study(most=19), PARKINSON), "far-away", "offers no such search study"),
+    ],
+)
+def test_what_nobody_is_asked_reaches_no_hospital(federation, data, asking, said):
+    found = federation.ask(data, asking)
+    assert said in found.refused and not found.counts and not found.absent
+    assert federation.heard == []
+
+
+def test_a_study_that_is_run_is_not_offered_as_a_search(tmp_path):
+    with pytest.raises(IdentityInvalid, match="is no search study"):
+        offer_search(tmp_path / "searches", sign_study(study_of(), ASKER))
+    assert not offered_searches(tmp_path / "searches")
+
+
+def test_the_answer_is_named_by_the_query_alone():
+    data = signed_query(STUDY, PARKINSON)
+    assert input_digest(PARKINSON.input_bytes) != input_digest(data)
+    assert b"far-away" not in canonical_bytes(PARKINSON)
