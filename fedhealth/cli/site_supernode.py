@@ -49,7 +49,8 @@ def supernode(
             *("flower-supernode", "--superlink", f"{LOOPBACK}:{node_port}", "--host", LOOPBACK, "--port", str(port)),
             *("--root-certificates", str(folder.certificate), "--auth-supernode-private-key", str(folder.key)),
             *("--isolation", "process", "--superexec-auth-secret-file", str(folder.secret)),
-        ]
+        ],
+        lifeline=lifeline,
     )
 
 

@@ -54,14 +54,18 @@ def stock_environment(flower_home: Path, **more: str) -> dict[str, str]:
     }
 
 
-def main(arguments: list[str]) -> None:
-    """Run a program of Flower's until it ends or standard input closes; this process ends with it.
+def main(arguments: list[str], *, lifeline: bool = True) -> None:
+    """Run a program of Flower's until it ends; this process ends with it.
+
+    Args:
+        arguments: the program's name, and its own.
+        lifeline: end when standard input closes, too; a service manager gives none.
 
     A SuperNode whose main thread fails would be kept by its other threads for ever, alive and doing nothing.
     """
     code: object = 1
     try:
-        _run(*arguments)
+        _run(lifeline, *arguments)
         code = 0
     except SystemExit as ended:
         code = 0 if ended.code is None else ended.code
@@ -75,8 +79,9 @@ def main(arguments: list[str]) -> None:
         os._exit(code if isinstance(code, int) else 1)
 
 
-def _run(program: str, *arguments: str) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _run(lifeline: bool, program: str, *arguments: str) -> None:
+    if lifeline:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     module, function = _PROGRAMS[program]
     if program == "flower-superlink":
         from fedhealth.flower.superlink_guard import install_guard

@@ -19,6 +19,8 @@ MOST_EXPOSED = {
     "fedhealth-gate.service": 1.0,
     "fedhealth-index.service": 1.0,
     "fedhealth-node.service": 2.0,
+    "fedhealth-supernode.service": 2.0,
+    "fedhealth-worker.service": 2.0,
     "fedhealth-coordinator@.service": 2.0,
     "fedhealth-coordinator.service": 2.0,
 }
@@ -115,6 +117,24 @@ def test_the_index_is_the_gates_has_no_network_and_is_last_in_every_queue():
 def test_the_node_sees_neither_data_nor_the_gates_state():
     hidden = settings(UNITS / "fedhealth-node.service")["InaccessiblePaths"].split()
     assert hidden == ["-/srv/fedhealth", "-/var/lib/fedhealth/gate"]
+
+
+def test_supernode_and_worker_are_the_nodes_user_see_no_data_and_speak_on_the_loopback_alone():
+    for name in ("supernode", "worker"):
+        unit = settings(UNITS / f"fedhealth-{name}.service")
+        assert (unit["User"], unit["IPAddressDeny"], unit["IPAddressAllow"]) == ("fedhealth-node", "any", "localhost")
+        assert unit["InaccessiblePaths"].split() == ["-/srv/fedhealth", "-/var/lib/fedhealth/gate"]
+        assert (unit["SocketBindDeny"], unit.get("SocketBindAllow")) == (
+            "any",
+            "ipv4:tcp:7452" if name == "supernode" else None,
+        )
+
+
+def test_each_of_the_three_finds_the_next_where_it_listens():
+    node = (UNITS / "fedhealth-node.superlink.conf").read_text()
+    supernode, worker = (settings(UNITS / f"fedhealth-{name}.service")["ExecStart"] for name in ("supernode", "worker"))
+    assert "--engine superlink --supernode-port 7451\n" in node and "SocketBindAllow=ipv4:tcp:7451\n" in node
+    assert supernode.endswith("--node-port 7451 --port 7452") and worker.endswith("--port 7452")
 
 
 @each_service
