@@ -83,14 +83,18 @@ def asserted_spans(
     scopes: list[AssertedSpan] = []
     if default != "affirmed" and sentence:
         scopes.append(AssertedSpan(0, len(sentence), default))
+    negated_until = 0
     for found in grammar.finder.find(sentence):
         assertion = found.cue.assertion
-        if assertion is not None and (not article or assertion in OF_KNOWLEDGE):
-            scopes.extend(
-                AssertedSpan(first, behind, assertion)
-                for first, behind in _scopes(sentence, found, grammar)
-                if first < behind
-            )
+        if assertion is None or (article and assertion not in OF_KNOWLEDGE):
+            continue
+        if assertion != "negated" and found.start < negated_until:
+            continue  # "sans antecedent de ..., admis pour ...": a past that is denied does not go on behind the comma
+        for first, behind in _scopes(sentence, found, grammar):
+            if first < behind:
+                scopes.append(AssertedSpan(first, behind, assertion))
+                if assertion == "negated" and first >= found.end:
+                    negated_until = behind
     return [AssertedSpan(start + first, start + behind, kind) for first, behind, kind in _flatten(scopes)]
 
 

@@ -29,7 +29,7 @@ _NONE = Cue(
         no (?:significant|interval|appreciable) (?:change|increase|decrease|improvement|worsening)
         without (?:change|improvement|difficulty|doubt|delay|incident|event)
         not (?:only|just|merely|necessarily|improved|changed|responded)
-        not have (?:improved|changed|resolved)
+        not (?:have |yet |been )?(?:improved|changed|resolved|healed|relieved)
         (?:gram|rh|rhesus|her ?-?2)[- ]negative
         risk factors?
         history of present(?:ing)? (?:illness|complaint)
@@ -98,6 +98,9 @@ _SUPPOSED_BEHIND = Cue(
         as (?:needed|necessary) for
         prn (?:for)?
         potential for
+        risks? including
+        worried (?:about|for)
+        worr(?:y|ies) about
         possibility of
         think(?:s)? (?:he|she|this|it|that)
         in the event
@@ -150,7 +153,7 @@ _NEGATED_BEHIND = Cue(
         neg for
         (?:absence|lack|resolution|disappearance|clearance) of
         (?:free|devoid|clear) of
-        fail(?:s|ed)? to (?:show|reveal|demonstrate|identify|detect)
+        fail(?:s|ed)? to (?:show|grow|reveal|demonstrate|identify|detect)
         (?:doesn't|didn't|don't|isn't|wasn't|aren't|weren't|hasn't|haven't|hadn't|won't|doesnt|didnt|cannot|can't)
         rul(?:es|ed|ing) out(?= (?!by\b|with\b|on\b)\w)
         exclud(?:es|ed|ing)(?= (?:a|an|any|the)\b)

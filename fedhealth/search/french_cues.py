@@ -56,7 +56,10 @@ _NONE = Cue(
         (?:maison|cellules?) meres?
         (?:vit|habite|vivant) (?:avec|chez) (?:sa|son|ses|leurs?) \w+
         {_RELATIVE}{_SIDE} {_REPORTS}
-        (?:enfants?|fils|filles?) {_REPORTS}
+        (?:(?:sa|son|ses|leurs?|la|le|les) )?(?:enfants?|fils|filles?|femme|epouse|epoux|mari|conjointe?) {_REPORTS}
+        (?:sa|son|ses|leurs?) {_RELATIVE}{_SIDE} {_REPORTS}
+        (?:par|avec|selon|d'apres|aupres de) (?:sa|son|ses|la|le|les) {_RELATIVE}
+        (?:diagnosti\w+|decouverte?s?)[^,.;]{{0,30}} en {_YEAR}
     """),
     None,
     "none",
@@ -79,6 +82,7 @@ _NO_DOUBT = Cue(table("sans doute\nsans certitude"), "hypothesis", "behind")
 _NEGATED_BEFORE = Cue(
     table(rf"""
         n(?:e |')(?:[\w']+ )?(?:pas|plus) (?:ete|etre) (?:\w+ment )?{_FOUND}
+        n(?:e |')(?:[\w']+ )?pas ete confirme(?:e|s|es)?
         n'(?:est|etait|sont|etaient) (?:pas|plus) (?:\w+ment )?{_FOUND}
         ne sont (?:pas|plus) {_FOUND}
         non {_FOUND}
@@ -88,7 +92,8 @@ _NEGATED_BEFORE = Cue(
         disparue?s?
         disparai(?:t|ssent)
         inexistante?s?
-        niee?s?
+        nie(?= *(?:[,;.)]|$))
+        nie(?:e|s|es)
         improbables?
         resolue?s?
         peu (?:probable|vraisemblable)s?
@@ -136,10 +141,14 @@ _NEGATED_BEHIND = Cue(
         rien (?=(?:n'|n |ne |en faveur|pour))
         (?:elimine|exclut|exclue?|ecarte|infirme|eliminent|excluent|ecartent|infirment)(?= (?:{_ARTICLE})\b)
         (?:eliminant|excluant|ecartant|infirmant)
+        (?:elimin|ecart|infirm)(?:ait|aient|a|erent)(?= {_ARTICLE}\b)
+        exclu(?:ait|aient|rent)(?= {_ARTICLE}\b)
+        (?:faible probabilite|probabilite (?:tres )?faible)
         permet(?:tant|tent|tait)? (?:d'|de )(?:\w+ment )?{_EXCLUDE}
         permis (?:d'|de )(?:\w+ment )?{_EXCLUDE}
         peu d'arguments?
         peu d'elements?
+        peu de (?:chance|risque|signe)s?
     """),
     "negated",
     "behind",
@@ -167,7 +176,8 @@ _SUPPOSED_BEHIND = Cue(
         hypothese
         eventualite
         possibilite
-        risques? (?=(?:d|de|des|du|important|eleve)\b)
+        risques?
+        (?:s'assurer de|verifier|controler|confirmer) l'absence
         (?:a|haut) risque
         crain(?:t|dre|te|tes|ons|drait)
         redoute(?:r|s|nt)?
@@ -177,7 +187,9 @@ _SUPPOSED_BEHIND = Cue(
         {_EXCLUDE}
         pour confirmer
         confirmer ou
-        evoque(?:nt|r)?(?= {_ARTICLE}\b)
+        (?:evoque|discute)(?:nt|r)?(?= {_ARTICLE}\b)
+        (?:ne pas )?(?:meconnaitre|passer a cote)
+        mefier
         evoquant
         evocat(?:eur|rice)s? (?=d)
         suspecte?s? (?=(?:d|de)\b)
@@ -207,7 +219,7 @@ _SUPPOSED_BEHIND = Cue(
         vaccin(?:ation|ations|ee?s?|er)? (?:contre|anti)
         quid
         (?:s'agi(?:t|sse|rait)|est|serait|existe|aurait|a|y a)(?:-t)?-(?:il|elle|ce)
-        interroge(?:ons|r|nt)? sur
+        (?:interroge(?:ons|r|nt)?|interrogations?|questionnements?) sur
         question (?=d)
         differentiel avec
         si(?= (?!ge|re)\w)
@@ -299,14 +311,22 @@ _FAMILY_LIST = Cue(
         (?:sa|la|leur) famille (?:a|compte|presente)
         (?:femme|mari|epouse|epoux|conjointe?) (?:est |sont )?(?:decede|mort|atteint|porteur|porteuse)(?:e|s|es)?
         {_RELATIVE}{_SIDE}
-        (?:ses|deux|trois|quatre|leurs|autres|petits)[ -](?:\w+ )?(?:enfants|fils|filles)
-        (?:son|un) (?:fils|petit[ -]fils)
-        (?:sa|une) (?:fille|petite[ -]fille)
     """),
     "family",
     "behind",
     lists=True,
     reach=30,
+)
+_CHILD = Cue(
+    table(r"""
+        (?:ses|leurs) (?:deux |trois |quatre |petits[ -])?(?:enfants|fils|filles)
+        (?:deux|trois|quatre|plusieurs|autres) (?:enfants|fils|filles)(?= *(?:atteint|decede|porteu|malade|suivi
+        |traite|:|avec|ayant))
+        (?:son|un) (?:fils|petit[ -]fils)
+        (?:sa|une) (?:fille|petite[ -]fille)
+    """),
+    "family",
+    "behind",
 )
 _FAMILY_BEFORE = Cue(
     table(rf"""
@@ -326,7 +346,8 @@ _PAST_LIST = Cue(
     table("""
         antecedents?(?: (?:personnels?|medicaux|medical|medico-chirurgicaux|chirurgicaux|chirurgical|notables?
         |obstetricaux|gyneco\\w*))*
-        (?:atcds?|tacds?|antcds?|antcd)
+        (?:atcds?|tacds?|antcds?)
+        dans (?:l'|son |sa )(?:enfance|adolescence)(?= *:)
     """),
     "history",
     "behind",
@@ -340,6 +361,8 @@ _PAST_BEHIND = Cue(
         histoire (?=(?:d|de)\b)
         (?:traitee?|hospitalisee?|operee?|suivie?) (?:par le passe|dans le passe|autrefois)
         avai(?:t|ent) (?:deja )?(?:eu|fait|presente|ete (?:operee?|traitee?|hospitalisee?))
+        (?:une?|d'une?|l'|notion d'une?) ?ancien(?:ne)?
+        d'ancien(?:ne)?s
         sequelles? (?=(?:d|de)\b)
         status post
         etat post
@@ -351,7 +374,7 @@ _PAST_BEHIND = Cue(
     "history",
     "behind",
 )
-_PAST_ADJECTIVE = Cue(table("ancien(?:ne)?s?"), "history", "adjective", reach=6)
+_PAST_EITHER = Cue(table("ancien(?:ne)?s?"), "history", "either", reach=6)
 _PAST_BEFORE = Cue(
     table("""
         anterieure?s?(?= *(?:[,;.]|$|par|en|a |dont|il))
@@ -365,11 +388,10 @@ _PAST_BEFORE = Cue(
 _PAST_AROUND = Cue(
     table(rf"""
         en (?:(?:janvier|fevrier|mars|avril|mai|juin|juillet|aout|septembre|octobre|novembre
-        |decembre) )?{_YEAR}(?! ?(?:mg|ml|ui|cm))
+        |decembre) )?{_YEAR}(?!.{{0,40}}(?:actuel|sous traitement|depuis|toujours))(?! ?(?:mg|ml|ui|cm))
         il y a (?:environ |plus de |plusieurs |quelques |une? |deux |trois |[a-z]+ |[0-9]+ )*(?:ans?|annees)
         dans (?:l'|son |sa )(?:enfance|adolescence|jeunesse|petite enfance)
         (?:a l'age|des l'age) de [0-9]+ ans
-        a [0-9]+ ans(?= *(?:[,;.]|$))
         par le passe
         l'an(?:nee)? (?:dernier|derniere|passee?)
         opere(?:e|s)? en {_YEAR}
@@ -382,7 +404,8 @@ _PAST_AROUND = Cue(
 _PAST_MARKS = Cue((r"s/p\b", rf"\({_YEAR}\)"), "history", "either", reach=8, is_mark=True)
 
 _FINITE = (
-    r"(?:est|sont|a|ont|etait|etaient|montre|montrent|retrouve|presente|presentent|persiste|persistent|fait|font|reste"
+    r"(?:est|sont|a(?= (?:ete|eu|une?|des|du|pas|permis|recu|fait|present\w+|montr\w+|benefici\w+|retrouv\w+)\b)|ont"
+    r"|etait|etaient|montre|montrent|retrouve|presente|presentent|persiste|persistent|fait|font|reste"
     r"|restent|permet|confirme|consulte|se plaint|decrit|apparait|devient|conduit|s'est|n'est|n'a|justifie|necessite)"
 )
 FRENCH = Grammar(
@@ -392,6 +415,7 @@ FRENCH = Grammar(
         _NO_DOUBT,
         _SUPPOSED_LIST,
         _FAMILY_LIST,
+        _CHILD,
         _PAST_LIST,
         _NEGATED_BEFORE,
         _NEGATED_BEHIND,
@@ -406,7 +430,7 @@ FRENCH = Grammar(
         _PAST_AROUND,
         _PAST_BEHIND,
         _PAST_BEFORE,
-        _PAST_ADJECTIVE,
+        _PAST_EITHER,
         _FAMILY_BEFORE,
         _NEGATED_MARKS,
         _NEGATED_SIGNS,
@@ -437,7 +461,8 @@ FRENCH = Grammar(
             patiente?  elle-meme  lui-meme  bien portante?s?  bonne sante  ras
         """),
         "history": any_of("""
-            actuel\\w*  ce jour  aujourd'hui  hospitalisee? (?:pour|ce)  adressee?  consulte  allergies?  traitement
+            admise?  consult\\w+  etait  est hospitalise\\w*  vue? pour  motive\\w*
+            actuel\\w*  ce jour  aujourd'hui  hospitalisee? (?:pour|ce)  adressee?  allergies?  traitement
             depuis  presente (?:un|une|des|ce|depuis)  mode de vie
         """),
     },

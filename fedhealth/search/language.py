@@ -40,7 +40,7 @@ SMALLEST_SHARE = 1e-3
 
 FRENCH_WORDS = frozenset(
     """
-    le la les un une des du de d l au aux et ou ni pas ne n sans avec pour par sur dans chez en est sont sous entre
+    on le la les un une des du de d l au aux et ou ni pas ne n sans avec pour par sur dans chez en est sont sous entre
     depuis qui que quel quelle avant après apres mais plus aucun aucune cas suite ce cette ces son sa ses il elle
     toux fièvre fievre douleur douleurs sang os coeur cœur rein reins foie poumon cerveau peau oeil œil dos genou
     cheville hanche épaule epaule jambe bras dent dents gorge ventre tête tete sein enfant femme homme grossesse

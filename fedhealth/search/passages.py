@@ -44,7 +44,6 @@ _END = re.compile(
 )
 _CLAUSE_END = re.compile(r"[;:,](?=\s)|\s-\s")
 _SPACE = re.compile(r"\s")
-_WORD = re.compile(r"\S+")
 WRAPPED_LINE_CHARACTERS = 60
 """A line of so many that ends in no sign was broken for its width."""
 
@@ -140,4 +139,4 @@ def _cut(text: str, start: int, end: int) -> Iterator[Stretch]:
 
 
 def _words_in(text: str, stretch: Stretch) -> int:
-    return sum(1 for _ in _WORD.finditer(text, stretch.start, stretch.end))
+    return len(text[stretch.start : stretch.end].split())

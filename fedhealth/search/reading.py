@@ -16,6 +16,9 @@ from fedhealth.search.language import detect
 from fedhealth.search.passages import passages_of
 from fedhealth.search.sections import said_by_heading, sections_of
 
+PART_CHARACTERS = 20_000
+"""Terms are looked for in so much text at once: in less it takes longer, in more it needs memory."""
+
 
 def read_document(document: Document, terms: Terminology) -> ReadDocument:
     """Return what a document's text says.
@@ -32,7 +35,7 @@ def read_document(document: Document, terms: Terminology) -> ReadDocument:
     folded = fold(text)
     sections = tuple(sections_of(text))
     passages = tuple(_passages(document, folded, sections, language))
-    mentions = tuple(mention for passage in passages for mention in _mentions(passage, terms, language))
+    mentions = tuple(mention for part in _parts(passages) for mention in _mentions(text, part, terms, language))
     return ReadDocument(language, sections, passages, mentions)
 
 
@@ -50,7 +53,26 @@ def _passages(document: Document, folded: str, sections: Sequence[Section], lang
             number += 1
 
 
-def _mentions(passage: Passage, terms: Terminology, language: str) -> Iterator[Mention]:
-    for found in terms.find_mentions(passage.text, language):
-        start, end = passage.start + found.start, passage.start + found.end
-        yield Mention(start, end, found.code, found.term, assertion_of(passage.spans, start, end))
+def _parts(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
+    """Yield passages together, as many as make a text that terms are looked for in at once."""
+    part: list[Passage] = []
+    for passage in passages:
+        part.append(passage)
+        if passage.end - part[0].start >= PART_CHARACTERS:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _mentions(text: str, passages: Sequence[Passage], terms: Terminology, language: str) -> Iterator[Mention]:
+    """Yield the terms in some passages that follow each other; one across the edge of two is in neither."""
+    begin = passages[0].start
+    following = iter(passages)
+    passage = next(following)
+    for found in terms.find_mentions(text[begin : passages[-1].end], language):
+        start, end = begin + found.start, begin + found.end
+        while start >= passage.end:
+            passage = next(following)
+        if end <= passage.end:
+            yield Mention(start, end, found.code, found.term, assertion_of(passage.spans, start, end))
