@@ -182,10 +182,10 @@ class SearchEngine:
         for stored in self._index.passages(list(shortlist)):
             cosine = cosines.get(stored.id)
             affirmed = 1.0
-            if stored.passage.spans or expansion.denies:
+            if stored.passage.spans or question.denies:
                 marked = highlights(stored, forms)
                 affirmed = affirmed_share(marked, expansion)
-                if affirms_denied(marked, question) or (affirmed == 0 and stored.id not in words):
+                if affirms_denied(stored, marked, question) or (affirmed == 0 and stored.id not in words):
                     found.left_out += 1
                     continue
             if stored.id not in words and (cosine is None or cosine < LEAST_COSINE):

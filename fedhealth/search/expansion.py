@@ -64,7 +64,6 @@ class Expansion:
         standings: how a text may speak of what is wanted.
         translations: of each folded word of the question, into the other language.
         unknown: words of the question that no passage has.
-        denies: it says of something that it shall not be.
     """
 
     clauses: tuple[Clause, ...]
@@ -72,7 +71,6 @@ class Expansion:
     standings: Mapping[Standing, float]
     translations: Mapping[str, tuple[str, ...]]
     unknown: tuple[str, ...]
-    denies: bool
 
 
 def expand(question: Question, terminology: Terminology, vocabulary: Vocabulary, include_negated: bool) -> Expansion:
@@ -120,7 +118,6 @@ def expand(question: Question, terminology: Terminology, vocabulary: Vocabulary,
         _standings(wanted, include_negated),
         translations,
         tuple(unknown),
-        any(word.assertion == "negated" for word in question.words),
     )
 
 

@@ -108,7 +108,7 @@ def affirmed_share(found: Sequence[Highlight], expansion: Expansion) -> float:
     return sum(speaks.values()) / len(speaks) if speaks else 1.0
 
 
-def affirms_denied(found: Sequence[Highlight], question: Question) -> bool:
+def affirms_denied(stored: StoredPassage, found: Sequence[Highlight], question: Question) -> bool:
     """Return whether a passage affirms all that shall not be: "sans fièvre" is asked, and it speaks of fever."""
     if question.negates_all:
         return False
@@ -117,7 +117,7 @@ def affirms_denied(found: Sequence[Highlight], question: Question) -> bool:
     affirmed = {
         each.asked for each in found if each.assertion in ("affirmed", "history") and each.kind != "translation"
     }
-    return bool(denied and denied <= affirmed) or bool(denied_concepts & affirmed)
+    return bool(denied and denied <= affirmed) or bool(denied_concepts & (affirmed | set(stored.stated)))
 
 
 def reasons(

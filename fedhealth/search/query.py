@@ -11,7 +11,7 @@ Leaves to others: what the words are expanded to (`expansion`), filters by perio
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,20 +19,20 @@ from fedhealth.errors import DataUnusable
 from fedhealth.search.assertions import asserted_spans, assertion_of
 from fedhealth.search.assertions import fold as fold_in_place
 from fedhealth.search.concepts import TermFound, Terminology
-from fedhealth.search.documents import EVERY_DOCUMENT, Assertion, DocumentFilter
+from fedhealth.search.documents import EVERY_DOCUMENT, AssertedSpan, Assertion, DocumentFilter
 from fedhealth.search.language import detect
 from fedhealth.search.words import FUNCTION_WORDS, fold, words_of
 
 MAX_QUERY_CHARACTERS = 20_000
 """Of a question: several pages pasted whole. A longer one is a document."""
 MAX_HITS = 1_000
-ICD10 = re.compile(r"\b([A-Z][0-9][0-9A-Z])\.?([0-9]{1,3})?(?![.]?\w)")
-ATC = re.compile(r"\b[A-Z][0-9]{2}[A-Z]([A-Z]([0-9]{2})?)?\b")
+ICD10 = re.compile(r"\b([A-Z][0-9][0-9A-Z])\.?([0-9]{1,3})?(?![.]?\w)", re.IGNORECASE)
+ATC = re.compile(r"\b[A-Z][0-9]{2}[A-Z]([A-Z]([0-9]{2})?)?\b", re.IGNORECASE)
 IDENTIFIER = re.compile(r"(?<![\w/.-])(?=[\w/.-]*[0-9])[^\W_](?:[\w/.-]*[^\W_])?(?![\w/-])")
 LEAST_DIGITS = 3
 """An identifier has so many digits and a letter or a sign, or is a number as long as `LEAST_PLAIN_DIGITS`."""
 LEAST_PLAIN_DIGITS = 5
-LONGEST_CODE = len("I50.12")
+LONGEST_CODE = len("N04BA02")
 """Of a question that is a code: it may be in small letters."""
 SENTENCE = re.compile(
     r"\?\s*$|^\s*(what|which|who|when|where|why|how|is|are|does|do|did|can|could|should|will|quel(le)?s?|que|qui|quand|"
@@ -40,10 +40,12 @@ SENTENCE = re.compile(
     re.IGNORECASE,
 )
 
-NEGATIONS = frozenset(map(fold, "sans pas non ni aucun aucune hormis no not without nor never".split()))  # noqa: SIM905
-"""Words that say of others that they are negated, and nothing by themselves."""
+JOINING_WORDS = frozenset(
+    map(fold, "sans pas non ni aucun aucune sauf hormis et ou avec no not without nor never and or with".split())  # noqa: SIM905
+)
+"""Words that say how others belong together, and nothing by themselves."""
 
-UNSAID = re.compile(r"\b(sans (autre )?precision|non \w+|not (otherwise |elsewhere )?(specified|classified))\b")
+UNSAID = re.compile(r"\b(sans (autre )?precision|non[ -]\w+|not (otherwise |elsewhere )?(specified|classified))\b")
 """What a classification says of what is not said (folded): it denies nothing, and
 neither does an adjective with "non"."""
 
@@ -119,8 +121,8 @@ class Question:
         text: cleaned of control characters.
         language: its ISO 639-1 code.
         words: what it names, function words left out.
-        concepts: of the terms in it.
-        codes: concepts named by their code, such as "icd10:I50.1".
+        concepts: of the terms in it, and of codes that it denies.
+        codes: concepts named by their code and wanted, such as "icd10:I50.1".
         identifiers: numbers of patients, samples and the like, to be found exactly.
         negates_all: it asks for what is negated.
     """
@@ -137,6 +139,11 @@ class Question:
     def has_meaning(self) -> bool:
         """Whether a vector can stand for it: codes and identifiers mean nothing to one, and it takes no for yes."""
         return bool(self.words) and not self.negates_all
+
+    @property
+    def denies(self) -> bool:
+        """Whether it says of something that it shall not be."""
+        return "negated" in {word.assertion for word in self.words} | {each.assertion for each in self.concepts}
 
     @property
     def wanted(self) -> str:
@@ -165,45 +172,63 @@ def read_question(query: str, terminology: Terminology) -> Question:
         terminology: whose terms and codes are recognised.
     """
     text = clean(query)
-    codes = {match.span(): concept for match, concept in _codes(text, terminology)}
-    identifiers = {
-        match.span(): match.group()
-        for match in IDENTIFIER.finditer(text)
-        if _is_identifier(match.group()) and not any(_meet(match.span(), each) for each in codes)
-    }
-    taken = [*codes, *identifiers]
     language = detect(text)
-    folded = fold_in_place(text)
-    found = terminology.find_mentions(text, None, asked=True)
-    for start, end, *_ in found:  # a term is whole: "diabète sans complication" denies nothing
-        if any(word.folded in NEGATIONS for word in words_of(text[start:end])):
-            folded = folded[:start] + " " * (end - start) + folded[end:]
-    spans = [] if SENTENCE.search(text) else asserted_spans(UNSAID.sub(_blank, folded), 0, len(folded), language)
+    terms = terminology.find_mentions(text, None, asked=True)
+    spans = _spans(text, language, terms)
+    codes = list(_codes(text, terminology))
+    identifiers = [
+        match
+        for match in IDENTIFIER.finditer(text)
+        if _is_identifier(match.group()) and not any(_meet(match.span(), (each.start, each.end)) for each in codes)
+    ]
+    taken = [(each.start, each.end) for each in codes] + [match.span() for match in identifiers]
     words = tuple(
         AskedWord(word.start, word.end, text[word.start : word.end], word.folded, assertion_of(spans, *word[:2]))
         for word in words_of(text)
         if text[word.start : word.end].lower() not in FUNCTION_WORDS
+        and word.folded not in JOINING_WORDS
         and not any(_meet((word.start, word.end), each) for each in taken)
-        and word.folded not in NEGATIONS
     )
-    concepts = tuple(
-        AskedConcept(term, assertion_of(spans, term.start, term.end))
-        for term in found
-        if not any(_meet((term.start, term.end), each) for each in taken)
+    named = [term for term in terms if not any(_meet((term.start, term.end), each) for each in taken)]
+    concepts = [AskedConcept(term, assertion_of(spans, term.start, term.end)) for term in (*named, *codes)]
+    wanted_codes = [each for each in concepts[len(named) :] if each.assertion != "negated"]
+    asserted = {word.assertion for word in words} | {each.assertion for each in concepts}
+    return Question(
+        text,
+        language,
+        words,
+        tuple(each for each in concepts if each not in wanted_codes),
+        tuple(each.found.concept for each in wanted_codes),
+        tuple(match.group() for match in identifiers),
+        negates_all=asserted == {"negated"} and not identifiers,
     )
-    negates_all = bool(words) and all(word.assertion == "negated" for word in words)
-    return Question(text, language, words, concepts, tuple(codes.values()), tuple(identifiers.values()), negates_all)
 
 
-def _codes(text: str, terminology: Terminology) -> Iterator[tuple[re.Match[str], str]]:
+def _spans(text: str, language: str, terms: Sequence[TermFound]) -> Sequence[AssertedSpan]:
+    """Return what in a question is denied, supposed, or of the family."""
+    if SENTENCE.search(text):
+        return []
+    folded = fold_in_place(text)
+    for start, end, *_ in terms:  # a term is whole: "diabète sans complication" denies nothing
+        if any(word.folded in JOINING_WORDS for word in words_of(text[start:end])):
+            folded = folded[:start] + " " * (end - start) + folded[end:]
+    return asserted_spans(UNSAID.sub(lambda match: " " * len(match.group()), folded), 0, len(folded), language)
+
+
+def _codes(text: str, terminology: Terminology) -> Iterator[TermFound]:
     """Yield the codes in a question that a classification has; ICD-10 may stand without its dot."""
-    for match in ATC.finditer(text.upper() if text.islower() else text):
-        if (concept := f"atc:{match.group()}") and terminology.name(concept, "fr"):
-            yield match, concept
-    for match in ICD10.finditer(text.upper() if "." in text or len(text) <= LONGEST_CODE else text):
-        concept = "icd10:" + ".".join(part for part in match.groups() if part)
-        if terminology.name(concept, "fr"):
-            yield match, concept
+    for system, form in (("atc", ATC), ("icd10", ICD10)):
+        for match in form.finditer(text):
+            written = match.group()
+            if written != written.upper() and "." not in written and len(text) > LONGEST_CODE:
+                continue  # "the c34 study"
+            concept = f"{system}:" + (written.upper() if system == "atc" else _dotted(match))
+            if terminology.name(concept, "fr"):
+                yield TermFound(match.start(), match.end(), concept, written, ())
+
+
+def _dotted(match: re.Match[str]) -> str:
+    return ".".join(part.upper() for part in match.groups() if part)
 
 
 def _is_identifier(written: str) -> bool:
@@ -211,10 +236,6 @@ def _is_identifier(written: str) -> bool:
     if digits == len(written):
         return digits >= LEAST_PLAIN_DIGITS
     return digits >= LEAST_DIGITS
-
-
-def _blank(match: re.Match[str]) -> str:
-    return " " * len(match.group())
 
 
 def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -87,6 +87,7 @@ NEVER = {
     "the same in the other language": ("pleural effusion", "no-effusion"),
     "a symptom that the text denies": ("dyspnée", "troponin-negative"),
     "what the question denies": ("douleur thoracique sans troponine", "troponin-positive"),
+    "a code that the question denies": ("fièvre ou fracture sans J18", "pneumonia"),
     "a disease of the family": ("cancer du sein", "hip"),
     "what is affirmed, asked for as denied": ("pas de fièvre", "pneumonia"),
 }

@@ -15,6 +15,8 @@ CODES_AND_IDENTIFIERS = {
     "an identifier with signs": ("A-2041/7", (), ("A-2041/7",)),
     "a trial": ("NCT01234567 results", (), ("NCT01234567",)),
     "a long number": ("dossier 8001234567", (), ("8001234567",)),
+    "no code that is denied": ("I21 sans I50", ("icd10:I21",), ()),
+    "no code in small letters among words": ("the c34 study", (), ()),
     "no code but an identifier where no classification has": ("X99.9Z vitamin B12", (), ("X99.9Z",)),
     "no identifier": ("type 2, 30-day, 50 mg, COVID-19", (), ()),
 }
@@ -40,6 +42,7 @@ DENIED = {
     "a label's own words": ("diabète sucré de type 2, sans complication", set()),
     "what a label leaves unstated": ("otite externe, sans précision", set()),
     "an adjective with non": ("hémorragie non traumatique", set()),
+    "a hyphen": ("non-small cell lung cancer", set()),
     "nothing denied": ("fracture du col du fémur", set()),
 }
 
