@@ -136,10 +136,27 @@ def test_a_site_that_asks_for_another_engine_is_told_so_once_and_disturbs_no_stu
     assert verify_ledger(other.site.state.gate).releases == 4
 
 
+def make_empty_index(site):
+    pytest.importorskip("tantivy", reason="the extra `search` is not installed")
+    from fedhealth.site.search_consent import make_index_folder, read_consent
+    from fedhealth.site.search_index import open_index
+
+    index, _ = open_index(make_index_folder(site.state), read_consent(site.state, site.folder), create=True)
+    index.close()
+
+
 def test_without_a_coordinator_it_says_what_it_waits_for_and_stops_when_the_gate_ends(federation, start):
-    site = federation.sites[0]
+    site, policies = federation.sites[0], set()
     point_node(site, "127.0.0.1:1")
+    make_empty_index(site)
     started = start(site)
+
+    def index_is_filled():
+        with contextlib.suppress(KeyError, ProcessLookupError):
+            policies.add(os.sched_getscheduler(started.children()["index"].pid))
+        return os.SCHED_IDLE in policies  # what nobody times, so that no load of it shows in a reply
+
+    started.wait_for(index_is_filled)
     started.wait_for(lambda: "node: waits for the coordinator at 127.0.0.1:1" in started.said)
     assert "nothing listens there" in started.said  # and is no reason not to start
     started.children()["gate"].kill()
