@@ -102,7 +102,10 @@ class Running:
         (site / "policy.toml").write_text(
             'tasks = ["diagnosis"]\npurposes = ["scientific-research"]\n'
             'researchers = ["alice"]\nmin_patients_a_side = 2\n'
-            "max_epsilon_a_study = 2.5\n[budget.ward]\nepsilon = 5.0\ndelta = 1e-4\n"
+            "max_epsilon_a_study = 2.5\n"
+            # Whole commands run while a release waits, on however busy a machine.
+            "witness_wait_seconds = 300\n"
+            "[budget.ward]\nepsilon = 5.0\ndelta = 1e-4\n"
         )
         pinned = {"alice": public_key_hex(self.researcher.public_key())}
         init_site(site, self.state, public_key_hex(self.witness.public_key()), pinned)
