@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fedhealth.errors import DataUnusable
 
 BATCH_TEXTS = 32
-LONGEST_CHARACTERS = 4_000
+LONGEST_CHARACTERS = 2_000
 """What lies behind is cut off: the model reads 512 word pieces, and no passage of ours is that long."""
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 

@@ -173,8 +173,8 @@ class Store:
         )
         number = self._database.last_insert_rowid()
         held, kept = set(stated), []
-        for each in read.passages:
-            mentions = mention_rows(read.mentions, each, ancestors)
+        rows = mention_rows(read.mentions, read.passages, ancestors)
+        for each, mentions in zip(read.passages, rows, strict=True):
             for _, _, concept, _, assertion, above in mentions:
                 held |= {concept, *above} if assertion == "affirmed" else set()
             self._database.execute(

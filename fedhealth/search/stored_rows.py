@@ -8,6 +8,7 @@ Leaves to others: the file and its transactions (`store`).
 import datetime
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,13 +55,16 @@ def concept_of(mention: Mention) -> str:
     return f"word:{mention.term}" if mention.code is None else f"{mention.code.system}:{mention.code.value}"
 
 
-def mention_rows(mentions: Iterable[Mention], passage: Passage, ancestors: Ancestors) -> list[tuple[Any, ...]]:
-    """Return the mentions that begin in a passage, each with all concepts above it, as they are kept."""
-    return [
-        (each.start, each.end, concept := concept_of(each), each.term, each.assertion, sorted(ancestors(concept)))
-        for each in mentions
-        if passage.start <= each.start < passage.end
-    ]
+def mention_rows(mentions: Iterable[Mention], passages: Sequence[Passage], ancestors: Ancestors) -> list[list[Any]]:
+    """Return, for each passage, the mentions that begin in it, each with all concepts above it, as they are kept."""
+    ordered = sorted(mentions, key=lambda each: each.start)
+    starts = [each.start for each in ordered]
+    rows = []
+    for passage in passages:
+        inside = ordered[bisect_left(starts, passage.start) : bisect_left(starts, passage.end)]
+        named = [(each, concept_of(each)) for each in inside]
+        rows.append([(m.start, m.end, name, m.term, m.assertion, sorted(ancestors(name))) for m, name in named])
+    return rows
 
 
 def content_digest(document: Document) -> bytes:
