@@ -103,7 +103,7 @@ def detect(text: str) -> str:
     >>> detect("douleur thoracique"), detect("chest pain"), detect("I50.1")
     ('fr', 'en', 'und')
     """
-    sample = _sample(unicodedata.normalize("NFC", text))
+    sample = unicodedata.normalize("NFC", _sample(text))
     words = WORD.findall(sample.lower())
     if not any(len(word) > 1 for word in words):
         return UNKNOWN

@@ -18,6 +18,8 @@ from fedhealth.search.documents import Section
 LEAST_WORDS = 80
 MOST_WORDS = 120
 """A passage takes sentences until it has the former, and none that would bring it above the latter."""
+MOST_CHARACTERS = 2_000
+"""Whatever its words, for text that has none, such as white space."""
 LEAST_WORDS_OF_LAST = 25
 """A section's last passage of fewer is joined to the one before it."""
 MOST_SENTENCE_CHARACTERS = 800
@@ -30,8 +32,8 @@ _ABBREVIATION = re.compile(
 )
 _END = re.compile(
     r"""
-    [.!?…]+["»)\]]*(?=[ \t]*(?:[\n\r]|$))          # the line ends, too
-  | [!?…]+["»)\]]*(?=[ \t])
+    (?<![.!?…])[.!?…]++["»)\]]*+(?=[ \t]*(?:[\n\r]|$))   # the line ends, too
+  | (?<![!?…])[!?…]++["»)\]]*+(?=[ \t])
   | \.["»)\]]*(?=,?[ \t]*[^\s,.;:)a-zà-öø-ÿœ0-9%])   # a capital, bullet or quote follows
   | \.(?=,[ \t]*[A-Z0-9])                          # line breaks that a table made commas
   | \.(?=[ \t]{2,})
@@ -63,9 +65,9 @@ def sentences_of(text: str, start: int, end: int) -> Iterator[Stretch]:
         start: offset of the part's first character.
         end: offset behind its last.
     """
-    begin = start
+    begin = behind = start
     for found in _END.finditer(text, start, end):
-        if found.end() <= begin or not _ends_sentence(text, begin, found, end):
+        if found.end() <= behind or not _ends_sentence(text, begin, found, end):
             continue
         behind = found.end()
         while behind < end and text[behind].isspace():
@@ -90,7 +92,8 @@ def passages_of(text: str, section: Section) -> Iterator[list[Stretch]]:
     words = 0
     for sentence in sentences_of(text, section.start, section.end):
         length = _words_in(text, sentence)
-        if gathered and (words >= LEAST_WORDS or words + length > MOST_WORDS):
+        is_full = words >= LEAST_WORDS or words + length > MOST_WORDS
+        if gathered and (is_full or sentence.end - gathered[0].start > MOST_CHARACTERS):
             if waiting:
                 yield waiting
             waiting, gathered, words = gathered, [], 0

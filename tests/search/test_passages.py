@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from fedhealth.search.documents import Section
 from fedhealth.search.passages import (
     LEAST_WORDS_OF_LAST,
+    MOST_CHARACTERS,
     MOST_SENTENCE_CHARACTERS,
     MOST_WORDS,
     passages_of,
@@ -56,12 +57,13 @@ def test_sections_passages_and_sentences_cover_the_text_to_the_last_character(te
 
 @given(WRITTEN)
 def test_a_passage_is_bounded_whatever_the_text(text):
-    """At most MOST_WORDS or one sentence, and a rest below 25 words joined to it: 800 characters a sentence."""
+    """A full passage, a rest joined to it, and no more than a sentence beyond either."""
     for section in sections_of(text):
         for passage in passages_of(text, section):
             assert all(end - start <= MOST_SENTENCE_CHARACTERS for start, end in passage)
+            assert passage[-1].end - passage[0].start <= 2 * MOST_CHARACTERS
             words = [len(text[start:end].split()) for start, end in passage]
-            assert sum(words) <= max(MOST_WORDS, *words) + LEAST_WORDS_OF_LAST + max(words)
+            assert sum(words) <= max(MOST_WORDS, *words) + LEAST_WORDS_OF_LAST
 
 
 def test_a_sentence_does_not_end_in_an_abbreviation_or_a_number():

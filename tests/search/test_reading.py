@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,7 +80,14 @@ def test_any_text_is_read_and_kept_to_the_last_character(text):
         assert section.title == passage.section
 
 
-def test_text_without_an_end_are_read_in_bounded_passages():
+@pytest.mark.parametrize("sign", ["\n", " ", "!", "?", ".", ",", ":", "A", "a ", "1.", "- ", "\r\n", "A:", "(", "é"])
+def test_time_to_read_grows_no_faster_than_the_text(sign):
+    """With its square, 100,000 characters would take minutes, and the test's time would run out."""
+    found = read(sign * (100_000 // len(sign)) + "fin")
+    assert "".join(passage.text for passage in found.passages).endswith("fin")
+
+
+def test_text_without_an_end_is_read_in_bounded_passages():
     found = read("pas de fièvre " * 15_000)
     assert max(len(passage.text) for passage in found.passages) < 2_000
     assert {each.assertion for each in found.mentions} == {"negated"}
