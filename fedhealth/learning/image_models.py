@@ -1,6 +1,5 @@
 """From the protocol of a study whose model sees images to what computes its patients; torch is loaded by a call."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +25,18 @@ def image_gradients(study: Study, mechanism: GridGaussian) -> "ImageGradients":
     return ImageGradients(cnn.module(study), cnn.loss(study), _transforms(study), mechanism, most, rows)
 
 
-def image_gradients_alone(
+def unclipped_image_sum(
     study: Study,
     weights: NDArray[np.float64],
     features: NDArray[np.floating[Any]],
     labels: NDArray[np.float64],
     patients: NDArray[np.int64],
-    patient_count: int,
-) -> Iterator[NDArray[np.float64]]:
-    """Yield each patient's gradient, shape (1, d), without a clip: arguments as of `ImageGradients.sum`."""
-    from fedhealth.training.image_gradients import gradients_alone, rows_at_once
+) -> NDArray[np.float64]:
+    """Return the sum of the patients' gradients, shape (d,), without a clip: for public data and simulation alone."""
+    from fedhealth.training.image_gradients import rows_at_once, unclipped_sum
 
-    rows, data = rows_at_once(numbers_of_a_record(study)), (features, labels, patients, patient_count)
-    return gradients_alone(cnn.module(study), weights, cnn.loss(study), _transforms(study), *data, rows)
+    rows, data = rows_at_once(numbers_of_a_record(study)), (features, labels, patients)
+    return unclipped_sum(cnn.module(study), weights, cnn.loss(study), _transforms(study), *data, rows)
 
 
 def _transforms(study: Study) -> tuple[Transform, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhealth.learning.image_models import image_gradients_alone
+from fedhealth.learning.image_models import unclipped_image_sum
 from fedhealth.learning.models.table import CONVOLVES, model_of
 from fedhealth.records.table import Records
 from fedhealth.study.protocol import Study
@@ -131,11 +131,12 @@ def step_without_privacy(study: Study, weights: Vector, side: Records, declared_
     """
     if study.training is None:
         raise ValueError("nothing is trained in this study")
-    weights, data = np.array(weights), (side.features, side.labels, side.patients, side.patient_count)
+    weights, data = np.array(weights), (side.features, side.labels, side.patients)  # torch wants to be able to write
     if study.model.kind in CONVOLVES:
-        gradients = np.concatenate([np.zeros((0, weights.size)), *image_gradients_alone(study, weights, *data)])
+        total = unclipped_image_sum(study, weights, *data)
     else:
         model = model_of(study)
-        gradients = per_patient_gradients(model.module(study), weights, model.loss(study), *data)
+        gradients = per_patient_gradients(model.module(study), weights, model.loss(study), *data, side.patient_count)
+        total = gradients.sum(axis=0)
     pace = study.training.learning_rate / ((1 - study.evaluation.held_out_fraction) * declared_patients)
-    return np.asarray(-pace * gradients.sum(axis=0))
+    return np.asarray(-pace * total)

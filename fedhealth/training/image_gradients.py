@@ -79,6 +79,35 @@ def gradients_alone(
         yield total.cpu().numpy()[None]
 
 
+def unclipped_sum(
+    model: ImageNetwork,
+    weights: NDArray[np.float64],
+    loss: RecordLoss,
+    transforms: Sequence[Transform],
+    features: NDArray[np.floating[Any]],
+    labels: NDArray[np.float64],
+    patients: NDArray[np.int64],
+    rows: int,
+) -> NDArray[np.float64]:
+    """Return the sum of the patients' gradients as they are, shape (d,): for public data and simulation alone.
+
+    Arguments as in `ImageGradients`.
+    """
+    model = model.to(computing_device()).eval()
+    take_weights(model, weights)
+    losses, parameters = vmap(loss), list(model.parameters())
+    shares = 1 / (np.bincount(patients)[patients] * (1 + len(transforms)))
+    total = torch.zeros(weights.size, dtype=torch.float64, device=parameters[0].device)
+    at_once = max(1, rows // (1 + len(transforms)))
+    for start in range(0, len(patients), at_once):
+        few = slice(start, start + at_once)
+        x, y = _tensors(model, features[few], labels[few])
+        each = losses(model(model.images_of(x, transforms)), y.repeat_interleave(1 + len(transforms), dim=0))
+        share = torch.from_numpy(shares[few]).to(each).repeat_interleave(1 + len(transforms))
+        total += torch.cat([part.flatten() for part in torch.autograd.grad((each * share).sum(), parameters)])
+    return np.asarray(total.cpu().numpy())
+
+
 @dataclass
 class ImageGradients:
     """Computes patients of one study; owns its network and what was found out of it.

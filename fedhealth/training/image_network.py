@@ -65,6 +65,8 @@ class ImageNetwork(torch.nn.Module):
 
     def images_of(self, x: torch.Tensor, transforms: Sequence[Transform]) -> torch.Tensor:
         """Return shape (records * images, inputs): of each record the image itself, and one for each transform."""
+        if not transforms:
+            return x
         image = self._image(x)[:, 0]
         axes = tuple(range(1, image.dim()))
         made = [x]

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from image_studies import image_records, image_study
+from image_studies import image_records, image_study, of_patients
 
 from fedhealth.errors import ConfigInvalid
 from fedhealth.learning import image_models
@@ -114,8 +114,10 @@ def total_of(study, weights, records):
 
 
 def alone(study, weights, records):
-    data = (records.features, records.labels, records.patients, records.patient_count)
-    return np.concatenate(list(image_models.image_gradients_alone(study, weights, *data)))
+    """Return each patient's gradient by plain autograd over that patient's records."""
+    every = (of_patients(records, [patient]) for patient in range(records.patient_count))
+    data = ((each.features, each.labels, each.patients) for each in every)
+    return np.stack([image_models.unclipped_image_sum(study, weights, *each) for each in data])
 
 
 TRANSFORMS = [{"mirror": True}, {"shift": [2, -3]}, {"mirror": True, "shift": [0, 5]}]

@@ -1,0 +1,52 @@
+"""AUC of a network over pixels at a hospital that no model has seen: tumour slices of brain MRI.
+
+Hospitals, folds and the regression of five intensities are those of brain_lgg.py; the protocol is
+brain-tumour-network.toml, and how its hyperparameters were chosen is in docs/benchmarks.md. With privacy, training goes
+through the real gates; without, it has the protocol's rounds, steps, momentum and further images, no clip and no noise.
+
+Run: .venv/bin/python benchmarks/brain_lgg_network.py [--seeds 3]    (four minutes a seed; reads ../shared/data/brain_lgg)
+"""
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+
+from brain_lgg import PROTOCOLS, SLICE, figures_of, fold_of, intensities_auc, slice_auc, train_plain
+from heart import train_private
+from lgg_hospitals import write_hospitals
+
+from fedhealth.records.table import Table
+from fedhealth.study.protocol import load_study
+from fedhealth.training.per_patient import make_deterministic
+
+NETWORK = PROTOCOLS / "brain-tumour-network.toml"
+
+
+def main() -> None:
+    """Print the figures of each hospital, their means, and whether the network is better than the regression."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    seeds = range(parser.parse_args().seeds)
+    logging.disable(logging.WARNING)
+    make_deterministic()
+    with tempfile.TemporaryDirectory() as folder:
+        table = write_hospitals(Path(folder))
+        found = figures_of("slices", seeds, lambda unseen, seed: network_figures(table, unseen, seed))
+    network, regression = found["network, without privacy"], found["five intensities, pooled"]
+    print(f"network {network:.4f}, five intensities {regression:.4f}: {network > regression}")
+
+
+def network_figures(table: Table, unseen: str, seed: int) -> dict[str, float]:
+    """Return the AUC over all slices of an unseen hospital: of five intensities, and of the network in both ways."""
+    study = load_study(NETWORK)
+    fold = fold_of(study, table, unseen, seed)
+    return {
+        "five intensities, pooled": intensities_auc(load_study(SLICE), table, unseen, seed),
+        "network, without privacy": slice_auc(study, train_plain(study, fold.hospitals), fold.unseen),
+        "network, epsilon 8": slice_auc(study, train_private(study, fold.hospitals.sites), fold.unseen),
+    }
+
+
+if __name__ == "__main__":
+    main()
