@@ -4,7 +4,8 @@ Hospitals, folds and the regression of five intensities are those of brain_lgg.p
 brain-tumour-network.toml, and how its hyperparameters were chosen is in docs/benchmarks.md. With privacy, training goes
 through the real gates; without, it has the protocol's rounds, steps, momentum and further images, no clip and no noise.
 
-Run: .venv/bin/python benchmarks/brain_lgg_network.py [--seeds 3]    (four minutes a seed; reads ../shared/data/brain_lgg)
+Run: .venv/bin/python benchmarks/brain_lgg_network.py [--seeds 3]
+(minutes a seed; reads ../shared/data/brain_lgg)
 """
 
 import argparse

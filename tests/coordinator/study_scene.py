@@ -119,12 +119,18 @@ def as_a_gate_does(step, weights, records, streams):
     return STEPS[step.name](step, weights, records, streams)
 
 
+def written_table(folder, name):
+    """Write a hospital's table, and return where it is."""
+    table = folder / f"{name}.csv"
+    table.write_text("id,age,ill\n" + "".join(f"p{row},{row % 90},{row % 2}\n" for row in range(60)))
+    return table
+
+
 class Hospital:
     """A site: a gate with its ledger, and how the link to it is."""
 
-    def __init__(self, folder, name, study, witness_key, seed, computes=depends_on_every_bit):
-        table = folder / f"{name}.csv"
-        table.write_text("id,age,ill\n" + "".join(f"p{row},{row % 90},{row % 2}\n" for row in range(60)))
+    def __init__(self, folder, name, study, witness_key, seed, computes=depends_on_every_bit, write=written_table):
+        table = write(folder, name)
         file = SiteFile.model_validate(
             {
                 "id": name,
@@ -229,16 +235,19 @@ class Scene:
     Args:
         lying: what some sites compute, by name, instead of what they should.
         draws: whether the report is drawn, which takes a second where there are charts.
+        write: writes each hospital's table.
     """
 
-    def __init__(self, folder, study, names=("ward-a", "ward-b"), seed=7, key=None, lying=None, draws=False):
+    def __init__(
+        self, folder, study, names=("ward-a", "ward-b"), seed=7, key=None, lying=None, draws=False, write=written_table
+    ):
         self.folder, self.study, self.for_tests, self.draws = folder, study, True, draws
         self.key, self.database = key or Ed25519PrivateKey.from_private_bytes(b"w" * 32), None
         (folder / "witnessed").mkdir(parents=True, exist_ok=True)
         self.results = folder / "results"
         lying = lying or {}
         self.sites = {
-            name: Hospital(folder, name, study, self.key, seed + place, lying.get(name, depends_on_every_bit))
+            name: Hospital(folder, name, study, self.key, seed + place, lying.get(name, depends_on_every_bit), write)
             for place, name in enumerate(names)
         }
         self.signed = sign_study(study, RESEARCHER)

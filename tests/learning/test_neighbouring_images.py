@@ -26,8 +26,11 @@ STUDIES = {
     "side by side": image_study(records=2),
     "augmented": image_study((8, 8), "number", augment=[{"mirror": True}]),
     "volumes": image_study((8, 9, 10), "binary", (4,)),
+    "few at once": image_study(records=2, augment=[{"shift": [1, 1]}]),
     "in pieces": image_study(records=3, augment=[{"mirror": True}]),
 }
+ROWS = {"few at once": 4, "in pieces": 1}
+"""Where a batch has fewer rows than usual; a patient has up to four and six."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +43,8 @@ def as_in_a_gate():
 def study(request, monkeypatch):
     image_models.image_gradients.cache_clear()
     chosen = STUDIES[request.param]
-    if request.param == "in pieces":
-        monkeypatch.setattr(engine, "NUMBERS_AT_ONCE", cnn.numbers_of_a_record(chosen))
+    if request.param in ROWS:
+        monkeypatch.setattr(engine, "NUMBERS_AT_ONCE", ROWS[request.param] * cnn.numbers_of_a_record(chosen))
     yield chosen
     image_models.image_gradients.cache_clear()
 
