@@ -154,8 +154,7 @@ class ReleasedModel:
                 )
             if isinstance(feature, ImageFeature) and (why := why_unreadable(feature, cell, self.images)):
                 raise DataUnusable(
-                    f"the image in '{feature.column}' of the record cannot be used",
-                    got=why,
+                    f"the image in '{feature.column}' of the record cannot be used: {why}",
                     wanted=f"an image as the model card says, below {self.images.absolute()}, or a blank",
                     next_step="Correct it.",
                 )

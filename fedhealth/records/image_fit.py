@@ -69,7 +69,7 @@ def _problems_of(feature: ImageFeature, table: Table, study: Study) -> Iterator[
         yield Problem(
             "error",
             feature.column,
-            f"{len(lines) / images:.1%} of the images cannot be used: {why}",
+            f"{len(lines) / images:.1%} of the images cannot be used, each because {why}",
             "Correct them, or leave the cells blank; after an approval each counts its patient as zero.",
             tuple(lines),
         )

@@ -400,8 +400,7 @@ def _unusable_image(table: Table, line: int, study: Study, cells: Mapping[str, s
     whys = ((each.column, why_unreadable(each, cells[each.column], table.folder)) for each in images)
     column, why = next((column, why) for column, why in whys if why)
     return DataUnusable(
-        f"the image of {table.row_word} {line}, column '{column}' of {table.path} cannot be used",
-        got=why,
+        f"the image of {table.row_word} {line}, column '{column}' of {table.path} cannot be used: {why}",
         wanted="an image as the study asks for, or a blank where there is none",
         next_step="All such images, and what is wrong with each: fedhealth site data check --help",
     )

@@ -68,10 +68,10 @@ def test_a_check_names_the_rows_by_what_is_wrong_and_no_cell(table):
         (
             "error",
             "scan",
-            "28.6% of the images cannot be used: it has another size than the study asks for",
+            "28.6% of the images cannot be used, each because it has another size than the study asks for",
             (5, 9),
         ),
-        ("error", "scan", "14.3% of the images cannot be used: there is no such file", (6,)),
+        ("error", "scan", "14.3% of the images cannot be used, each because there is no such file", (6,)),
         (
             "warning",
             "scan",
