@@ -28,6 +28,7 @@ from fedhealth.coordinator.wording import (
 )
 from fedhealth.learning.model_file import METHODS, notes_of
 from fedhealth.learning.outcomes.table import outcome_of
+from fedhealth.study.images import ImageFeature
 from fedhealth.study.molecules import DESCRIPTORS, MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
 
@@ -65,6 +66,7 @@ def render_model_card(evidence: Evidence, study: Study) -> str:
         widest=outcome_of(study).widest(study),
         inputs=list(_numbered(notes["inputs"])),
         molecules=molecules,
+        images=[feature for feature in study.features if isinstance(feature, ImageFeature)],
         fingerprints=list(dict.fromkeys(each for feature in molecules for each in feature.fingerprints)),
         descriptors=[DESCRIPTORS[name].function for name in dict.fromkeys(asked)],
         longest_smiles=MAX_SMILES,

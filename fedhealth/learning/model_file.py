@@ -31,7 +31,7 @@ from fedhealth.records.table import is_in_study, is_left_out, record_inputs
 from fedhealth.study.diagnosis_endpoints import ClassesEndpoint, NumberEndpoint
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.features import CategoryFeature, Feature, NumberFeature
-from fedhealth.study.images import ImageFeature
+from fedhealth.study.images import Descriptors, ImageFeature
 from fedhealth.study.modalities import absent_from
 from fedhealth.study.molecules import DESCRIPTORS, MAX_SMILES, MoleculeFeature
 from fedhealth.study.protocol import Study
@@ -227,8 +227,9 @@ def notes_of(study: Study, rounds: int) -> dict[str, Any]:
     "missing" as 1 where the column's value is missing, else 0; a "modality" as 1 where any of the columns in "any_of"
     has a value, else 0. Of a molecule, a "fingerprint" is so many counts c of RDKit's Morgan fingerprint
     (GetCountFingerprintAsNumPy), which go in as min(c, largest_count) / largest_count, and a "descriptor" is the
-    function of rdkit.Chem.Descriptors, scaled from its range as a number is; both are 0 if missing. Of an "image", as
-    the protocol's keys say, docs/imaging.md says how its inputs follow; all are 0 if missing.
+    function of rdkit.Chem.Descriptors, scaled from its range as a number is; both are 0 if missing. "image" says
+    on which grid and in which window an image is read, whose inputs are "pixels", "scattering" or a "descriptor", as
+    docs/imaging.md says; all are 0 if missing.
 
     "reading" says how outputs follow, "meaning" what they mean: "log odds" of the outcome; "softmax scores", one for
     each of "classes"; "scaled value", -1 to 1 over "range"; or the "risk of the event" by the last of "interval_ends".
@@ -267,9 +268,7 @@ def _inputs_of(feature: Feature) -> list[dict[str, Any]]:
     elif isinstance(feature, MoleculeFeature):
         inputs += _inputs_of_molecule(feature)
     elif isinstance(feature, ImageFeature):
-        facts = feature.model_dump(mode="json", exclude={"kind", "column", "missing", "missing_indicator"})
-        count = feature.width - feature.missing_indicator
-        inputs += [{"name": f"{column}: {feature.inputs.kind}", "column": column, "count": count, "image": facts}]
+        inputs += _inputs_of_image(feature)
     else:
         scaling = {"unit": feature.unit, "range": list(feature.range), "impute": feature.impute}
         missing = {"missing_values": list(feature.missing_values)}
@@ -288,6 +287,20 @@ def _inputs_of_molecule(feature: MoleculeFeature) -> Iterator[dict[str, Any]]:
         facts = DESCRIPTORS[descriptor.name]
         scaling = {"descriptor": facts.function, "unit": facts.unit, "range": list(descriptor.range)}
         yield {"name": f"{column}: {descriptor.name}", "column": column, **scaling}
+
+
+def _inputs_of_image(feature: ImageFeature) -> Iterator[dict[str, Any]]:
+    column, asked = feature.column, feature.inputs
+    grid = feature.model_dump(mode="json", include={"shape", "spacing", "fit", "window"})
+    if isinstance(asked, Descriptors):
+        unit = f"of the image, where it is above {asked.foreground:g}"
+        for each in asked.descriptors:
+            scaling = {"descriptor": each.title, "unit": unit, "range": list(each.range)}
+            yield {"name": f"{column}: {each.title}", "column": column, **scaling, "image": grid}
+        return
+    own = asked.model_dump(mode="json", exclude={"kind"})
+    count = {"count": asked.width(feature.shape)}
+    yield {"name": f"{column}: {asked.kind}", "column": column, **count, "image": grid, asked.kind: own}
 
 
 def read_model(data: bytes, study: Study) -> ModelFile:

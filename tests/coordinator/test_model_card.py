@@ -129,3 +129,28 @@ def test_it_says_who_is_in_the_cohort_and_how_wide_an_interval_is_withheld():
 
 def test_equal_evidence_gives_equal_bytes():
     assert render_model_card(evidence_with(), STUDY) == render_model_card(evidence_with(), STUDY)
+
+
+IMAGES = {
+    "pixels": ({"kind": "pixels"}, "each pixel; intensities from 0 .. 255 to -1 .. 1"),
+    "scattering": (
+        {"kind": "scattering", "scales": 2, "angles": 4, "order": 1, "largest": [1, 0.2]},
+        "scattering coefficients: 2 scales, 4 angles, order 1, divided by 1.0, 0.2",
+    ),
+    "descriptors": (
+        {"kind": "descriptors", "foreground": 20, "descriptors": [{"name": "blob", "blur": 6, "range": [0, 9]}]},
+        "blob, blur 6, of the image, where it is above 20; scaled from 0 .. 9",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_it_says_what_each_input_is_of_an_image(kind):
+    inputs, words = IMAGES[kind]
+    feature = {"kind": "image", "column": "scan", "shape": [8, 16], "window": [0, 255], "fit": "resample"}
+    study = Study.model_validate(STUDY.model_dump() | {"features": [feature | {"inputs": inputs}]})
+    study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"subgroups": None})})
+    card = render_model_card(evidence_with(study), study)
+    numbers = {"pixels": "1 to 128", "scattering": "1 to 9", "descriptors": "1"}[kind]
+    assert row_of(card, numbers)[1] == "scan" and words in row_of(card, numbers)[2]
+    assert "The image in scan is read as 8 x 16 pixels, to which another size is resampled" in card
