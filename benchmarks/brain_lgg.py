@@ -21,7 +21,7 @@ import argparse
 import logging
 import statistics
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,9 +35,12 @@ from sklearn.preprocessing import StandardScaler
 
 from fedhealth.learning.models.table import model_of
 from fedhealth.learning.raw_figures import area_under_curve
+from fedhealth.records.image_inputs import image_inputs
 from fedhealth.records.table import Records, Table, prepare_records
 from fedhealth.simulation.hospitals import Hospitals, Split, split_table
 from fedhealth.simulation.without_privacy import train_without_privacy
+from fedhealth.study.features import NumberFeature
+from fedhealth.study.images import ImageFeature
 from fedhealth.study.protocol import Study, load_study
 from fedhealth.training.per_patient import make_deterministic, model_outputs
 
@@ -56,6 +59,7 @@ INTENSITIES = (
 )
 
 Vector = NDArray[np.float64]
+Described = tuple[Study, Table]
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,11 @@ def main() -> None:
     make_deterministic()
     with tempfile.TemporaryDirectory() as folder:
         table = write_hospitals(Path(folder))
-        slices = figures_of("slices", seeds, lambda unseen, seed: slice_figures(load_study(SLICE), table, unseen, seed))
-        clusters = figures_of(
-            "clusters", seeds, lambda unseen, seed: cluster_figures(load_study(CLUSTER), table, unseen, seed)
-        )
+        slice_study, cluster_study = load_study(SLICE), load_study(CLUSTER)
+        anchor, own = described(with_intensities(slice_study), table), described(slice_study, table)
+        fused = described(cluster_study, table)
+        slices = figures_of("slices", seeds, lambda *case: slice_figures(anchor, own, *case))
+        clusters = figures_of("clusters", seeds, lambda *case: cluster_figures(*fused, *case))
     below = slices["without privacy"] - slices["epsilon 8"]
     print(f"slices: epsilon 8 below itself without privacy {below:+.4f}, target {TARGET}: {below <= TARGET}")
     best = max(clusters["imaging alone"], clusters["clinical alone"])
@@ -92,20 +97,20 @@ def figures_of(title: str, seeds: Sequence[int], figures: Callable[[str, int], d
         for unseen in UNSEEN:
             for name, value in figures(unseen, seed).items():
                 found.setdefault(name, [[] for _ in UNSEEN])[UNSEEN.index(unseen)].append(value)
-    print(f"{title:36s}{'  '.join(f'{unseen:6s}' for unseen in UNSEEN)}  mean    (deviation over seeds)")
+    print(f"{title:39s}{'  '.join(f'{unseen:6s}' for unseen in UNSEEN)}  mean    (deviation over seeds)")
     for name, hospitals in found.items():
         seeds_means = [statistics.mean(each) for each in zip(*hospitals, strict=True)]
         spread = statistics.stdev(seeds_means) if len(seeds_means) > 1 else 0.0
         means = "  ".join(f"{statistics.mean(each):.4f}" for each in hospitals)
-        print(f"{name:36s}{means}  {statistics.mean(seeds_means):.4f}  {spread:.4f}", flush=True)
+        print(f"{name:39s}{means}  {statistics.mean(seeds_means):.4f}  {spread:.4f}", flush=True)
     return {name: statistics.mean(map(statistics.mean, hospitals)) for name, hospitals in found.items()}
 
 
-def slice_figures(study: Study, table: Table, unseen: str, seed: int) -> dict[str, float]:
+def slice_figures(anchor: Described, own: Described, unseen: str, seed: int) -> dict[str, float]:
     """Return the AUC over all slices of an unseen hospital: of intensities, and of the model in both ways."""
-    fold = fold_of(study, table, unseen, seed)
+    study, fold = own[0], fold_of(*own, unseen, seed)
     return {
-        "five intensities, pooled": intensities_auc(study, table, unseen, seed),
+        "five intensities, pooled": pooled_auc(fold_of(*anchor, unseen, seed)),
         "without privacy": slice_auc(study, train_plain(study, fold.hospitals), fold.unseen),
         "epsilon 8": slice_auc(study, train_private(study, fold.hospitals.sites), fold.unseen),
     }
@@ -125,7 +130,7 @@ def cluster_figures(study: Study, table: Table, unseen: str, seed: int) -> dict[
     found["fused"] = cluster_auc(study, fused, fold.unseen)
     lacking = []
     for site in (each for each in UNSEEN if each != unseen):
-        part = fold_of(study, without_images(table, site), unseen, seed)
+        part = fold_of(study, without_scanner(study, table, site), unseen, seed)
         lacking.append(cluster_auc(study, train_plain(study, part.hospitals), part.unseen))
     found["fused, no scanner at a training site"] = statistics.mean(lacking)
     found["fused, no scanner at the unseen"] = cluster_auc(study, fused, with_presence(study, fold.unseen, "clinical"))
@@ -160,12 +165,13 @@ def with_hospitals(table: Table, hospitals: Collection[str], *, within: bool = T
     return replace(table, rows=tuple(row for row in table.rows if (row[1][place] in hospitals) == within))
 
 
-def without_images(table: Table, hospital: str) -> Table:
+def without_scanner(study: Study, table: Table, hospital: str) -> Table:
     """Return the table as if a hospital had no scanner."""
-    image, place = table.columns.index("image"), table.columns.index("hospital")
+    imaging = next(each for each in study.model.modalities if each.name == "imaging")
+    blank, place = {table.columns.index(column) for column in imaging.columns}, table.columns.index("hospital")
 
     def cells(row: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple("" if at == image and row[place] == hospital else cell for at, cell in enumerate(row))
+        return tuple("" if at in blank and row[place] == hospital else cell for at, cell in enumerate(row))
 
     return replace(table, rows=tuple((line, cells(row)) for line, row in table.rows))
 
@@ -211,15 +217,36 @@ def cluster_auc(study: Study, weights: Vector, unseen: Records) -> float:
     return statistics.mean(area for area in areas if area is not None)
 
 
-def intensities_auc(study: Study, table: Table, unseen: str, seed: int) -> float:
-    """Return the AUC over slices of a pooled logistic regression of five numbers of the intensity."""
-    parts = study.model_dump()
-    parts["features"][0]["inputs"] |= {"descriptors": INTENSITIES}
-    fold = fold_of(Study.model_validate(parts), table, unseen, seed)
+def pooled_auc(fold: Fold) -> float:
+    """Return the AUC over slices of a logistic regression of all training patients in one table, without privacy."""
     sides = [training for training, _ in fold.hospitals.sides.values()]
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(np.concatenate([side.features for side in sides]), np.concatenate([side.labels for side in sides]))
     return area_under_curve(model.decision_function(fold.unseen.features), fold.unseen.labels > 0) or 0.0
+
+
+def with_intensities(study: Study) -> Study:
+    """Return the study of five numbers of the intensity alone."""
+    parts = study.model_dump()
+    parts["features"][0]["inputs"] |= {"descriptors": INTENSITIES}
+    return Study.model_validate(parts)
+
+
+def described(study: Study, table: Table) -> Described:
+    """Return study and table with an image's inputs in the place of its name: the same, read once and not each time."""
+    (image,) = (feature for feature in study.features if isinstance(feature, ImageFeature))
+    place = table.columns.index(image.column)
+    names = [f"{image.column} {number}" for number in range(1, image.width + 1)]
+    rows = [(line, (*row, *map(repr, image_inputs(image, row[place], table.folder)))) for line, row in table.rows]
+    numbers = [NumberFeature(kind="number", column=name, unit="scaled", range=(-1, 1), impute=0) for name in names]
+
+    def replaced(columns: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for column in columns for name in (names if column == image.column else [column]))
+
+    modalities = tuple(each.model_copy(update={"columns": replaced(each.columns)}) for each in study.model.modalities)
+    features = tuple(each for part in study.features for each in (numbers if part is image else [part]))
+    update = {"features": features, "model": study.model.model_copy(update={"modalities": modalities})}
+    return study.model_copy(update=update), replace(table, columns=(*table.columns, *names), rows=tuple(rows))
 
 
 if __name__ == "__main__":
