@@ -109,16 +109,21 @@ def detect(text: str) -> str:
         return UNKNOWN
     if (language := _by_function_words(words)) is not None:
         return language
+    evidence = french_evidence(words)
+    is_latin = any(word < "\u0250" for word in words)
+    is_short = is_latin and len(words) <= SHORT_WORDS and FOREIGN_LETTER.search(sample.lower()) is None
+    if is_short and abs(evidence) >= (MOST_ODDS if len(words) < LEAST_WORDS else MOST_FOREIGN_EVIDENCE):
+        return "fr" if evidence > 0 else "en"  # no odds could tell otherwise, and lingua takes a second to load
     ranked = _detector().compute_language_confidence_values(sample)
     first = ranked[0]
-    evidence = french_evidence(words)
     if first.language not in _OWN:
         least = SURE
-        if any(word < "\u0250" for word in words) and len(words) <= SHORT_WORDS:
+        if is_latin and len(words) <= SHORT_WORDS:
             least = SURE_OF_FEW_WORDS if len(words) >= LEAST_WORDS and abs(evidence) < MOST_FOREIGN_EVIDENCE else 1.0
         if first.value > least or (first.value > SURE and FOREIGN_LETTER.search(sample.lower())):
             return _iso_code(first.language)
-    share = {_OWN[each.language]: each.value for each in ranked if each.language in _OWN}
+    ranked = _detector_of_two().compute_language_confidence_values(sample)
+    share = {_OWN[each.language]: each.value for each in ranked}
     odds = math.log((share["fr"] + SMALLEST_SHARE) / (share["en"] + SMALLEST_SHARE))
     return "fr" if evidence + max(-MOST_ODDS, min(MOST_ODDS, odds)) > 0 else "en"
 
@@ -162,5 +167,11 @@ def _iso_code(language: LinguaLanguage) -> str:
 
 
 @functools.cache
+def _detector_of_two() -> LanguageDetector:
+    """Tells French from English as well as lingua can, and loads in a moment: the models of all take seconds."""
+    return LanguageDetectorBuilder.from_languages(*_OWN).build()
+
+
+@functools.cache
 def _detector() -> LanguageDetector:
-    return LanguageDetectorBuilder.from_languages(*_OWN, *_OTHERS).build()
+    return LanguageDetectorBuilder.from_languages(*_OWN, *_OTHERS).with_low_accuracy_mode().build()
