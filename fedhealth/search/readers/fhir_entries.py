@@ -5,6 +5,7 @@ A condition that was refuted reads "No ...", one that is over "History of ...", 
 refuted, or was not done, is not stated of the document.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
@@ -37,6 +38,9 @@ _WORDS: dict[Language, dict[str, str]] = {
         "not done": "Non réalisé : {}",
     },
 }
+
+
+_ELIDED = re.compile(r" de ([aeiouyàâéèêëîïôœh])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,12 @@ def day_of(resource: Resource, *names: str) -> date | None:
     return None
 
 
+def _said(form: str, what: str) -> str:
+    """Return a word's sentence: in its midst in small letters, but for abbreviations, and elided as French does."""
+    small = what[:1].lower() + what[1:] if what[1:2].islower() else what
+    return _ELIDED.sub(r" d'\1", form.format(small), count=1)
+
+
 def _coded(resource: Resource, name: str) -> str:
     return next((word(coding, "code") for coding in parts(part(resource, name), "coding")), "")
 
@@ -95,11 +105,11 @@ def _condition(resource: Resource, words: Mapping[str, str]) -> Entry:
     site = concept(resource, "bodySite")
     line = f"{said}, {site}" if said and site else said
     if verified == "refuted":
-        line, stated = words["no"].format(line), ()
+        line, stated = _said(words["no"], line), ()
     elif verified in ("provisional", "differential", "unconfirmed"):
-        line, stated = words["supposed"].format(line), ()
+        line, stated = _said(words["supposed"], line), ()
     elif clinical in ("inactive", "resolved", "remission"):
-        line = words["past"].format(line)
+        line = _said(words["past"], line)
     on = day_of(resource, "onsetDateTime", "onsetPeriod", "recordedDate")
     return Entry(0, words["conditions"], line if said else "", on, stated)
 
@@ -128,9 +138,9 @@ def _medication(resource: Resource, words: Mapping[str, str]) -> Entry:
     doses = [word(each, "text") for name in ("dosageInstruction", "dosage") for each in parts(resource, name)]
     line = ", ".join(filter(None, (said, *doses))) if said else ""
     if line and word(resource, "status") in ("not-taken", "not-done"):
-        line, stated = words["not taken"].format(line), ()
+        line, stated = _said(words["not taken"], line), ()
     elif line and word(resource, "doNotPerform") == "yes":
-        line, stated = words["no"].format(line), ()
+        line, stated = _said(words["no"], line), ()
     on = day_of(resource, "authoredOn", "effectiveDateTime", "effectivePeriod", "dateAsserted")
     return Entry(2, words["medications"], line, on, stated)
 
@@ -140,7 +150,7 @@ def _procedure(resource: Resource, words: Mapping[str, str]) -> Entry:
     line = ", ".join(filter(None, (said, why, out))) if said else ""
     stated = codes(resource, "code", "reasonCode")
     if line and word(resource, "status") == "not-done":
-        line, stated = words["not done"].format(line), ()
+        line, stated = _said(words["not done"], line), ()
     return Entry(1, words["procedures"], line, day_of(resource, "performedDateTime", "performedPeriod"), stated)
 
 
