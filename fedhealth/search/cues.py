@@ -128,7 +128,7 @@ class CueFinder:
 
     def __init__(self, cues: Sequence[Cue]) -> None:
         self._cues: dict[str, Cue] = {}
-        self._of_words: list[tuple[str, str]] = []
+        self._of_words: dict[str, list[tuple[int, str]]] = {}
         of_signs = []
         for number, cue in enumerate(cues):
             for place, pattern in enumerate(each for whole in cue.patterns for each in _spelled(whole)):
@@ -136,7 +136,8 @@ class CueFinder:
                 self._cues[name] = cue
                 if pattern[0].isalnum():
                     ending = "" if cue.is_mark else WORD_ENDS
-                    self._of_words.append((_literal_prefix(pattern), f"(?P<{name}>{pattern}){ending}"))
+                    numbered = (len(self._cues), f"(?P<{name}>{pattern}){ending}")
+                    self._of_words.setdefault(_literal_prefix(pattern), []).append(numbered)
                 else:
                     of_signs.append(f"(?P<{name}>{pattern})")
         self._of_signs = re.compile("|".join(of_signs)) if of_signs else None
@@ -169,7 +170,9 @@ class CueFinder:
 
     def _compile(self, beginning: str) -> re.Pattern[str] | None:
         """Return the patterns that a text with this beginning may match, in order of preference."""
-        return _alternatives(tuple(pattern for prefix, pattern in self._of_words if beginning.startswith(prefix)))
+        prefixes = (beginning[:length] for length in range(1, PREFIX_CHARACTERS + 1))
+        numbered = sorted({each for prefix in prefixes for each in self._of_words.get(prefix, ())})
+        return _alternatives(tuple(pattern for _, pattern in numbered))
 
 
 @functools.cache
