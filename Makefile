@@ -41,6 +41,7 @@ benchmarks: $(VENV)/.studies
 	$(BIN)/python benchmarks/rotation.py
 	$(BIN)/python benchmarks/enrolment.py
 	$(BIN)/python benchmarks/egress.py
+	$(BIN)/python benchmarks/counts.py
 	$(BIN)/python benchmarks/completion.py
 	$(BIN)/python benchmarks/tampering.py --bundle
 	$(BIN)/python benchmarks/audit.py 10

@@ -1,7 +1,8 @@
 """Who of this hospital may have other hospitals count: its asking key, and the certificates it gives with it.
 
-The key lies with the gate's user and signs nothing but certificates of askers. It is made when it is first wanted; a
-search study names its public half.
+The key signs nothing but certificates of askers. It is made when it is first wanted; a search study names its public
+half. It lies beside the gate's folder and not in it, where a confined gate cannot read it: with it, a gate that was
+taken over could make up askers, and with their names say something to the outside.
 """
 
 import re
@@ -22,7 +23,7 @@ _MAX_CERTIFICATE_BYTES = 4096
 
 def asking_key_of(state: SiteState) -> Ed25519PrivateKey:
     """Return the site's asking key; made if there is none."""
-    path = state.gate / "asking.key"
+    path = state.root / "asking.key"
     if not path.exists():
         create_signing_key(path)
     return load_signing_key(path)

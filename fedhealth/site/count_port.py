@@ -2,7 +2,8 @@
 
 The one thing that passes is a signed query: typed codes, an age band, a sex, a quarter, and its asker. The node looks
 at each before it carries it, so that free text cannot leave this way, whoever hands it in. Home and away never mix:
-nothing of this hospital's own index is here.
+nothing of this hospital's own index is here, and the gate's user is not heard where it is not the node's own: a gate
+that was taken over has no second way out.
 
 One connection, one question: a length in four bytes and a signed query; then a length and the answer, or a length of
 zero where the coordinator gave none. Both ends are here.
@@ -20,7 +21,7 @@ from fedhealth.errors import ConfigInvalid, IdentityInvalid, LinkUnavailable
 from fedhealth.link.counts import ANSWER_SECONDS, MAX_ANSWER_BYTES, CountAnswer, read_answer
 from fedhealth.link.memory import Buffer
 from fedhealth.study.count_query import MAX_SIGNED_QUERY_BYTES, open_signed_query
-from fedhealth.unix_socket import listen_at, receive_exactly
+from fedhealth.unix_socket import listen_at, peer_user, receive_exactly
 
 _LOG = logging.getLogger(__name__)
 _LENGTH = struct.Struct("!I")
@@ -35,10 +36,11 @@ class CountPort:
     Args:
         path: where it listens.
         ask: carries a signed query to the coordinator; raises `LinkUnavailable`.
+        unheard: the Unix user who is hung up on; None where gate and node are one user, and nobody can tell.
     """
 
-    def __init__(self, path: Path, ask: Callable[[bytes], Awaitable[Buffer]]) -> None:
-        self._path, self._ask = path, ask
+    def __init__(self, path: Path, ask: Callable[[bytes], Awaitable[Buffer]], unheard: int | None = None) -> None:
+        self._path, self._ask, self._unheard = path, ask, unheard
         self._server: asyncio.Server | None = None
         self._open = set[asyncio.Task[None]]()
 
@@ -65,7 +67,10 @@ class CountPort:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - asyncio runs this as one
-        if len(self._open) >= _MOST_CONNECTIONS:
+        is_gate = peer_user(writer.get_extra_info("socket")) == self._unheard
+        if is_gate:
+            _LOG.error("the gate's user tried to send something out by the way of queries and was refused")
+        if is_gate or len(self._open) >= _MOST_CONNECTIONS:
             writer.close()
             return
         self._open.add(task)

@@ -271,7 +271,12 @@ async def run_node(
     link = SiteLink()
     offers = OfferedStudies(link, state.node)
     host = host_for(link, gate) if host_for else None
-    counts = CountPort(state.counts_socket, lambda query: link.ask(COUNTS, query, ANSWER_SECONDS, MAX_ANSWER_BYTES))
+    gate_user = state.gate.stat().st_uid
+    counts = CountPort(
+        state.counts_socket,
+        lambda query: link.ask(COUNTS, query, ANSWER_SECONDS, MAX_ANSWER_BYTES),
+        unheard=gate_user if gate_user != os.geteuid() else None,
+    )
 
     def told(change: str) -> None:
         if change == LinkState.CONNECTED:

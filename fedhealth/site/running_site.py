@@ -48,7 +48,7 @@ _QUIET_SECONDS_A_PATIENT = 100e-6
 """For reading a patient's records, and again for preparing them for each study; a few records take half of it."""
 
 _QUIET_SECONDS_A_CODE = 20e-6
-"""Of an index, for a search study: some five times what reading a code took here."""
+"""Of an index, for a search study: some ten times what reading a code took here."""
 _QUIET_SECONDS_A_STRUCTURE = 5e-3
 """For the fingerprints and descriptors of a molecule; a drug's take a third of it."""
 

@@ -1,6 +1,7 @@
 """The node's socket for queries: what passes it, and that nothing else does."""
 
 import asyncio
+import os
 import socket
 import stat
 import struct
@@ -17,7 +18,7 @@ ASKED = signed_query(STUDY, query("icd10:G20"))
 ANSWER = CountAnswer(counts={"ward-a": 31}, absent={"ward-b": "away"})
 
 
-def served(path, work, answer=None):
+def served(path, work, answer=None, unheard=None):
     """Serve a port while `work` runs in a thread; return what that returned, and what left."""
     left = []
 
@@ -28,7 +29,7 @@ def served(path, work, answer=None):
         return answer
 
     async def live():
-        port = CountPort(path, ask)
+        port = CountPort(path, ask, unheard)
         await port.start()
         try:
             return await asyncio.to_thread(work)
@@ -87,3 +88,11 @@ def test_without_a_coordinator_or_a_node_it_is_said_what_to_do(path):
     served(path, work)
     with pytest.raises(LinkUnavailable, match="does not answer"):
         ask_elsewhere(path, ASKED)
+
+
+def test_the_gates_user_is_not_heard_where_it_is_not_the_nodes(path):
+    def work():
+        with pytest.raises(LinkUnavailable):
+            ask_elsewhere(path, ASKED)
+
+    assert served(path, work, pack_answer(ANSWER), unheard=os.geteuid())[1] == []
