@@ -14,7 +14,8 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,17 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(quiet=_said.as_json)
+
+
+@contextmanager
+def working(at: str) -> Iterator[None]:
+    """Show a person at a terminal that something takes its time, such as reading images."""
+    page = console()
+    if not page.is_terminal:
+        yield
+        return
+    with page.status(at):
+        yield
 
 
 def agreed(question: str, instead: str = "--yes") -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhealth.cli.completion import table_formats
-from fedhealth.cli.output import agreed, answer, ask, console, printable, say
+from fedhealth.cli.output import agreed, answer, ask, console, printable, say, working
 from fedhealth.cli.site_arguments import Folder
 from fedhealth.errors import ApprovalMissing, ConfigInvalid, DataUnusable
 from fedhealth.table_source import TABLE_FORMATS, TableFormat
@@ -120,7 +120,9 @@ def check(
 
     from fedhealth.site.data_set import check_data_set
 
-    table, problems = check_data_set(folder, _study_of(study))
+    asked = _study_of(study)
+    with working("reading the table, and what a study asks of it"):
+        table, problems = check_data_set(folder, asked)
     wrong = any(problem.level == "error" for problem in problems)
     answer({"row_word": table.row_word, "problems": [dataclasses.asdict(problem) for problem in problems]})
     for problem in problems:

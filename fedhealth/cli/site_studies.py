@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhealth.cli.completion import approved_studies, offered_studies, rejection_reasons
-from fedhealth.cli.output import agreed, answer, say, say_lines
+from fedhealth.cli.output import agreed, answer, say, say_lines, working
 from fedhealth.cli.site_arguments import STUDY_HELP, Folder, State, made_state
 from fedhealth.cli.site_text import budget_lines, proposal_lines, study_lines
 from fedhealth.errors import ApprovalMissing, ConfigInvalid
@@ -76,7 +76,8 @@ def approve(
     make_deterministic()
     site_state = SiteState(made_state(state))
     choose_device(load_site_file(folder).device)  # how long replies take is measured on what the gate computes on
-    proposal = examine_study(folder, site_state, _signed_study(site_state, study), STEPS)
+    with working("looking at this hospital's patients, and measuring how long replies take"):
+        proposal = examine_study(folder, site_state, _signed_study(site_state, study), STEPS)
     asked = proposal.signed.study
     if proposal.rejected is not None and not although_rejected:
         raise rejected_before(asked, proposal.rejected)
