@@ -38,7 +38,9 @@ Query = Annotated[
 
 def search(
     query: Query = None,
-    state: Annotated[Path, typer.Option("--state", envvar="FEDHEALTH_STATE", help="The site's state folder.")] = _STATE,
+    state: Annotated[
+        Path, typer.Option("--state", envvar="FEDHEALTH_STATE", readable=False, help="The site's state folder.")
+    ] = _STATE,
     kind: Annotated[
         list[str] | None, typer.Option(help="report, letter, record, image-text, article; may be repeated.")
     ] = None,

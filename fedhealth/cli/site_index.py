@@ -135,7 +135,14 @@ def enter_domain(folder: "Path | None", state: "Path", *, background: bool) -> "
         )
     withhold_tracebacks()
     with leaving_at_once():
-        domain = enter_search_domain(made_state(state).absolute(), folder, background=background)
+        try:
+            domain = enter_search_domain(made_state(state).absolute(), folder, background=background)
+        except PermissionError as error:
+            raise ConfigInvalid(
+                "this user may not search this site's records, or fill their index",
+                got=f"{error.strerror} at {error.filename}",
+                next_step="Run it as the gate's user: sudo -u fedhealth-gate fedhealth ... (docs/search.md)",
+            ) from error
     tell_incomplete("index", domain.sandbox)
     return domain
 

@@ -24,7 +24,7 @@ from fedhealth.search.readers.sources import read_documents
 from fedhealth.search.reading import read_document
 from fedhealth.search.rebuilding import rebuild_index
 from fedhealth.search.search_file import load_search_file
-from fedhealth.site.search_consent import Consent, held_consent, keep_consent
+from fedhealth.site.search_consent import Consent, held_consent, keep_consent, kept_consent
 
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 64, 10**6
 
@@ -72,22 +72,27 @@ def open_index(folder: Path, consent: Consent, *, create: bool = False) -> tuple
     Raises:
         DataUnusable: there is none, or it is of another version, or cannot be read.
     """
-    with held_consent(folder) as kept:
-        consent = consent.updated(kept)
-        wanted = consent.kept(removed=True)
-        index = SearchIndex.open(folder, create=create)
-        try:
-            removed = 0
-            if kept != wanted:
-                keep_consent(folder, consent.kept(removed=False))
-                gone = [patient for patient in index.patients() if consent.excludes(patient)]
-                removed = index.remove_patients(gone).documents if gone else 0
-                keep_consent(folder, wanted)
-            if index.status().erasure_unfinished:
-                index.resume()
-        except BaseException:
-            index.close()
-            raise
+    kept = kept_consent(folder)
+    if kept is not None and kept == consent.updated(kept).kept(removed=True):
+        index, removed = SearchIndex.open(folder, create=create), 0  # a search waits for no batch of what fills
+    else:
+        with held_consent(folder) as kept:
+            index, removed = _without_forgotten(folder, consent.updated(kept), create)
+    if index.status().erasure_unfinished:
+        index.resume()
+    return index, removed
+
+
+def _without_forgotten(folder: Path, consent: Consent, create: bool) -> tuple[SearchIndex, int]:
+    index = SearchIndex.open(folder, create=create)
+    try:
+        keep_consent(folder, consent.kept(removed=False))
+        gone = [patient for patient in index.patients() if consent.excludes(patient)]
+        removed = index.remove_patients(gone).documents if gone else 0
+        keep_consent(folder, consent.kept(removed=True))
+    except BaseException:
+        index.close()
+        raise
     return index, removed
 
 

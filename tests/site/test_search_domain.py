@@ -99,10 +99,10 @@ def test_root_becomes_the_gates_user_and_nobody_else_may(open_folder, make_csv):
     assert (found["user"], found["owner"], found["mode"]) == ([GATE] * 3, GATE, "0o700")
     assert (found["groups"], found["is root again"]) == ([GATE], False)
     assert found["writes the index"] is True
-    words = as_user(NODE, "-c", ENTER, str(here.folder), str(here.state.root), "search")
+    here.state.root.chmod(0o750)
+    words = as_user(NODE, "-m", "fedhealth.cli.main", "search", "fever", "--state", str(here.state.root))
     refused = subprocess.run(words, cwd="/", env=environment(), capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 1
-    assert "PermissionError" in refused.stderr or "this user may not" in refused.stderr
+    assert (refused.returncode, "this user may not" in refused.stderr) == (ConfigInvalid.exit_code, True)
 
 
 def test_without_an_index_a_search_says_how_to_make_one(ward):

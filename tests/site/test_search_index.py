@@ -11,7 +11,7 @@ from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.index import SearchIndex
 from fedhealth.site.consent import forget_patient, renew_consent
 from fedhealth.site.landlock import Sandbox
-from fedhealth.site.search_consent import keep_consent, kept_consent, make_index_folder, read_consent
+from fedhealth.site.search_consent import held_consent, keep_consent, kept_consent, make_index_folder, read_consent
 from fedhealth.site.search_domain import SearchDomain
 from fedhealth.site.search_index import Filling, open_index, rebuild
 from fedhealth.site.searching import Searching
@@ -215,6 +215,13 @@ def test_who_withdrew_the_consent_is_not_found_from_the_moment_that_it_is_known(
     forget_patient(here.folder, here.state, "p2")
     keep_consent(here.index, here.consent().kept(removed=False))  # the first thing that is done, before any removal
     assert patients_of(session, "appendicitis") == set()
+
+
+def test_a_search_waits_for_no_batch_of_what_fills_the_index(ward_with_letters):
+    here = ward_with_letters
+    here.fill()
+    with held_consent(here.index):  # else this would wait for itself
+        assert patients_of(searching(here), "appendicitis") == {"p2"}
 
 
 def test_a_rebuilt_index_answers_as_before_and_an_index_of_another_version_is_rebuilt(ward_with_letters):
