@@ -21,10 +21,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in long)
 
 
-def pytest_collection_finish():
-    """Let no collection of garbage look at what was imported again: Flower collects once for each array it reads."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Search what is imported for no garbage, now or later: Flower collects once for each array that it reads."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_sessionfinish():
