@@ -96,6 +96,26 @@ def test_an_index_and_hidden_files_in_a_folder_are_passed_over(tmp_path):
     assert (read_image(tmp_path, cell, VOLUME).voxels == NUMBERED).all()
 
 
+def test_the_frames_of_one_file_are_slices_where_it_says_so(tmp_path):
+    def group(name, **tags):
+        inner, outer = pydicom.Dataset(), pydicom.Dataset()
+        for tag, value in tags.items():
+            setattr(inner, tag, value)
+        setattr(outer, name, [inner])
+        return outer
+
+    shared = group("PlaneOrientationSequence", ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    shared.update(group("PixelMeasuresSequence", PixelSpacing=[1.5, 1.0]))
+    shared.update(group("PixelValueTransformationSequence", RescaleSlope=2, RescaleIntercept=-7))
+    order = [3, 0, 8, 1, 7, 2, 6, 5, 4]
+    frames = [group("PlanePositionSequence", ImagePositionPatient=[0, 0, 2 * number]) for number in order]
+    tags = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": frames}
+    stored = {"NumberOfFrames": 9, "PixelData": NUMBERED[order].astype("<u2").tobytes()}
+    slice_file(tmp_path / "a.dcm", NUMBERED[0], ImageOrientationPatient=None, PixelSpacing=None, **tags, **stored)
+    image = read_image(tmp_path, "a.dcm", VOLUME)
+    assert (image.voxels == 2 * NUMBERED - 7).all() and image.spacing == pytest.approx((2, 1.5, 1))
+
+
 DIRECTIONS = {
     # Cosines of rows and columns, and the step from slice to slice, with x to the left, y to the back, z to the head.
     "axial from the head": ([1, 0, 0, 0, 1, 0], (0, 0, -2), lambda v: v[::-1]),
