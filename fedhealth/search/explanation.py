@@ -6,7 +6,6 @@ and the passage share, never a score without its meaning. Leaves to others: whic
 
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fedhealth.search.assertions import assertion_of
@@ -20,6 +19,8 @@ from fedhealth.search.words import fold, words_of
 STEM_LETTERS = 5
 """Two words that begin alike for so many letters, and end within `ENDING_LETTERS`, are forms of one."""
 ENDING_LETTERS = 3
+MISSPELLED_LETTERS = 2
+"""A misspelled word is looked for among words that begin with so many of its letters."""
 LEAST_ALIKE = 0.8
 """Share of letters that a word and its correction have in common."""
 
@@ -42,7 +43,6 @@ class Highlight(NamedTuple):
     kind: str
 
 
-@dataclass(frozen=True)
 class AskedForms:
     """The forms in which a question's words are recognised, made once for all passages.
 
@@ -51,29 +51,25 @@ class AskedForms:
         expansion: of it.
     """
 
-    question: Question
-    expansion: Expansion
+    def __init__(self, question: Question, expansion: Expansion) -> None:
+        self.question = question
+        self._by_beginning: dict[str, list[tuple[str, str, str]]] = {}
+        for word in question.words:
+            misspelled = word.written in expansion.unknown
+            self._put(word.folded, word.written, "spelling" if misspelled else "word")
+            for other in expansion.translations.get(word.folded, ()):
+                self._put(fold(other), word.written, "translation")
 
-    def __post_init__(self) -> None:
-        """Index the forms by their beginnings."""
-        forms: dict[str, list[tuple[str, str, str]]] = {}
-        for word in self.question.words:
-            misspelled = word.written in self.expansion.unknown
-            for form, kind in [
-                (word.folded, "spelling" if misspelled else "word"),
-                *((fold(other), "translation") for other in self.expansion.translations.get(word.folded, ())),
-            ]:
-                beginning = form[: 2 if kind == "spelling" else STEM_LETTERS]
-                forms.setdefault(beginning, []).append((form, word.written, kind))
-        object.__setattr__(self, "_forms", forms)
+    def _put(self, form: str, written: str, kind: str) -> None:
+        letters = MISSPELLED_LETTERS if kind == "spelling" else STEM_LETTERS
+        self._by_beginning.setdefault(form[:letters], []).append((form, written, kind))
 
     def find(self, folded: str) -> tuple[str, str] | None:
         """Return which word of the question a folded word is, and how it is that word."""
-        forms: dict[str, list[tuple[str, str, str]]] = object.__getattribute__(self, "_forms")
-        for form, written, kind in forms.get(folded[:STEM_LETTERS], ()):
+        for form, written, kind in self._by_beginning.get(folded[:STEM_LETTERS], ()):
             if kind != "spelling" and _same_stem(form, folded):
                 return written, kind
-        for form, written, kind in forms.get(folded[:2], ()):
+        for form, written, kind in self._by_beginning.get(folded[:MISSPELLED_LETTERS], ()):
             if kind == "spelling" and difflib.SequenceMatcher(None, form, folded).ratio() >= LEAST_ALIKE:
                 return written, kind
         return None
