@@ -139,16 +139,16 @@ class SearchEngine:
 
     def search(self, request: SearchRequest) -> Answer:
         """Return the documents of an index that answer a question."""
+        status = self._index.status()
         question = read_question(request.query, self._terminology)
-        expansion = expand(question, self._terminology, self._index, request.include_negated)
+        expansion = expand(question, self._terminology, self._index, status.passages, request.include_negated)
         found = self._evidence(question, expansion, request.only)
-        ranked = rank(found.evidence, found.floor)[: request.limit]
+        ranked = rank(found.evidence, found.floor, expansion.all_words)[: request.limit]
         forms = AskedForms(question, expansion)
         hits = tuple(
             self._hit(place, each, found.stored[each.passage], found.evidence[each.passage], forms)
             for place, each in enumerate(ranked, start=1)
         )
-        status = self._index.status()
         return Answer(
             language=question.language,
             understood=tuple(

@@ -9,8 +9,9 @@ Invariants: what a text denies, or says of the family, does not count unless the
 for all questions. Leaves to others: how clauses score (`lexical`), and how scores are joined (`ranking`).
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, get_args
 
 from fedhealth.search.concepts import Terminology
@@ -62,6 +63,7 @@ class Expansion:
         clauses: for words, concepts, codes and identifiers.
         exact: for each code and identifier, the clauses of which a hit must meet one to come before all others.
         standings: how a text may speak of what is wanted.
+        all_words: what a passage of average length would score that had each word of the question once.
         translations: of each folded word of the question, into the other language.
         unknown: words of the question that no passage has.
     """
@@ -69,22 +71,27 @@ class Expansion:
     clauses: tuple[Clause, ...]
     exact: tuple[tuple[Clause, ...], ...]
     standings: Mapping[Standing, float]
+    all_words: float
     translations: Mapping[str, tuple[str, ...]]
     unknown: tuple[str, ...]
 
 
-def expand(question: Question, terminology: Terminology, vocabulary: Vocabulary, include_negated: bool) -> Expansion:
+def expand(
+    question: Question, terminology: Terminology, vocabulary: Vocabulary, passages: int, include_negated: bool
+) -> Expansion:
     """Return what to ask an index for a question.
 
     Args:
         question: as it was read.
         terminology: whose hierarchy and translations are used.
-        vocabulary: tells which words no passage has.
+        vocabulary: tells how many passages have a word.
+        passages: of all documents, how many.
         include_negated: also what texts deny, suppose or say of the family.
     """
     clauses: list[Clause] = []
     translations: dict[str, tuple[str, ...]] = {}
     unknown: list[str] = []
+    all_words = 0.0
     for word in _distinct(question):
         standings = _standings(word.assertion, include_negated)
         weight = DENIED_WEIGHT if word.assertion == "negated" and not question.negates_all else 1.0
@@ -96,7 +103,11 @@ def expand(question: Question, terminology: Terminology, vocabulary: Vocabulary,
             Clause(other.text, standings=standings, weight=weight * other.weight, analyses=other.analyses)
             for other in others
         ]
-        if not vocabulary.frequency(word.written, Clause(word.written, standings=EVERY_STANDING)):
+        frequencies = [
+            vocabulary.frequency(each.text, replace(each, standings=EVERY_STANDING)) for each in (whole, *others)
+        ]
+        all_words += _rarity(next((each for each in frequencies if each), 0), passages)
+        if not frequencies[0]:
             unknown.append(word.written)
             clauses.append(Clause(word.written, "typo", standings, CORRECTION_WEIGHT * weight))
     named = {
@@ -116,6 +127,7 @@ def expand(question: Question, terminology: Terminology, vocabulary: Vocabulary,
         tuple(clauses),
         exact,
         _standings(wanted, include_negated),
+        all_words,
         translations,
         tuple(unknown),
     )
@@ -134,6 +146,11 @@ def _translations(word: AskedWord, question: Question, terminology: Terminology)
         if language == question.language or few
         for each in terminology.translations(word.folded, language)
     ]
+
+
+def _rarity(frequency: int, passages: int) -> float:
+    """Return BM25's weight of a word that so many of all passages have."""
+    return math.log(1 + (max(passages - frequency, 0) + 0.5) / (frequency + 0.5))
 
 
 def _standings(assertion: Assertion, include_negated: bool) -> Mapping[Standing, float]:

@@ -2,8 +2,9 @@
 
 Source: a convex combination of scores, each scaled to its own range, loses less than a fusion of ranks, which forgets
 by how much the first is better than the second (Bruch, Gai & Ingber, "An analysis of fusion functions for hybrid
-retrieval", ACM Trans. Inf. Syst. 42(1), 2023). Words are scaled by the best score, similarities between the best and
-the last that was looked at; a document has the best of its passages in each.
+retrieval", ACM Trans. Inf. Syst. 42(1), 2023). Words are scaled by the best score, or by what all words asked would
+give if that is much more, similarities between the best and the last that was looked at; a document has the best of its
+passages in each.
 
 Invariants: who asks for codes or identifiers has all that have them before all others, and vectors do not count in
 their order; a passage that only denies what is asked does not count as similar to it.
@@ -17,6 +18,9 @@ CANDIDATES = 200
 """Passages looked at from each side."""
 SIMILARITY_WEIGHT = 1.0
 """Of the similarity, words having 1: chosen on the development half of PubMedQA, flat between 0.7 and 1.2."""
+LEAST_COVERED = 0.75
+"""Of the score of all words: what the best passage has on three of four questions of PubMedQA. Less is scaled as less,
+so that the one word that a question shares with texts of another language does not outweigh its meaning."""
 LEAST_SPREAD = 0.05
 """Cosine between the best and the last candidate below which their order says little."""
 EXACT_BONUS = 3.0
@@ -51,14 +55,16 @@ class Ranked:
     score: float
 
 
-def rank(evidence: Mapping[int, Evidence], floor: float) -> list[Ranked]:
+def rank(evidence: Mapping[int, Evidence], floor: float, all_words: float = 0.0) -> list[Ranked]:
     """Return documents, best first; equal ones in the order of their numbers.
 
     Args:
         evidence: of each passage that words or vectors found.
         floor: cosine of the last passage that was looked at for its vector; as near as that counts nothing.
+        all_words: BM25 of a passage that has all words asked for: scores far below it say little, even the best.
     """
-    most_words = max((each.words for each in evidence.values()), default=0.0) or 1.0
+    best_words = max((each.words for each in evidence.values()), default=0.0)
+    most_words = max(best_words, LEAST_COVERED * all_words) or 1.0
     nearest = max((each.cosine for each in evidence.values() if each.cosine is not None), default=floor)
     spread = max(nearest - floor, LEAST_SPREAD)
     words: dict[int, float] = {}

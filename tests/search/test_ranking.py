@@ -41,6 +41,16 @@ def test_cosines_that_hardly_differ_say_little():
     assert order(evidence, floor=0.79) == [(10, 1, 1.0), (30, 3, 0.5), (20, 2, 0.2)]
 
 
+def test_one_word_of_many_is_less_than_a_meaning():
+    evidence = {1: Evidence(10, 2.0, 0.7), 2: Evidence(20, 0.0, 0.9)}
+    assert order(evidence) == [(10, 1, 1.0), (20, 2, 1.0)]
+    # All words would score 8, of which three quarters are 6: 2/6; (0.9 - 0.7)/0.2 = 1.
+    assert [(each.document, each.score) for each in rank(evidence, 0.7, 8.0)] == [
+        (20, pytest.approx(1.0)),
+        (10, pytest.approx(1 / 3)),
+    ]
+
+
 def test_nothing_speaks_for_nothing():
     assert rank({}, 0.0) == []
     assert rank({1: Evidence(10, 0.0, 0.5)}, 0.7) == []
