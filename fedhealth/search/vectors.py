@@ -20,11 +20,11 @@ from usearch.index import Index
 from fedhealth.search.lexical import ScoredPassage
 from fedhealth.search.store import Store
 
-PART_PASSAGES = 65_536
+PART_PASSAGES = 32_768
 """Passage numbers to a file: what an erasure writes anew for each file that held a vector of the patient."""
-CONNECTIVITY = 16
-EXPANSION_ADD = 96
-EXPANSION_SEARCH = 128
+CONNECTIVITY = 32
+EXPANSION_ADD = 128
+EXPANSION_SEARCH = 384
 """Of the graph: `benchmarks/search_scale.py` measures the recall that these give."""
 
 Vectors = npt.NDArray[np.float16]
