@@ -1,7 +1,7 @@
 """AUC of a network over pixels at a hospital that no model has seen: tumour slices of brain MRI.
 
 Hospitals, folds and the regression of five intensities are those of brain_lgg.py; the protocol is
-brain-tumour-network.toml, and how its hyperparameters were chosen is in docs/benchmarks.md. With privacy, training goes
+brain-tumour-network.toml, which says how its hyperparameters were chosen. With privacy, training goes
 through the real gates; without, it has the protocol's rounds, steps, momentum and further images, no clip and no noise.
 
 Run: .venv/bin/python benchmarks/brain_lgg_network.py [--seeds 3]
