@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import apsw
+
 from fedhealth.errors import DataUnusable
 from fedhealth.search import generations, vectors
 from fedhealth.search.lexical import Lexical
@@ -104,13 +106,24 @@ class IndexFiles:
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
-        """Hold the lock, do first what a killed process left undone, and tell whether that was an erasure."""
+        """Hold the lock, do first what a killed process left undone, and tell whether that was an erasure.
+
+        Raises:
+            DataUnusable: the lock was not let go in time, or the files cannot be written.
+        """
         with generations.held_lock(self.folder):
-            self.refresh()
-            unfinished = self.erasure_unfinished()
-            self.finish_erasure()
-            self.settle_words()
-            yield unfinished
+            try:
+                self.refresh()
+                unfinished = self.erasure_unfinished()
+                self.finish_erasure()
+                self.settle_words()
+                yield unfinished
+            except (apsw.Error, OSError, ValueError, RuntimeError) as error:  # a full disk, in four libraries' words
+                raise DataUnusable(
+                    f"the index at {self.folder} cannot be written",
+                    got=type(error).__name__,
+                    next_step="Check the disk's space and the folder's owner, then try again; it goes on from here.",
+                ) from error
 
     def settle_words(self) -> None:
         """Put into, and take out of, the lexical index what the store says it is owed."""

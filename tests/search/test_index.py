@@ -242,6 +242,18 @@ def test_a_missing_or_damaged_index_is_refused_with_a_next_step(tmp_path, damage
         SearchIndex.open(folder)
 
 
+def test_a_full_disk_is_told_and_leaves_what_was_there(index):
+    index.add([EFFUSION], read)
+    database = index._files.store._database
+    most = database.pragma("max_page_count", database.pragma("page_count"))
+    with pytest.raises(DataUnusable, match="disk's space"):
+        index.add([letter("long", "Toux sèche. " * 3000)], read)
+    assert (index.keys("letters"), matching(index, "épanchement")) == ({"a"}, ["Épanchement pleural droit."])
+    database.pragma("max_page_count", most + 10_000)
+    index.add([NO_EFFUSION], read)
+    assert index.keys("letters") == {"a", "b"}
+
+
 def test_everything_is_its_owners_only(index, tmp_path):
     index.add([EFFUSION], read)
     index.fill_vectors(HashEncoder())
