@@ -2,9 +2,9 @@
 
 A candidate's figure is the mean AUC on the patients whom these two hold out, three in ten, over several seeds: of
 slices the mean of without privacy and at the protocol's epsilon through the real gates, of clusters without privacy. Of
-clusters, the descriptors of the image are chosen first, out of those of slices. The protocol has the candidate that is
-best in the mean over the three pairs of hospitals; each pair's own best is printed beside it. Candidates lie closer
-together than so few patients can tell.
+clusters, the descriptors of the image are chosen first, out of those of slices. The best in the mean over the three
+pairs of hospitals is printed, and each pair's own. A seed's noise moves the figure of slices at epsilon 8 by 0.05 and
+candidates lie closer together, so that few seeds choose by chance; docs/benchmarks.md says how many did.
 
 Run: .venv/bin/python benchmarks/tune_brain_lgg.py slices|clusters [--seeds 4]     (four minutes, and one)
 """
