@@ -47,6 +47,14 @@ def _torch_as_it_comes():
         sys.modules["torch"].set_deterministic_debug_mode("default")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_said():
+    """Forget what a command said and that it was asked for JSON: in earnest, one command runs in a process."""
+    yield
+    if "fedhealth.cli.output" in sys.modules:
+        sys.modules["fedhealth.cli.output"].begin([])
+
+
 @pytest.fixture
 def short_path():
     """A folder whose path leaves room for that of a Unix socket, which may have 107 bytes."""
