@@ -169,15 +169,9 @@ _NEGATED_BEHIND = Cue(
     "behind",
     reach=16,
 )
-_NEGATED_MARKS = Cue(
-    (
-        r"w/o\b",
-        r"non-?(?= ?[a-z]{4})",
-    ),
-    "negated",
-    "behind",
-    is_mark=True,
-)
+_NEGATED_MARKS = Cue((r"w/o\b",), "negated", "behind", is_mark=True)
+# The adjective alone: "non-Hodgkin lymphoma" is a lymphoma. Inside a word ("nontraumatic") it makes another word.
+_NEGATED_WORD = Cue((r"non[ -] ?(?=[a-z])",), "negated", "behind", reach=1, is_mark=True)
 _NEGATED_SIGNS = Cue(
     (r" *: *(?:no|none|nil|absent|negative|denies|denied)\b(?= *(?:[,;.)]|$))", r"\(-\)|\(neg\)"),
     "negated",
@@ -267,6 +261,7 @@ ENGLISH = Grammar(
         _PAST_AROUND,
         _FAMILY_BEFORE,
         _NEGATED_MARKS,
+        _NEGATED_WORD,
         _NEGATED_SIGNS,
         _SUPPOSED_MARKS,
         _PAST_MARKS,

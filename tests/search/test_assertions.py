@@ -95,6 +95,11 @@ def test_reads_a_french_cue_and_its_scope(sentence, words, expected):
         ("Sister with bronchitis.", "bronchitis", "family"),
         ("History of bronchitis.", "bronchitis", "history"),
         ("Gram-negative bronchitis.", "bronchitis", "affirmed"),
+        ("Nontraumatic subdural haemorrhage.", "subdural haemorrhage", "affirmed"),
+        ("Noninfective gastroenteritis.", "Noninfective", "affirmed"),
+        ("Non-Hodgkin lymphoma.", "lymphoma", "affirmed"),
+        ("Abdomen soft, non-tender.", "tender", "negated"),
+        ("Abdomen non tender but distended.", "tender", "negated"),
     ],
 )
 def test_reads_an_english_cue_and_its_scope(sentence, words, expected):
