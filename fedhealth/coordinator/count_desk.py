@@ -9,7 +9,7 @@ What is checked here is only that a site asks in its own name; whether its asker
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class CountDesk:
             signed = open_signed_query(data)
         except IdentityInvalid:
             return pack_answer(CountAnswer(refused="the query is malformed, or not signed by its asker"))
-        offered = offered_searches(self._folder).get(signed.study)
+        offered = self._offered(signed.study)
         if signed.asker.site != asking:
             return pack_answer(CountAnswer(refused="the query is signed in the name of another site"))
         if offered is None:
@@ -66,6 +66,17 @@ class CountDesk:
                 absent={site: code for site, code in answered.items() if isinstance(code, str)},
             )
         )
+
+    def _offered(self, study: Digest) -> SignedSearch | None:
+        """Return a search study if it is offered; the file of another, be it damaged, is not looked at."""
+        try:
+            found = open_signed(read_plain_file(self._folder / f"{study}{_SUFFIX}", MAX_SIGNED_STUDY_BYTES))
+        except FileNotFoundError:
+            return None
+        except (IdentityInvalid, OSError) as error:
+            _LOG.error("an offered search study cannot be used: %(error)s", {"error": error})
+            return None
+        return found if isinstance(found, SignedSearch) and found.study.digest == study else None
 
     async def _ask(self, site: str, signed: SignedQuery, data: bytes, study: SearchStudy) -> int | str | None:
         """Return a site's count, None for "fewer", or the code of why there is none."""
@@ -112,16 +123,6 @@ def offer_search(folder: Path, signed_study: bytes) -> SignedSearch:
     if not path.exists():
         create_file(path, signed_study, PUBLIC_MODE)
     return signed
-
-
-def offered_searches(folder: Path) -> Mapping[Digest, SignedSearch]:
-    """Return the search studies that are offered, by digest."""
-    found: dict[Digest, SignedSearch] = {}
-    for data in signed_searches(folder):
-        signed = open_signed(data)
-        if isinstance(signed, SignedSearch):
-            found[signed.study.digest] = signed
-    return found
 
 
 def signed_searches(folder: Path) -> list[bytes]:

@@ -194,14 +194,17 @@ def _superlink_of(home: CoordinatorHome, on_event: OnEvent) -> "SuperLinkEngine"
 
 
 class _Offered:
-    """The search studies that stand, then the signed studies that wait, the oldest first; read anew each time."""
+    """The signed studies that wait, the oldest first, then the search studies that stand; read anew each time.
+
+    Those that stand do so for years: they must not keep a study that waits from being seen.
+    """
 
     def __init__(self, studies: Studies, searches: Path) -> None:
         self._studies, self._searches = studies, searches
 
     def __iter__(self) -> Iterator[bytes]:
         waiting = [study.signed for study in self._studies.all(WAITING_STATES)]
-        return iter([*signed_searches(self._searches), *waiting][:MAX_STUDIES])
+        return iter([*waiting, *signed_searches(self._searches)][:MAX_STUDIES])
 
 
 def longest_answer(study: Study | None) -> int:

@@ -23,6 +23,8 @@ from fedhealth.study.search_study import SearchStudy
 PAYLOAD_BYTES = 8
 _FEWER = -1
 """Stands for every noisy count below the threshold."""
+_MOST = 2**53 - 1
+"""No count is larger: noise passes it with a probability below e**-(2**40)."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,6 @@ def read_count(payload: bytes, study: SearchStudy) -> int | None:
     if len(payload) != PAYLOAD_BYTES:
         raise ValueError(f"a count of {len(payload)} bytes, wanted {PAYLOAD_BYTES}")
     shown = int.from_bytes(payload, "little", signed=True)
-    if shown != _FEWER and shown < study.counts.least_shown:
-        raise ValueError(f"a count of {shown}, below what the study shows")
+    if shown != _FEWER and not study.counts.least_shown <= shown <= _MOST:
+        raise ValueError(f"a count of {shown}, which no study shows")
     return None if shown == _FEWER else shown

@@ -35,12 +35,15 @@ class CountPort:
 
     Args:
         path: where it listens.
+        site: this hospital's id; queries in the name of another one do not leave.
         ask: carries a signed query to the coordinator; raises `LinkUnavailable`.
         unheard: the Unix user who is hung up on; None where gate and node are one user, and nobody can tell.
     """
 
-    def __init__(self, path: Path, ask: Callable[[bytes], Awaitable[Buffer]], unheard: int | None = None) -> None:
-        self._path, self._ask, self._unheard = path, ask, unheard
+    def __init__(
+        self, path: Path, site: str, ask: Callable[[bytes], Awaitable[Buffer]], unheard: int | None = None
+    ) -> None:
+        self._path, self._site, self._ask, self._unheard = path, site, ask, unheard
         self._server: asyncio.Server | None = None
         self._open = set[asyncio.Task[None]]()
 
@@ -80,7 +83,9 @@ class CountPort:
                 if length > MAX_SIGNED_QUERY_BYTES:
                     return
                 question = await reader.readexactly(length)
-            open_signed_query(question)
+            if open_signed_query(question).asker.site != self._site:
+                _LOG.warning("a query in the name of another hospital was handed in; nothing left")
+                return
             answer = bytes(await self._ask(question))
             writer.write(_LENGTH.pack(len(answer)) + answer)
             await writer.drain()

@@ -274,6 +274,7 @@ async def run_node(
     gate_user = state.gate.stat().st_uid
     counts = CountPort(
         state.counts_socket,
+        file.site,
         lambda query: link.ask(COUNTS, query, ANSWER_SECONDS, MAX_ANSWER_BYTES),
         unheard=gate_user if gate_user != os.geteuid() else None,
     )

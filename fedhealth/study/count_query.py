@@ -19,6 +19,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import ConfigInvalid, IdentityInvalid
 from fedhealth.signing import load_public_key, public_key_hex, sign, verify
+from fedhealth.study.head import PurposeClass
 from fedhealth.study.part import Part, StudyName
 
 MAX_CODES = 6
@@ -134,7 +135,7 @@ class SignedQuery(Part):
 
     study: _Key
     query: CountQuery
-    purpose: StudyName
+    purpose: PurposeClass
     asker: AskerCertificate
     signature: _Signature
 
@@ -158,7 +159,7 @@ def vouch(site: str, key: str, role: Role, until: str, asking_key: Ed25519Privat
 
 
 def sign_query(
-    study: str, query: CountQuery, purpose: str, asker: AskerCertificate, key: Ed25519PrivateKey
+    study: str, query: CountQuery, purpose: PurposeClass, asker: AskerCertificate, key: Ed25519PrivateKey
 ) -> SignedQuery:
     """Return a query signed by its asker.
 

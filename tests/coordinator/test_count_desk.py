@@ -12,7 +12,7 @@ from counted_ward import ASKER, LEDGER_KEYS, WITNESS, CountedWard, patients, que
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.coordinator.asking import Asker
-from fedhealth.coordinator.count_desk import CountDesk, offer_search, offered_searches
+from fedhealth.coordinator.count_desk import CountDesk, offer_search, signed_searches
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import IdentityInvalid, LinkUnavailable
 from fedhealth.link.counts import read_answer
@@ -82,6 +82,26 @@ def test_a_small_count_is_no_number(federation):
     assert all(count is None or count >= STUDY.counts.least_shown for count in nobody.counts.values())
 
 
+def test_a_hospital_that_answers_with_an_impossible_count_spoils_nobody_elses(federation, monkeypatch):
+    def lies(step, *rest):
+        return (2**53).to_bytes(8, "little")
+
+    with monkeypatch.context() as lying:
+        lying.setattr("fedhealth.site.gate.count", lies)
+        federation.away.add("ward-b")
+        federation.ask(signed_query(STUDY, PARKINSON))
+    federation.away.clear()
+    found = federation.ask(signed_query(STUDY, PARKINSON))
+    assert found.absent == {"ward-a": "away"} and set(found.counts) == {"ward-b"}
+
+
+def test_a_damaged_offer_spoils_no_other(federation, tmp_path):
+    (tmp_path / "searches" / f"{'0' * 64}.signed").write_bytes(b"{")
+    assert set(federation.ask(signed_query(STUDY, PARKINSON)).counts) == {"ward-a", "ward-b"}
+    (tmp_path / "searches" / f"{STUDY.digest}.signed").write_bytes(b"{")
+    assert "offers no such search study" in federation.ask(signed_query(STUDY, PARKINSON)).refused
+
+
 @pytest.mark.parametrize(
     ("data", "asking", "said"),
     [
@@ -99,7 +119,7 @@ def test_what_nobody_is_asked_reaches_no_hospital(federation, data, asking, said
 def test_a_study_that_is_run_is_not_offered_as_a_search(tmp_path):
     with pytest.raises(IdentityInvalid, match="is no search study"):
         offer_search(tmp_path / "searches", sign_study(study_of(), ASKER))
-    assert not offered_searches(tmp_path / "searches")
+    assert not signed_searches(tmp_path / "searches")
 
 
 def test_the_answer_is_named_by_the_query_alone():

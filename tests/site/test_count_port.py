@@ -1,16 +1,19 @@
 """The node's socket for queries: what passes it, and that nothing else does."""
 
 import asyncio
+import json
 import os
 import socket
 import stat
 import struct
 
 import pytest
-from counted_ward import query, search_study, signed_query
+from counted_ward import ASKER, query, search_study, signed_query
 
+from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link.counts import CountAnswer, pack_answer
+from fedhealth.signing import sign
 from fedhealth.site.count_port import CountPort, ask_elsewhere
 
 STUDY = search_study()
@@ -29,7 +32,7 @@ def served(path, work, answer=None, unheard=None):
         return answer
 
     async def live():
-        port = CountPort(path, ask, unheard)
+        port = CountPort(path, "far-away", ask, unheard)
         await port.start()
         try:
             return await asyncio.to_thread(work)
@@ -54,16 +57,26 @@ def test_a_signed_query_leaves_as_it_is_and_the_answer_comes_back(path):
     assert not path.exists()
 
 
+def _reworded(purpose):
+    """A query whose own asker signed that it be of this purpose, in words of their own."""
+    fields = json.loads(ASKED)
+    signed = canonical_bytes([fields["study"], fields["query"], purpose])
+    return canonical_bytes(fields | {"purpose": purpose, "signature": sign(ASKER, "count-query", signed).hex()})
+
+
 @pytest.mark.parametrize(
     "data",
-    [b"", b"x", b"Madame X, douleur thoracique", ASKED[:-1], ASKED + b" ", ASKED.replace(b"G20", b"G21")],
-    ids=["nothing", "a byte", "a letter", "cut", "longer", "changed"],
+    [
+        *(b"", b"x", b"Madame X, douleur thoracique", ASKED[:-1], ASKED + b" ", ASKED.replace(b"G20", b"G21")),
+        *(signed_query(STUDY, query("icd10:G20"), site="madame-x-douleur-thoracique"), _reworded("madame-x")),
+    ],
+    ids=["nothing", "a byte", "a letter", "cut", "longer", "changed", "another hospital's name", "another purpose"],
 )
 def test_nothing_but_a_signed_query_leaves(path, data):
     def work():
         with pytest.raises(LinkUnavailable):
             ask_elsewhere(path, data)
-        return ask_elsewhere(path, ASKED)
+        return ask_elsewhere(path, _reworded(STUDY.purpose_class))
 
     found, left = served(path, work, pack_answer(ANSWER))
     assert (found, left) == (ANSWER, [ASKED])
