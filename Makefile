@@ -30,6 +30,8 @@ benchmarks: $(VENV)/.studies
 	$(BIN)/python benchmarks/xanomeline.py
 	$(BIN)/python benchmarks/survival.py
 	$(BIN)/python benchmarks/molecules.py
+	$(BIN)/python benchmarks/brain_lgg.py
+	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/rounds.py
 	$(BIN)/python benchmarks/simulate.py
 	$(BIN)/python benchmarks/link.py
@@ -42,6 +44,7 @@ benchmarks: $(VENV)/.studies
 	$(BIN)/python benchmarks/enrolment.py
 	$(BIN)/python benchmarks/egress.py
 	$(BIN)/python benchmarks/counts.py
+	$(BIN)/python benchmarks/search_language.py
 	$(BIN)/python benchmarks/completion.py
 	$(BIN)/python benchmarks/tampering.py --bundle
 	$(BIN)/python benchmarks/audit.py 10
@@ -52,6 +55,11 @@ long: $(VENV)/.studies
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/tune_heart.py
 	$(BIN)/python benchmarks/tune_molecules.py
+	$(BIN)/python benchmarks/brain_lgg_network.py
+	$(BIN)/python benchmarks/tune_brain_lgg.py slices
+	$(BIN)/python benchmarks/tune_brain_lgg.py clusters
+	$(BIN)/python benchmarks/search.py --quality
+	$(BIN)/python benchmarks/search_scale.py --cache build/search-scale
 	$(BIN)/python benchmarks/attacks.py
 	$(BIN)/python benchmarks/tampering.py
 	$(BIN)/python benchmarks/audit.py
