@@ -20,9 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhealth.canonical import canonical_bytes
-from fedhealth.link.frames import Answer, pack
+from fedhealth.link.frames import Answer, Witnessed, pack
+from fedhealth.privacy.entries import Withdrawn
+from fedhealth.privacy.journal import ConsentNote
+from fedhealth.records.marks import PatientMarks
 from fedhealth.search.coded_patients import CodedPatients, PatientFacts
-from fedhealth.search.counting import CountStep
+from fedhealth.search.counting import CountStep, read_count
 
 ANOTHER = Ed25519PrivateKey.from_private_bytes(b"another".ljust(32))
 FEBRUARY_2027 = NOVEMBER_2026 + 90 * 24 * 3600 * 1000
@@ -63,6 +66,14 @@ def test_another_quarter_is_another_count(ward):
     ward.at = FEBRUARY_2027
     ward.count(query("icd10:G20", quarter="2027-Q1"), until="2027-Q1")
     assert ward.charged == 2
+
+
+@pytest.mark.parametrize(("days", "quarter"), [(-180, "2026-Q2"), (240, "2027-Q3")])
+def test_before_the_first_and_after_the_last_quarter_of_a_study_nothing_is_counted(ward, days, quarter):
+    ward.at += days * 24 * 3600 * 1000
+    asked = signed_query(ward.study, query("icd10:G20", quarter=quarter), until="2028-Q1")
+    assert ward.ask(asked)[0].code.value == "bad-request"
+    assert ward.charged == 0
 
 
 @pytest.mark.parametrize(
@@ -222,6 +233,60 @@ def test_a_gate_says_the_same_with_and_without_one_patient_but_for_the_noised_nu
             said.append((header.kind, getattr(header, "code", None), len(body), seconds, ward.ledger.size))
         told.append((said, ward.charged, ward.put()[0].kind))
     assert told[0] == told[1]
+
+
+def test_a_patient_who_withdrew_the_consent_is_not_counted_and_counts_again_once_it_is_given_again(ward):
+    marks = PatientMarks.under(bytes(32), "ward", "id")
+
+    def note(kind):
+        mark = {"scheme": marks.scheme, "mark": marks.of("p0")}
+        ward.ledger.note(ConsentNote(kind=kind, data_set="ward", by="test", at=1, **mark))
+        ward.serve()
+
+    note("consent-withdrawn")
+    # Noise comes from what is counted: a gate that never had the patient says the very same.
+    assert ward.count(PARKINSON) == CountedWard(patients()[1:]).count(PARKINSON)
+    note("consent-renewed")
+    assert ward.count(query("atc:N04BA")) == CountedWard(patients()).count(query("atc:N04BA"))
+
+
+def _begin(ward, asked):
+    data = signed_query(ward.study, asked)
+    return ward.send(pack(Answer(study=ward.study.digest, step="count", round=1), data))[0].kind
+
+
+def _countersign(ward):
+    return ward.send(pack(Witnessed(study=ward.study.digest, receipt=ward.receipt())))
+
+
+def test_two_questions_whose_frames_are_mixed_are_each_charged_and_counted_once(ward):
+    apart = CountedWard(patients())
+    wanted = {asked: apart.count(asked) for asked in (PARKINSON, query("icd10:F03"))}
+    assert [_begin(ward, asked) for asked in wanted] == ["need-witness"] * 2
+    header, body, _ = _countersign(ward)  # for both charges; it lets the later one go
+    assert (header.kind, read_count(body, ward.study)) == ("release", wanted[query("icd10:F03")])
+    assert _countersign(ward)[0].code.value == "bad-request"
+    assert {asked: ward.count(asked) for asked in wanted} == wanted
+    assert ward.charged == 2
+
+
+def test_a_gate_that_ends_between_charge_and_count_counts_once_on_what_it_finds_then(ward):
+    assert _begin(ward, PARKINSON) == "need-witness"
+    ward.facts = patients(200)
+    ward.serve()
+    said = ward.count(PARKINSON)
+    assert said == CountedWard(patients(200)).count(PARKINSON)
+    ward.facts = patients()
+    ward.serve()
+    assert (ward.count(PARKINSON), ward.charged) == (said, 1)
+
+
+def test_a_study_that_was_withdrawn_answers_nothing_not_even_what_was_counted(ward):
+    ward.count(PARKINSON)
+    assert _begin(ward, query("icd10:F03")) == "need-witness"
+    ward.ledger.append(Withdrawn(study=ward.study.digest, by="test", at=1))
+    for reply in (_countersign(ward), ward.ask(GOOD), ward.ask(signed_query(ward.study, query("icd10:F03")))):
+        assert reply[0].code.value == "not-approved"
 
 
 def test_one_patient_moves_a_count_by_one_at_most_and_the_noise_is_another(ward):
