@@ -207,9 +207,12 @@ class SearchEngine:
         near = dict(self._index.nearest(vector, only, CANDIDATES))
         found, vectors = self._index.vectors_of([each for each in words if each not in near])
         others = zip(found, map(float, vectors @ vector), strict=True) if found else ()
-        return {**near, **dict(others)}, min(near.values(), default=0.0)
+        floor = min(near.values(), default=LEAST_COSINE)
+        if len(near) < CANDIDATES:  # all there are: the last of them may be near
+            floor = min(floor, LEAST_COSINE)
+        return {**near, **dict(others)}, floor
 
     def _hit(self, place: int, ranked: Ranked, stored: StoredPassage, evidence: Evidence, forms: AskedForms) -> Hit:
         found = highlights(stored, forms)
-        why = reasons(stored, found, forms.question, self._terminology, evidence.cosine)
+        why = reasons(stored, found, forms, self._terminology, evidence.cosine)
         return Hit(place, ranked.score, stored.document, stored.passage, found, why)

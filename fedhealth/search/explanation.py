@@ -119,22 +119,24 @@ def affirms_denied(stored: StoredPassage, found: Sequence[Highlight], question: 
 def reasons(
     stored: StoredPassage,
     found: Sequence[Highlight],
-    question: Question,
+    forms: AskedForms,
     terminology: Terminology,
     cosine: float | None,
 ) -> tuple[str, ...]:
     """Return why a passage is a hit, the strongest reason first."""
-    return tuple(_reasons(stored, found, question, terminology, cosine))
+    shared = tuple(_reasons(stored, found, forms, terminology))
+    if cosine is None:
+        return shared
+    return (*shared, f"{'' if shared else 'none of the words, but '}similar in meaning ({cosine:.2f} of 1)")
 
 
 def _reasons(
     stored: StoredPassage,
     found: Sequence[Highlight],
-    question: Question,
+    forms: AskedForms,
     terminology: Terminology,
-    cosine: float | None,
 ) -> Iterator[str]:
-    text = stored.passage.text
+    text, question = stored.passage.text, forms.question
     for identifier in question.identifiers:
         if identifier.lower() in f"{stored.document.title} {text}".lower():
             yield f"has {identifier}"
@@ -163,8 +165,15 @@ def _reasons(
         yield f"speaks of {name_in_both(concept, terminology)}{spoken}: {written_here}"
     for concept in sorted(_concepts(question) & set(stored.stated) - set(question.codes)):
         yield f"its source states {name_in_both(concept, terminology)}"
-    if cosine is not None:
-        yield f"similar in meaning ({cosine:.2f} of 1)"
+    titled = _titled_words(stored.document.title, forms)
+    if titled:
+        yield f"its title has: {', '.join(titled)}"
+
+
+def _titled_words(title: str, forms: AskedForms) -> list[str]:
+    """Return the words of a document's title that were asked for, in small letters."""
+    words = (word for word in words_of(title) if forms.find(word.folded) is not None)
+    return list(dict.fromkeys(title[word.start : word.end].lower() for word in words))
 
 
 def name_in_both(concept: str, terminology: Terminology) -> str:

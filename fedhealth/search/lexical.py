@@ -38,6 +38,9 @@ TWO_EDITS_LETTERS = 8
 """... and one of so many with two."""
 WRITER_BYTES = 50_000_000
 WORD = re.compile(r"[^\W_]+")
+AGAIN = 0.6
+"""Of a word's score where a passage has it in a second standing: a word in text and title says more than in one.
+Chosen on the development half of MedQuAD's questions (`benchmarks/search.py`), flat from there to 1."""
 
 
 class ScoredPassage(NamedTuple):
@@ -60,7 +63,8 @@ class Clause:
         text: words, an identifier, or a concept such as "icd10:I21" or "atc:N04B".
         match: `words` scores each word by itself, stemmed; `phrase` wants all words in order, as they stand but for
             case and accents; `typo` is `words` with small errors in each; `concept` finds the concept and all below it.
-        standings: how the text may speak of it, and the weight of each; a word counts once, where it weighs most.
+        standings: how the text may speak of it, and the weight of each; a word counts where it weighs most, and by
+            `AGAIN` of that wherever else the passage has it; the others count once.
         weight: of the whole clause.
         occur: `must` and `must-not` keep and leave out passages; `should` only scores.
         analyses: which stemmed words `words` looks at.
@@ -154,11 +158,12 @@ class Lexical:
         words = []
         for word in WORD.findall(clause.text):
             analyzed = [(name, token) for name in clause.analyses for token in self._analyzers[name].analyze(word)]
-            best = self._best(
+            terms = [
                 (self._term(f"{standing}_{name}", token), weight)
                 for name, token in analyzed
                 for standing, weight in clause.standings.items()
-            )
+            ]
+            best = self._best(terms, AGAIN)
             words += [best] if analyzed else []
         return _any_of(words)
 
@@ -198,10 +203,10 @@ class Lexical:
     def _term(self, name: str, token: str) -> tantivy.Query:
         return tantivy.Query.term_query(self._schema, name, token, "freq")
 
-    def _best(self, queries: Iterable[tuple[tantivy.Query, float]]) -> tantivy.Query:
-        """Return what counts once, with the best of its scores."""
+    def _best(self, queries: Iterable[tuple[tantivy.Query, float]], again: float = 0.0) -> tantivy.Query:
+        """Return what counts with the best of its scores, and with a share of each of the others."""
         return tantivy.Query.disjunction_max_query(
-            [tantivy.Query.boost_query(query, weight) for query, weight in queries if weight > 0]
+            [tantivy.Query.boost_query(query, weight) for query, weight in queries if weight > 0], again
         )
 
     def _filters(self, only: DocumentFilter, within: Sequence[int] | None) -> list[tuple[tantivy.Occur, tantivy.Query]]:

@@ -35,7 +35,7 @@ from fedhealth.search.documents import CODE_FORMS
 from fedhealth.search.translation import learn_translations
 from fedhealth.search.words import FUNCTION_WORDS, words_of
 
-FORMAT = 2
+FORMAT = 3
 """Of the file; a change of its tables or of `terms_of_label` is another format."""
 FILE_NAME = "terminology.sqlite"
 MOST_WORDS = 10

@@ -19,7 +19,7 @@ SHORTEST_INFLECTED = 4
 
 FUNCTION_WORDS = frozenset(
     """
-    le la les l un une des du de d a au aux en par pour sur dans ce cet cette ces se s son sa ses est sont avoir ayant
+    le la les l un une des du de d a à au aux en par pour sur dans ce cet cette ces se s son sa ses est sont avoir ayant
     qui que qu il elle on ne n y j je leur leurs chez lors
     a an the of in on to for by at as is are was were be been its it this that these those from his her their which who
     does do did has have had can i my what how

@@ -136,6 +136,19 @@ def test_says_how_the_text_speaks_of_what_was_asked(engine):
     assert "has (negated): troponine" in hit.reasons
 
 
+def test_says_whether_words_are_in_the_title_or_nowhere(tmp_path, terminology):
+    texts = {"Asthma": "It narrows the airways.", "Wheezing": "A whistling sound while breathing."}
+    with SearchIndex.open(tmp_path / "index", create=True) as index:
+        articles = (Document(title, None, "article", title, text, source="web") for title, text in texts.items())
+        index.add(articles, lambda each: read_document(each, terminology), terminology.ancestors)
+        index.fill_vectors(encoder := Encoder())
+        titled, near = SearchEngine(index, terminology, encoder).search(SearchRequest("asthma")).hits
+    assert (titled.document.key, near.document.key) == ("Asthma", "Wheezing")
+    assert titled.reasons[0] == "its title has: asthma"
+    assert len(near.reasons) == 1
+    assert near.reasons[0].startswith("none of the words, but similar in meaning (")
+
+
 def test_says_what_was_understood_and_searched(engine):
     answer = engine.search(SearchRequest("pneumonei sans fièvre"))
     assert answer.unknown == ("pneumonei",)

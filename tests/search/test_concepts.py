@@ -109,6 +109,7 @@ def test_translates_words_of_medicine_both_ways(terminology):
     assert "kidney" in {each.other for each in terminology.translations("rein", "fr")}
     assert terminology.translations("hip", "en")[0].other == "hanche"
     assert terminology.translations("xyzzy", "fr") == ()
+    assert "à" not in {each.other for each in terminology.translations("glaucoma", "en")}  # "glaucome à angle ouvert"
 
 
 def test_a_withheld_concept_is_not_known_and_teaches_nothing(tmp_path, monkeypatch):

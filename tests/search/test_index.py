@@ -92,6 +92,14 @@ def test_clauses_add_up_require_and_forbid(index):
     assert index.matching([Clause("sèche", occur="must-not")]) == []
 
 
+def test_a_word_in_title_and_text_counts_more_than_in_one(index):
+    both, title = letter("a", "Toux sèche.", title="Toux"), letter("b", "Fièvre sèche.", title="Toux")
+    index.add([both, title, letter("c", "Toux sèche.", title="Fièvre")], read)
+    scores = [each.score for each in index.matching([Clause("toux")])]
+    # Titles and texts are of one length each and two of three have the word: BM25 is the same in both, and adds 0.6.
+    assert scores == pytest.approx([1.6 * scores[2], scores[2], scores[2]])
+
+
 STATED = {"date": date(2024, 5, 17), "age": 71, "sex": "female", "codes": (INFARCTION,), "language": "fr"}
 
 
