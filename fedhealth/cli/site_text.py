@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fedhealth.privacy.verified_ledger import Spending
     from fedhealth.site.examination import Proposal
     from fedhealth.site.studies import StudyView
+    from fedhealth.study.search_study import SearchStudy
 
 _LABEL = 13
 """Columns of a label, its two leading blanks included."""
@@ -32,7 +33,7 @@ def study_lines(view: "StudyView") -> Iterator[str]:
     for step in view.leaves:
         what = f"{step.step}: at most {step.releases} times {step.numbers:,} whole numbers with noise in them"
         charged = f"; {step.charged} times so far" if step.charged else ""
-        yield from _said("leaves", f"{what}, {step.bytes:,} bytes each, of {step.cohort} patients{charged}")
+        yield from _said("leaves", f"{what}, {step.bytes:,} bytes each, of {_whom(step.cohort)}{charged}")
     for cost in view.costs:
         planned = f"epsilon {cost.epsilon:.3f} at delta {cost.delta:g} as planned (informs)"
         yield from _said(
@@ -42,7 +43,8 @@ def study_lines(view: "StudyView") -> Iterator[str]:
         yield from _said("", f"{cost.share_spent:.1%} was spent; {cost.share_left:.1%} {then}")
     if view.here is not None:
         for side, patients in view.here.patients.items():
-            yield from _said("here", _counted(patients, side, view.here.composition[side]))
+            shared = any(step.cohort == "everybody" for step in view.leaves)
+            yield from _said("here", _counted(patients, side, view.here.composition[side], shared))
         for warning in view.here.warnings:
             yield from _said("WARNING", warning)
         yield from _said("to decide", f"fedhealth site approve, or reject, with {view.study[:12]}")
@@ -53,6 +55,7 @@ def study_lines(view: "StudyView") -> Iterator[str]:
 def proposal_lines(proposal: "Proposal") -> Iterator[str]:
     """Say what an administrator should see before a study is approved."""
     from fedhealth.site.study_steps import numbers_of, releases_of, steps_of
+    from fedhealth.study.search_study import SearchStudy
 
     study, seen = proposal.signed.study, proposal.seen
     yield from _heading(f"{study.title} ({study.name})")
@@ -62,9 +65,11 @@ def proposal_lines(proposal: "Proposal") -> Iterator[str]:
     yield from _said("on ground", study.legal_basis)
     for step in steps_of(study).values():
         what = f"{step.name}: at most {releases_of(step)} times {numbers_of(step):,} whole numbers with noise in them"
-        yield from _said("leaves", f"{what}, {8 * numbers_of(step):,} bytes each, of {step.cohort} patients")
+        yield from _said("leaves", f"{what}, {8 * numbers_of(step):,} bytes each, of {_whom(step.cohort)}")
+    if isinstance(study, SearchStudy):
+        yield from _said("may ask", _askers(study))
     for side, patients in seen.patients.items():
-        yield from _said("here", _counted(patients, side, seen.composition[side]))
+        yield from _said("here", _counted(patients, side, seen.composition[side], isinstance(study, SearchStudy)))
         planned = f"epsilon {seen.epsilon[side]:.3f} at delta {proposal.approval.delta:g} as planned (informs)"
         yield from _said("costs", f"each of them at most {seen.share[side]:.1%} of the budget (binds); {planned}")
         yield from _said("", f"{seen.share_left[side]:.1%} would be left then")
@@ -72,8 +77,20 @@ def proposal_lines(proposal: "Proposal") -> Iterator[str]:
         yield from _said("WARNING", warning)
 
 
-def _counted(patients: int, side: str, composition: Mapping[str, int]) -> str:
-    return ", ".join([f"{patients} {side} patients", *(f"{count} {what}" for what, count in composition.items())])
+def _askers(study: "SearchStudy") -> str:
+    who = f"{' or '.join(study.roles)} of {', '.join(each.site for each in study.asking_sites)}"
+    when = f"from {study.first_quarter} to {study.last_quarter}"
+    share = f"each key {study.counts.most_of_an_asker} new counts a quarter"
+    return f"{who}, {when}; {share}; below {study.counts.least_shown} no number is said"
+
+
+def _whom(cohort: str) -> str:
+    return "everybody" if cohort == "everybody" else f"{cohort} patients"
+
+
+def _counted(patients: int, side: str, composition: Mapping[str, int], everybody: bool) -> str:
+    who = f"{patients} patients in all, who pay as {side} patients" if everybody else f"{patients} {side} patients"
+    return ", ".join([who, *(f"{count} {what}" for what, count in composition.items())])
 
 
 def budget_lines(sides: "Iterable[Spending]", approved: "Iterable[StudyView]") -> Iterator[str]:

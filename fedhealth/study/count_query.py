@@ -10,6 +10,7 @@ asking key, and they sign the query and its purpose. Torch-free; both sides of t
 Sources: ICD-10 (WHO) and CIM-10 (ATIH) for the form of diagnoses, the ATC index (WHO) for that of drugs.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
@@ -251,7 +252,7 @@ def ages_of(text: str) -> tuple[int, int] | None:
     """
     if not text:
         return None
-    low, dash, high = text.partition("-")
-    if not (dash and low.isascii() and low.isdigit() and high.isascii() and high.isdigit()):
+    low, _, high = text.partition("-")
+    if not re.fullmatch("[0-9]{1,3}-[0-9]{1,3}", text):
         raise ConfigInvalid("these are no ages", got=text, wanted='two numbers, such as "60-80"')
     return int(low), int(high)

@@ -124,7 +124,8 @@ def test_a_clinician_of_one_hospital_learns_blurred_counts_of_the_others_and_not
     )
     for site in others:
         said = fedhealth("site", "approve", site.folder, signed, "--state", site.state.root, "--yes")
-        assert "everybody" in said and "fewer" not in said
+        assert "of everybody" in said and "patients in all, who pay as held-out patients" in " ".join(said.split())
+        assert f"clinician of {asking.file.id}, from {QUARTER} to 2099-Q4; each key 2 new" in " ".join(said.split())
     with Processes(federation.logs) as processes:
         serve = ["coordinator", "serve", "--home", str(federation.home.root), "--address", "127.0.0.1:0"]
         coordinator = processes.start("coordinator", [*serve, "--enrolment", "127.0.0.1:0"], events=True)
