@@ -11,6 +11,7 @@ Leaves to others: fitting it to a grid (`fedhealth.records.image_grid`), what be
 (`fedhealth.records.image_inputs`).
 """
 
+import io
 import math
 import os
 import stat
@@ -35,6 +36,11 @@ MAX_VOXELS = 2**26
 MAX_FILE_BYTES = 2**30
 """Of one file."""
 
+MAX_LENGTH = 2**14
+"""Pixels along an axis: resampling takes a step for each."""
+
+_MAX_HEADER_BYTES = 2**14
+"""Of a .npy file; those of plain numbers have some 100."""
 
 _MOSTLY, _ENOUGH = 0.9, 50
 
@@ -78,7 +84,7 @@ class Wanted:
             Unreadable: it is not.
         """
         lengths = sorted(length for length in shape if length != 1)
-        if not 0 < math.prod(shape) <= MAX_VOXELS or min(shape) < 0:
+        if not 0 < math.prod(shape) <= MAX_VOXELS or min(shape) < 0 or max(shape) > MAX_LENGTH:
             raise Unreadable("it is empty, or larger than is read")
         if len(lengths) != self.axes or (self.shape is not None and lengths != sorted(self.shape)):
             raise Unreadable("it has another size than the study asks for")
@@ -110,6 +116,8 @@ def read_image(folder: Path, cell: str, wanted: Wanted) -> Image:
     spacing = image.spacing
     if spacing is not None and len(spacing) == image.voxels.ndim:
         spacing = tuple(each for each, length in zip(spacing, image.voxels.shape, strict=True) if length != 1)
+    if spacing is not None and not all(0 < each < math.inf for each in spacing):
+        spacing = None  # no distance: what divides by it must not fail
     return Image(voxels, spacing, image.annotated)
 
 
@@ -164,6 +172,16 @@ def _inside(folder: Path, cell: str) -> Path:
     return place
 
 
+class _File(io.BufferedReader):
+    """A file of which no more memory is taken than it has bytes, whatever it says of the length of its parts."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, or all that are left."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
 @contextmanager
 def _opened(place: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading; a pipe or device is not waited for."""
@@ -175,7 +193,7 @@ def _opened(place: Path) -> Iterator[BinaryIO]:
     if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_FILE_BYTES:
         os.close(handle)
         raise Unreadable("it is, or holds, what is no file, or is larger than is read")
-    with os.fdopen(handle, "rb") as file:
+    with _File(io.FileIO(handle)) as file:
         yield file
 
 
@@ -214,7 +232,12 @@ def _array(file: IO[bytes], wanted: Wanted) -> NDArray[np.float32]:
         (1, 0): npy_format.read_array_header_1_0,
         (2, 0): npy_format.read_array_header_2_0,
     }
-    shape, fortran_order, dtype = readers[npy_format.read_magic(file)](file)
+    version = npy_format.read_magic(file)
+    size = file.read(2 * version[0])  # of the header that follows: numpy reads it all before it finds it too long
+    if int.from_bytes(size, "little") > _MAX_HEADER_BYTES:
+        raise Unreadable("it is damaged, or is of no format that is read")
+    header = io.BytesIO(size + file.read(int.from_bytes(size, "little")))
+    shape, fortran_order, dtype = readers[version](header)
     if dtype.kind not in "buif" or dtype.itemsize > np.dtype(np.float64).itemsize:
         raise Unreadable("its pixels are no plain numbers")
     wanted.check(shape)
@@ -230,5 +253,7 @@ def _zipped_array(file: BinaryIO, wanted: Wanted) -> NDArray[np.float32]:
         members = archive.infolist()
         if len(members) != 1:
             raise Unreadable("it holds several arrays")
+        if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Unreadable("it is compressed in a way that is not read")  # others ask for memory as they please
         with archive.open(members[0]) as member:
             return _array(member, wanted)

@@ -65,6 +65,29 @@ def bomb(folder):
     return "bomb.npz"
 
 
+def header_bomb(folder):
+    """Write a zip file of some kilobytes whose array has a header of 64 MiB."""
+    with zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x02\0" + (2**26).to_bytes(4, "little") + b" " * 2**26)
+    return "bomb.npz"
+
+
+def long_header(folder):
+    return written(folder, b"\x93NUMPY\x02\0" + b"\xff" * 4 + b" " * 100)
+
+
+def dictionary_bomb(folder):
+    """Write a zip file whose decompressor is told to keep 4 GiB at hand."""
+    array = io.BytesIO()
+    np.save(array, SLICE)
+    with zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", array.getvalue())
+    data = bytearray((folder / "bomb.npz").read_bytes())
+    at = data.index(b"a.npy") + len(b"a.npy") + 5  # version, length of what follows, and its first byte
+    data[at : at + 4] = b"\xff" * 4
+    return written(folder, data, "bomb.npz")
+
+
 def zipped(folder, *contents):
     np.savez_compressed(folder / "several.npz", *contents)
     return "several.npz"
@@ -106,6 +129,9 @@ BAD = {
     "a text": (lambda folder: written(folder, b"SECRET", "a.txt"), "no format"),
     "several arrays": (lambda folder: zipped(folder, SLICE, SLICE), "several arrays"),
     "a bomb": (bomb, "larger than is read"),
+    "a bomb in its header": (header_bomb, "damaged"),
+    "a header that is said to be long": (long_header, "damaged"),
+    "a bomb of its decompressor": (dictionary_bomb, "compressed in a way"),
     "a pipe": (fifo, "what is no file"),
     "a device": (lambda folder: linked(folder, "/dev/zero"), "leads out"),
     "a link that leads out": (lambda folder: linked(folder, folder / outside(folder)), "leads out"),
@@ -134,12 +160,20 @@ def test_a_link_within_the_folder_is_followed(tmp_path):
     assert image_inputs(feature(), linked(tmp_path, "archive/a.npy"), tmp_path)[:2] == [-1.0, 2 / 63 - 1]
 
 
-def test_a_bomb_costs_no_memory(tmp_path):
-    cell = bomb(tmp_path)
+@pytest.mark.parametrize("make", [bomb, header_bomb, long_header, dictionary_bomb])
+def test_a_bomb_costs_no_memory(tmp_path, make):
+    cell = make(tmp_path)
     tracemalloc.start()
     why_unreadable(feature(fit="resample"), cell, tmp_path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+def test_an_axis_is_no_longer_than_resampling_has_time_for(tmp_path):
+    asked = feature(fit="resample")
+    assert why_unreadable(asked, saved(tmp_path, "a.npy", np.zeros((2, 2**14), dtype=np.uint8)), tmp_path) == ""
+    too_long = saved(tmp_path, "b.npy", np.zeros((2, 2**14 + 1), dtype=np.uint8))
+    assert "larger than is read" in why_unreadable(asked, too_long, tmp_path)
 
 
 IMAGES = arrays.arrays(
