@@ -10,7 +10,9 @@ Source: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.3 (image pixel), C.7.6.16 (fun
 Invariant: pydicom's warnings and log, which repeat what they cannot read, are silent.
 """
 
+import itertools
 import logging
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -31,8 +33,13 @@ if TYPE_CHECKING:
 MAX_SLICES = 1024
 """Files of a series."""
 
-_SYNTAXES = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"})
+_RLE = "1.2.840.10008.1.2.5"
+_SYNTAXES = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", _RLE})
 """Implicit and explicit little endian, explicit big endian, RLE."""
+
+_RLE_HEADER_BYTES = 64
+_NO_RUN = 128
+"""A byte of RLE above it repeats the next one, below it says how many follow as they are; itself it says nothing."""
 
 _TAGS = (
     "SeriesInstanceUID",
@@ -120,6 +127,8 @@ def _planes_of(file: BinaryIO, files: int, wanted: Wanted) -> Iterator[_Plane]:
         raise Unreadable("its slices are more, fewer, larger or smaller than the study asks for") from error
     file.seek(0)
     dataset = dicom.dcmread(file, specific_tags=[*_TAGS, *_PIXELS])
+    if meta.TransferSyntaxUID == _RLE:
+        _check_runs(dicom, dataset, frames)
     stored = dataset.pixel_array.reshape(frames, dataset.Rows, dataset.Columns).astype(np.float32)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         stored = (-1.0 if dataset.PixelRepresentation else 2.0**dataset.BitsStored - 1) - stored
@@ -137,6 +146,31 @@ def _planes_of(file: BinaryIO, files: int, wanted: Wanted) -> Iterator[_Plane]:
             orientation=None if not orientation else np.array(orientation, dtype=np.float64),
             position=None if not position else np.array(position, dtype=np.float64),
         )
+
+
+def _check_runs(dicom: Any, dataset: "Dataset", frames: int) -> None:  # noqa: ANN401 - a module
+    """Return if no plane of bytes unpacks to more than a frame's pixels, and a byte that evens it out.
+
+    Source: DICOM PS3.5, annex G.
+
+    Raises:
+        Unreadable: some plane does, or has more than it can need.
+    """
+    most = dataset.Rows * dataset.Columns + 1
+    data = dataset.PixelData
+    if len(data) > 2 * frames * (dataset.BitsAllocated // 8 * most + _RLE_HEADER_BYTES) + 2**16:
+        raise Unreadable("it is empty, or larger than is read")
+    for frame in dicom.encaps.generate_frames(data, number_of_frames=frames):
+        count, *starts = struct.unpack("<16L", frame[:_RLE_HEADER_BYTES])
+        for start, stop in itertools.pairwise([*starts[:count], len(frame)]):
+            at, unpacked = start, 0
+            while at < stop:
+                head = frame[at]
+                run = head > _NO_RUN
+                unpacked += 257 - head if run else (head + 1) * (head < _NO_RUN)
+                at += 2 if run else 1 + (head + 1) * (head < _NO_RUN)
+                if unpacked > most:
+                    raise Unreadable("it is empty, or larger than is read")
 
 
 def _stated(dataset: "Dataset", frame: int, group: str, name: str) -> Any:  # noqa: ANN401 - of the tag's own type
@@ -184,7 +218,10 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 def _pydicom() -> Any:  # noqa: ANN401 - a module, and its parts as attributes
     """Return pydicom, kept silent for the rest of this process."""
     import pydicom
+    import pydicom.encaps
     import pydicom.filereader
 
-    logging.getLogger("pydicom").disabled = True
+    logger = logging.getLogger("pydicom")
+    logger.disabled = True
+    logger.setLevel(logging.CRITICAL + 1)  # which those of its modules have from it; each of them logs for itself
     return pydicom

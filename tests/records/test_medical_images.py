@@ -305,6 +305,58 @@ def test_resampling_to_a_spacing_cuts_and_fills_around_the_centre(tmp_path):
     )
 
 
+@pytest.mark.parametrize("spacing", [[0, 0], [1.5, 0], [-1.5, 1]])
+def test_a_distance_that_is_none_is_no_spacing_and_stops_nothing(tmp_path, spacing):
+    # Without a place or direction nothing but this number says how far apart the pixels are.
+    slice_file(tmp_path / "a.dcm", np.arange(64).reshape(8, 8), PixelSpacing=spacing, ImageOrientationPatient=None)
+    for fit in ("exact", "resample"):
+        asked = feature(shape=[8, 8], spacing=[1.5, 1], fit=fit)
+        assert "does not say its spacing" in why_unreadable(asked, "a.dcm", tmp_path)
+        assert math.isnan(image_inputs(asked, "a.dcm", tmp_path)[0])
+        assert why_unreadable(feature(shape=[8, 8], fit=fit), "a.dcm", tmp_path) == ""
+
+
+def in_runs(place, plane, **tags):
+    """Write a slice of one byte a pixel, compressed with RLE: 16 numbers, of which the second says where it starts."""
+    frame = np.array([1, 64, *[0] * 14], "<u4").tobytes() + plane
+    one = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7} | tags
+    slice_file(place, np.zeros((8, 8)), PixelData=pydicom.encaps.encapsulate([frame]), **one)
+    dataset = pydicom.dcmread(place)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(place, enforce_file_format=True)
+
+
+def test_runs_that_unpack_to_more_than_a_slice_are_not_unpacked(tmp_path):
+    # A byte of 129 repeats the next one 128 times, 193 repeats it 64 times, 128 says nothing (DICOM PS3.5, annex G).
+    in_runs(tmp_path / "whole.dcm", bytes([128, 193, 7]) + b"\x80")
+    assert (read_image(tmp_path, "whole.dcm", FLAT).voxels == 7).all()
+    in_runs(tmp_path / "bomb.dcm", bytes([193, 7, 129, 7]))
+    assert "larger than is read" in why(tmp_path, "bomb.dcm", shape=[8, 8])
+    in_runs(tmp_path / "many.dcm", bytes([193, 7]) + bytes([128]) * 2**17)
+    assert "larger than is read" in why(tmp_path, "many.dcm", shape=[8, 8])
+
+
+def test_what_a_file_says_of_its_length_costs_no_memory(tmp_path):
+    slice_file(tmp_path / "a.dcm", np.arange(64).reshape(8, 8))
+    data = (tmp_path / "a.dcm").read_bytes()
+    at = data.index(bytes.fromhex("e07f1000")) + 8  # after the tag of the pixels, how they are written, and two zeros
+    (tmp_path / "long.dcm").write_bytes(data[:at] + (2**32 - 2).to_bytes(4, "little") + data[at + 4 :])
+    tracemalloc.start()
+    why(tmp_path, "long.dcm", shape=[8, 8])
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_no_part_of_what_reads_dicom_logs(tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    slice_file(tmp_path / "a.dcm", np.arange(64).reshape(8, 8))
+    caplog.clear()
+    read_image(tmp_path, "a.dcm", FLAT)
+    logging.getLogger("pydicom.pixels.decoders.base").error("SECRET")
+    assert "SECRET" not in caplog.text
+
+
 def test_what_unpacks_to_more_than_it_says_costs_no_memory(tmp_path):
     whole = (tmp_path / nifti(tmp_path)).read_bytes()
     (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(whole + bytes(2**28)))
