@@ -28,7 +28,7 @@ from fedhealth.learning.plan import plan_study
 from fedhealth.link.catalogue import CATALOGUE, MAX_STUDIES, catalogue_service
 from fedhealth.link.counts import COUNTS
 from fedhealth.link.engine import Engine
-from fedhealth.link.frames import MAX_HEADER_BYTES
+from fedhealth.link.frames import MAX_HEADER_BYTES, Answer, Witnessed, unpack_request
 from fedhealth.link.memory import Buffer
 from fedhealth.link.quota import QUOTA_OF_FLOWER_SITE, QUOTA_OF_SITE
 from fedhealth.link.services import Service
@@ -173,7 +173,7 @@ class Coordinator:
             longest = longest_answer(self._running.study)
             if (accepted := self._running.approved.get(site)) is not None:
                 seconds += min(max(accepted.reply_after_ms.values()) / 1000, _LONGEST_REPLY_SECONDS)
-        if self._superlink is not None and self._running is not None:
+        if self._superlink is not None and self._running is not None and _is_of_run(frame, self._running.study):
             return await self._superlink.carry(site, frame, seconds, longest)
         return await self.link.ask(site, "gate", frame, seconds, longest)
 
@@ -191,6 +191,12 @@ def _superlink_of(home: CoordinatorHome, on_event: OnEvent) -> "SuperLinkEngine"
     from fedhealth.coordinator.superlink_engine import SuperLinkEngine  # Flower takes a second to load
 
     return SuperLinkEngine(home.superlink, on_event)
+
+
+def _is_of_run(frame: bytes, study: Study) -> bool:
+    """Say whether a frame is of a study's run, or of none: a count that is asked meanwhile goes over the link."""
+    request, _ = unpack_request(frame)
+    return not isinstance(request, Answer | Witnessed) or request.study in (None, study.digest)
 
 
 class _Offered:

@@ -2,7 +2,9 @@
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from study_scene import study_of
@@ -13,9 +15,11 @@ from counted_ward import ASKER, LEDGER_KEYS, WITNESS, CountedWard, patients, que
 from fedhealth.canonical import canonical_bytes
 from fedhealth.coordinator.asking import Asker
 from fedhealth.coordinator.count_desk import CountDesk, offer_search, signed_searches
+from fedhealth.coordinator.service import Coordinator
 from fedhealth.coordinator.witness import PinnedSite, Witness
 from fedhealth.errors import IdentityInvalid, LinkUnavailable
 from fedhealth.link.counts import read_answer
+from fedhealth.link.frames import Answer, AskHead, pack
 from fedhealth.privacy.release import input_digest
 from fedhealth.signing import public_key_hex
 from fedhealth.study.signature import sign_study
@@ -120,6 +124,27 @@ def test_a_study_that_is_run_is_not_offered_as_a_search(tmp_path):
     with pytest.raises(IdentityInvalid, match="is no search study"):
         offer_search(tmp_path / "searches", sign_study(study_of(), ASKER))
     assert not signed_searches(tmp_path / "searches")
+
+
+def test_during_a_run_over_a_superlink_counts_go_over_the_link_and_the_runs_frames_do_not():
+    async def over(way, *_):
+        return way
+
+    run = SimpleNamespace(study=study_of(), approved={})
+    coordinator = SimpleNamespace(
+        _running=run,
+        _superlink=SimpleNamespace(carry=partial(over, "superlink")),
+        link=SimpleNamespace(ask=partial(over, "link")),
+    )
+
+    def way_of(request, body=b""):
+        return asyncio.run(Coordinator._carry(coordinator, "ward-a", pack(request, body)))
+
+    assert way_of(Answer(study=STUDY.digest, step="count", round=1), signed_query(STUDY, PARKINSON)) == "link"
+    assert way_of(Answer(study=run.study.digest, step="train", round=1), bytes(8)) == "superlink"
+    assert way_of(AskHead(since=0)) == "superlink"
+    coordinator._running = None
+    assert way_of(AskHead(since=0)) == "link"
 
 
 def test_the_answer_is_named_by_the_query_alone():
