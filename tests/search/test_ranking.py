@@ -36,8 +36,8 @@ def test_a_passage_that_denies_half_of_what_is_asked_is_half_as_similar():
 
 
 def test_cosines_that_hardly_differ_say_little():
-    # Spread 0.01 counts as 0.05: (0.80 - 0.79)/0.05 = 0.2, less than words that are half of the best.
-    evidence = {1: Evidence(10, 1.0, 0.79), 2: Evidence(20, 0.0, 0.80), 3: Evidence(30, 0.5, None)}
+    # Spread 0.014 counts as 0.07: (0.804 - 0.79)/0.07 = 0.2, less than words that are half of the best.
+    evidence = {1: Evidence(10, 1.0, 0.79), 2: Evidence(20, 0.0, 0.804), 3: Evidence(30, 0.5, None)}
     assert order(evidence, floor=0.79) == [(10, 1, 1.0), (30, 3, 0.5), (20, 2, 0.2)]
 
 
