@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhealth.errors import FedHealthError
 from fedhealth.records.cells import is_blank
 from fedhealth.records.image_grid import fit_image
 from fedhealth.records.images import Unreadable, Wanted, check_readers, read_image
@@ -33,7 +34,7 @@ def image_inputs(feature: ImageFeature, cell: str, folder: Path) -> list[float]:
         inputs = [0.0] * width
     else:
         try:
-            inputs = _inputs_of(feature, read_fitted(feature, cell, folder)).tolist()
+            inputs = _computed(feature, cell, folder).tolist()
         except Unreadable:
             inputs = [math.nan] * width
     return [*inputs, float(absent)] if feature.missing_indicator else inputs
@@ -58,10 +59,20 @@ def why_unreadable(feature: ImageFeature, cell: str, folder: Path) -> str:
     """Return what keeps the image of a cell from being an input, without a word of it; empty where nothing does."""
     try:
         if not is_blank(cell):
-            read_fitted(feature, cell, folder)
+            _computed(feature, cell, folder)
     except Unreadable as why:
         return str(why)
     return ""
+
+
+def _computed(feature: ImageFeature, cell: str, folder: Path) -> NDArray[np.float64]:
+    """Return an image's inputs; whatever fails on the way fails for this one image."""
+    try:
+        return _inputs_of(feature, read_fitted(feature, cell, folder))
+    except (Unreadable, FedHealthError, MemoryError):
+        raise  # memory is the machine's, not the file's
+    except Exception as error:
+        raise Unreadable("nothing can be computed of it") from error
 
 
 def _inputs_of(feature: ImageFeature, voxels: NDArray[np.float64]) -> NDArray[np.float64]:

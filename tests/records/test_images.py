@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 
+from fedhealth.records import image_inputs as image_inputs_module
 from fedhealth.records.image_inputs import image_inputs, why_unreadable
 from fedhealth.study.images import ImageFeature
 
@@ -167,6 +168,17 @@ def test_a_bomb_costs_no_memory(tmp_path, make):
     why_unreadable(feature(fit="resample"), cell, tmp_path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("part", ["fit_image", "_inputs_of"])
+def test_what_fails_of_one_image_stops_no_other(tmp_path, monkeypatch, part):
+    def broken(*_):
+        raise ZeroDivisionError("SECRET")
+
+    monkeypatch.setattr(image_inputs_module, part, broken)
+    cell = saved(tmp_path, "a.npy", SLICE)
+    assert why_unreadable(feature(), cell, tmp_path) == "nothing can be computed of it"
+    assert all(map(math.isnan, image_inputs(feature(), cell, tmp_path)))
 
 
 def test_an_axis_is_no_longer_than_resampling_has_time_for(tmp_path):
