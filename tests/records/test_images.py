@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 
 from fedhealth.records import image_inputs as image_inputs_module
+from fedhealth.records import images
 from fedhealth.records.image_inputs import image_inputs, why_unreadable
 from fedhealth.study.images import ImageFeature
 
@@ -154,6 +155,12 @@ def test_what_cannot_be_an_input_is_unreadable_and_says_why_without_a_word_of_it
     said = why_unreadable(feature(), cell, folder)
     assert why in said and "SECRET" not in said and cell not in said
     assert all(map(math.isnan, image_inputs(feature(), cell, folder)))
+
+
+def test_a_file_that_became_a_link_after_it_was_found_is_not_read(tmp_path, monkeypatch):
+    cell = linked(tmp_path, saved(tmp_path, "a.npy", SLICE))
+    monkeypatch.setattr(images, "_inside", lambda folder, cell: folder / cell)
+    assert why_unreadable(feature(), cell, tmp_path) == "it may not be read"
 
 
 def test_a_link_within_the_folder_is_followed(tmp_path):

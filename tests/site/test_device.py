@@ -3,13 +3,15 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from fedhealth.errors import ConfigInvalid
 from fedhealth.link.frames import ReleaseReply
-from fedhealth.site import preflight
+from fedhealth.site import confinement, preflight
+from fedhealth.site.landlock import Right, Rule
 from fedhealth.training import device
 
 SITE = """
@@ -116,3 +118,17 @@ def test_what_it_will_compute_on_is_shown_before_it_starts(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_process_of_its_own_says_what_torch_would_take():
     assert preflight._device_of_torch() == "cpu"
+
+
+def test_a_confined_gate_may_use_the_gpu_s_files_and_no_node_may(tmp_path, monkeypatch):
+    # A device that every machine has stands for the GPU's files.
+    asked = []
+    monkeypatch.setattr(confinement, "_GPU", "nul[l]")
+    monkeypatch.setattr(confinement, "_keep_memory_private", lambda: None)
+    monkeypatch.setattr(confinement, "enter_sandbox", lambda rules, *_: asked.append(rules))
+    monkeypatch.setenv("SQLITE_TMPDIR", "")
+    monkeypatch.setenv("TMPDIR", "")
+    confinement.confine_gate(tmp_path, tmp_path)
+    confinement.confine_node(tmp_path, 443)
+    use = Rule(Path("/dev/null"), Right.READ_FILE | Right.WRITE_FILE | Right.CONTROL_DEVICE)
+    assert [use in rules for rules in asked] == [True, False]
