@@ -76,7 +76,7 @@ def approve(
     make_deterministic()
     site_state = SiteState(made_state(state))
     choose_device(load_site_file(folder).device)  # how long replies take is measured on what the gate computes on
-    with working("looking at this hospital's patients, and measuring how long replies take"):
+    with working("looking at this hospital's patients, and timing replies"):
         proposal = examine_study(folder, site_state, _signed_study(site_state, study), STEPS)
     asked = proposal.signed.study
     if proposal.rejected is not None and not although_rejected:

@@ -53,7 +53,11 @@ class CountPort:
         Raises:
             LinkUnavailable: the socket cannot be made.
         """
-        listener = listen_at(self._path, _MODE, waiting=_MOST_CONNECTIONS)
+        try:
+            listener = listen_at(self._path, _MODE, waiting=_MOST_CONNECTIONS)
+        except LinkUnavailable as error:
+            _LOG.error("nobody can have other hospitals count: %(error)s", {"error": error})
+            raise
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
 
     async def stop(self) -> None:

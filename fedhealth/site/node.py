@@ -264,14 +264,14 @@ async def run_node(
 
     Raises:
         IdentityInvalid: both certificates have ended, or a file is damaged; a person must act.
-        LinkUnavailable: the socket for queries, or for the worker, cannot be made.
+        LinkUnavailable: the socket for the worker cannot be made.
     """
     gate = GateChannel(state.socket)
     services = {"gate": Service(gate.answer, longest_question=MAX_FRAME_BYTES)}
     link = SiteLink()
     offers = OfferedStudies(link, state.node)
     host = host_for(link, gate) if host_for else None
-    gate_user = state.gate.stat().st_uid
+    gate_user = state.gate.stat().st_uid if state.gate.exists() else os.geteuid()
     counts = CountPort(
         state.counts_socket,
         file.site,
@@ -289,7 +289,8 @@ async def run_node(
         on_state(change)
 
     try:
-        await counts.start()
+        with contextlib.suppress(LinkUnavailable):  # told in the log; studies go on without it
+            await counts.start()
         if host is not None:
             await host.start()
         await keep_linked(state.node, file, services, told, lambda: not gate.is_busy, link=link)

@@ -51,7 +51,7 @@ def bash(folder, line, watch=""):
 
 
 CASES = {
-    "nouns": ("fedhealth s", {"site", "study"}),
+    "nouns": ("fedhealth s", {"search", "site", "study"}),
     "verbs": ("fedhealth site re", {"reject", "resume", "recover", "recover-ledger", "recovery-key"}),
     "verbs of a noun's noun": ("fedhealth site data ", {"add", "check", "list"}),
     "options": ("fedhealth site pause hungary --j", {"--json"}),

@@ -110,7 +110,8 @@ def at_a_terminal(command, folder, environment, columns=80):
     screen, answered, deadline = "", 0, time.monotonic() + 60
     with contextlib.suppress(OSError):  # the terminal's end, once nobody has it open
         while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            screen += os.read(terminal, 65536).decode(errors="replace").replace("\r", "")
+            screen += os.read(terminal, 65536).decode(errors="replace")
+            screen = re.sub(r"[^\n]*\r(?!\r*\n)(?=.)", "", screen.replace("\r\n", "\n"))
             question = max((screen.rfind(words) + len(words), answer) for words, answer in ANSWERS.items())
             if screen.endswith(tuple(ANSWERS)) and question[0] > answered:
                 os.write(terminal, question[1].encode())
