@@ -171,6 +171,8 @@ def _last_day(first: date | None, text: str | None) -> date | None:
     parts = len(re.findall(r"\d+", text or ""))
     if first is None or parts > 2:
         return first
+    if first.year == date.max.year:  # the year after has no date
+        return date.max
     after = date(first.year + 1, 1, 1) if parts == 1 and len(text or "") == 4 else None
     if parts == 2:
         after = date(first.year + first.month // 12, first.month % 12 + 1, 1)

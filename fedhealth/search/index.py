@@ -283,9 +283,9 @@ class SearchIndex:
         return frozenset(str(row[0]) for row in rows)
 
     def patients(self) -> frozenset[str]:
-        """Return the keys of all patients of whom there is a document."""
+        """Return the keys of all patients of whom there is a document, or words of a former one in some file."""
         self._files.refresh()
-        query = "SELECT DISTINCT patient FROM documents WHERE patient IS NOT NULL"
+        query = "SELECT patient FROM documents WHERE patient IS NOT NULL UNION SELECT patient FROM former_patients"
         return frozenset(str(row[0]) for row in self._files.store.rows(query))
 
     def status(self) -> IndexStatus:

@@ -138,6 +138,7 @@ def test_what_a_text_denies_is_found_only_where_that_is_asked_for(find):
     [
         (["--since", "2023"], {"p1"}),
         (["--until", "2022"], {"p3"}),
+        (["--since", "2023", "--until", "9999"], {"p1"}),
         (["--age", "70-"], {"p3"}),
         (["--age", "-65"], {"p1"}),
         (["--sex", "M"], set()),
@@ -145,7 +146,7 @@ def test_what_a_text_denies_is_found_only_where_that_is_asked_for(find):
         (["--kind", "report"], set()),
         (["--kind", "letter", "--code", "R07.4"], {"p1", "p3"}),
     ],
-    ids=["since", "until", "old", "young", "sex", "patient", "kind", "code"],
+    ids=["since", "until", "last year", "old", "young", "sex", "patient", "kind", "code"],
 )
 def test_a_filter_leaves_out_what_it_says(find, options, patients):
     answer = find("douleur thoracique", *options)
