@@ -100,10 +100,12 @@ def _lines(found: "CountAnswer", study: "SearchStudy") -> Iterator[str]:
 
     width, shown = half_width_of_count(study.counts.epsilon), [each for each in found.counts.values() if each]
     for site, count in sorted(found.counts.items()):
-        yield f"{site}: " + (f"fewer than {study.counts.least_shown}" if count is None else f"{count} +-{width}")
+        yield f"{site}: " + (
+            f"fewer than {study.counts.least_shown}" if count is None else f"{count} +-{width} patients"
+        )
     for site, code in sorted(found.absent.items()):
         yield f"{site}: no answer ({code})"
     if len(shown) > 1:
-        yield f"together: {sum(shown)} +-{half_width_of_count(study.counts.epsilon, len(shown))}"
+        yield f"together: {sum(shown)} +-{half_width_of_count(study.counts.epsilon, len(shown))} patients"
     yield "Each hospital blurred its own count, so that no patient can be told from it; the"
     yield 'truth is within +- in 19 of 20. "Fewer" is said of the blurred count.'
