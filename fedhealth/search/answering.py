@@ -8,7 +8,7 @@ Leaves to others: each of these steps, in the module of its name; showing the an
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import Document, DocumentFilter, Passage
-from fedhealth.search.expansion import Expansion, expand
+from fedhealth.search.expansion import EVERY_STANDING, Expansion, expand
 from fedhealth.search.explanation import (
     AskedForms,
     Highlight,
@@ -27,6 +27,7 @@ from fedhealth.search.explanation import (
     reasons,
 )
 from fedhealth.search.index import SearchIndex
+from fedhealth.search.lexical import Clause
 from fedhealth.search.query import Question, SearchRequest, read_question
 from fedhealth.search.ranking import CANDIDATES, Evidence, Ranked, rank
 from fedhealth.search.stored_rows import StoredPassage
@@ -171,12 +172,13 @@ class SearchEngine:
     def _evidence(self, question: Question, expansion: Expansion, only: DocumentFilter) -> _Found:
         """Return what speaks for each passage found, once those that deny what is asked are left out."""
         words = dict(self._index.matching(expansion.clauses, only, CANDIDATES))
+        denying = dict(self._index.matching(_denying(expansion), only, CANDIDATES)).keys() - words.keys()
         cosines, floor = self._cosines(question, words, only)
         exact = [set(dict(self._index.matching(group, only, MOST_EXACT))) for group in expansion.exact]
         having_all = set.intersection(*exact) if exact else set()
         best = [sorted(scores, key=lambda each: -scores[each])[:SHORTLIST] for scores in (words, cosines)]
         forms = AskedForms(question, expansion)
-        found = _Found({}, {}, floor, 0)
+        found = _Found({}, {}, floor, len(denying))
         numbers: dict[tuple[str, str], int] = {}
         shortlist = dict.fromkeys([*best[0], *best[1], *(each for each in words if each in having_all)])
         for stored in self._index.passages(list(shortlist)):
@@ -186,7 +188,7 @@ class SearchEngine:
                 marked = highlights(stored, forms)
                 affirmed = affirmed_share(marked, expansion)
                 if affirms_denied(stored, marked, question) or (affirmed == 0 and stored.id not in words):
-                    found.left_out += 1
+                    found.left_out += stored.id not in denying
                     continue
             if stored.id not in words and (cosine is None or cosine < LEAST_COSINE):
                 continue
@@ -216,3 +218,10 @@ class SearchEngine:
         found = highlights(stored, forms)
         why = reasons(stored, found, forms, self._terminology, evidence.cosine)
         return Hit(place, ranked.score, stored.document, stored.passage, found, why)
+
+
+def _denying(expansion: Expansion) -> tuple[Clause, ...]:
+    """Return the words and concepts of a question, as a text speaks of them that does not count."""
+    others = {each: 1.0 for each in EVERY_STANDING if each not in expansion.standings}
+    asked = (each for each in expansion.clauses if each.match in ("words", "concept"))
+    return tuple(replace(each, standings=others) for each in asked) if others else ()

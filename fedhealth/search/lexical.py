@@ -2,9 +2,9 @@
 
 Each passage has, for each standing (affirmed, negated, hypothesis, family, history, and its document's title), the
 words that stand so in fields of their own, so that a question for an effusion does not meet "no effusion" unless it
-asks to. Of each standing there are five fields: French and English words without stop words, folded to plain letters
-and stemmed (Snowball); words of other languages, folded; all words folded and in order, for identifiers, codes in the
-text and typing errors; and the concepts of a classification with all above them.
+asks to. Of each standing there are three fields: words under the name of their language, French and English ones
+without stop words, folded to plain letters and stemmed (Snowball), others folded; all words folded and in order, for
+identifiers, codes in the text and typing errors; and the concepts of a classification with all above them.
 
 Invariants: a passage's words are here from one commit on, all of them; nothing is stored but words and numbers; the
 numbers of passages are the store's, which decides whether a passage still exists.
@@ -30,6 +30,7 @@ Match = Literal["words", "phrase", "typo", "concept"]
 
 STEMMERS: dict[Analysis, str] = {"fr": "french", "en": "english"}
 EXACT = "exact"
+STEMMED = "stemmed"
 CONCEPT = "concept"
 LONGEST_WORD_BYTES = 80
 ONE_EDIT_LETTERS = 4
@@ -90,8 +91,7 @@ class Lexical:
         self._schema = _schema()
         self._index = tantivy.Index(self._schema, path=str(folder))
         self._analyzers = {name: _analyzer(name) for name in get_args(Analysis)}
-        for name, analyzer in self._analyzers.items():
-            self._index.register_tokenizer(name, analyzer)
+        self._index.register_tokenizer(STEMMED, tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build())
         self._index.register_tokenizer(EXACT, self._analyzers["other"])
         self._index.config_reader("manual")
         self.reload()
@@ -113,7 +113,7 @@ class Lexical:
         if numbers:  # by a query: of a number alone, tantivy makes a signed term, which names no passage
             writer.delete_documents_by_query(tantivy.Query.term_set_query(self._schema, "passage", numbers))
         for passage, held in passages:
-            writer.add_document(_fields_of(passage, held))
+            writer.add_document(self._fields_of(passage, held))
         writer.commit()
         writer.wait_merging_threads()
         self.reload()
@@ -144,10 +144,37 @@ class Lexical:
         ]
         return sorted(found, key=lambda each: (-each.score, each.passage))
 
+    def _fields_of(self, stored: StoredPassage, held: Sequence[str]) -> tantivy.Document:
+        document = stored.document
+        made = tantivy.Document()
+        made.add_unsigned("passage", stored.id)
+        made.add_text("kind", document.kind)
+        made.add_text("language", stored.language)
+        if document.sex is not None:
+            made.add_text("sex", document.sex)
+        if document.date is not None:
+            made.add_integer("day", document.date.toordinal())
+        if document.age is not None:
+            made.add_integer("age", document.age)
+        for concept in held:
+            made.add_text("held", concept)
+        for concept in stored.stated:
+            made.add_text(f"title_{CONCEPT}", concept)
+        analysis: Analysis = next((name for name in STEMMERS if name == stored.language), "other")
+        analyze = self._analyzers[analysis].analyze
+        texts: list[tuple[str, str]] = [*texts_by_standing(stored).items(), ("title", document.title)]
+        for standing, text in texts:
+            made.add_text(f"{standing}_{STEMMED}", " ".join(_marked(analysis, token) for token in analyze(text)))
+            made.add_text(f"{standing}_{EXACT}", text)
+        for mention, concepts in zip(stored.mentions, stored.concepts, strict=True):
+            for concept in concepts:
+                made.add_text(f"{mention.assertion}_{CONCEPT}", concept)
+        return made
+
     def frequency(self, word: str, standing: Standing, analysis: Analysis) -> int:
         """Return in how many passages a word stands so, as this analysis sees it; 0 for a stop word."""
         tokens = self._analyzers[analysis].analyze(word)
-        return sum(self._searcher.doc_freq(f"{standing}_{analysis}", token) for token in tokens)
+        return sum(self._searcher.doc_freq(f"{standing}_{STEMMED}", _marked(analysis, token)) for token in tokens)
 
     def _query(self, clause: Clause) -> tantivy.Query | None:
         made = {"words": self._words, "phrase": self._phrase, "typo": self._typo, "concept": self._concept}
@@ -159,7 +186,7 @@ class Lexical:
         for word in WORD.findall(clause.text):
             analyzed = [(name, token) for name in clause.analyses for token in self._analyzers[name].analyze(word)]
             terms = [
-                (self._term(f"{standing}_{name}", token), weight)
+                (self._term(f"{standing}_{STEMMED}", _marked(name, token)), weight)
                 for name, token in analyzed
                 for standing, weight in clause.standings.items()
             ]
@@ -267,6 +294,16 @@ def _analyzer(name: Analysis) -> tantivy.TextAnalyzer:
     return builder.build()
 
 
+def _marked(analysis: Analysis, token: str) -> str:
+    """Return a token with its analysis before it.
+
+    All languages share a field for each standing: were each a field of its own, whose mean length tantivy takes over
+    all passages, then one French letter among thousands of English reports would look thousands of times too long, and
+    BM25 would not count its words.
+    """
+    return f"{analysis}|{token}"
+
+
 def _schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder().add_unsigned_field("passage", indexed=True, fast=True)
     for name in ("kind", "language", "sex", "held"):
@@ -274,35 +311,7 @@ def _schema() -> tantivy.Schema:
     for name in ("day", "age"):
         builder = builder.add_integer_field(name, indexed=True, fast=True)
     for standing in get_args(Standing):
-        for analysis in get_args(Analysis):
-            builder = builder.add_text_field(f"{standing}_{analysis}", tokenizer_name=analysis, index_option="freq")
+        builder = builder.add_text_field(f"{standing}_{STEMMED}", tokenizer_name=STEMMED, index_option="freq")
         builder = builder.add_text_field(f"{standing}_{EXACT}", tokenizer_name=EXACT, index_option="position")
         builder = builder.add_text_field(f"{standing}_{CONCEPT}", tokenizer_name="raw", index_option="basic")
     return builder.build()
-
-
-def _fields_of(stored: StoredPassage, held: Sequence[str]) -> tantivy.Document:
-    document = stored.document
-    made = tantivy.Document()
-    made.add_unsigned("passage", stored.id)
-    made.add_text("kind", document.kind)
-    made.add_text("language", stored.language)
-    if document.sex is not None:
-        made.add_text("sex", document.sex)
-    if document.date is not None:
-        made.add_integer("day", document.date.toordinal())
-    if document.age is not None:
-        made.add_integer("age", document.age)
-    for concept in held:
-        made.add_text("held", concept)
-    for concept in stored.stated:
-        made.add_text(f"title_{CONCEPT}", concept)
-    analysis = stored.language if stored.language in STEMMERS else "other"
-    texts: list[tuple[str, str]] = [*texts_by_standing(stored).items(), ("title", document.title)]
-    for standing, text in texts:
-        made.add_text(f"{standing}_{analysis}", text)
-        made.add_text(f"{standing}_{EXACT}", text)
-    for mention, concepts in zip(stored.mentions, stored.concepts, strict=True):
-        for concept in concepts:
-            made.add_text(f"{mention.assertion}_{CONCEPT}", concept)
-    return made

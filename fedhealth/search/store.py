@@ -35,7 +35,7 @@ from fedhealth.search.stored_rows import (
     stored_passage,
 )
 
-FORMAT = 1
+FORMAT = 2
 APPLICATION = 0x46485349  # "FHSI", so that `file` and we tell it from any other SQLite file
 FILE = "index.sqlite"
 BUSY_MILLISECONDS = 30_000

@@ -176,3 +176,24 @@ def test_answers_by_words_until_vectors_are_there(tmp_path, terminology):
 def test_a_limit_cuts_the_same_order(engine):
     query = "douleur, fracture, infarctus, cancer"
     assert found(engine, query, limit=2) == found(engine, query)[:2]
+
+
+def test_a_letter_in_the_language_of_few_is_found_by_its_words_among_many_others(tmp_path, terminology):
+    # The words of a language are a field of their own, whose mean length is over all passages.
+    english = (document(f"report-{number}", f"Flank pain, day {number}, chest clear.") for number in range(300))
+    letter = document("letter", "Douleur thoracique depuis deux jours.")
+    with SearchIndex.open(tmp_path / "index", create=True) as index:
+        index.add([*english, letter], lambda each: read_document(each, terminology), terminology.ancestors)
+        words_alone = SearchEngine(index, terminology, None)
+        assert found(words_alone, "douleur thoracique")[0] == "letter"
+        assert found(words_alone, "douleur depuis deux jours")[0] == "letter"
+
+
+def test_what_only_denies_is_counted_as_left_out_also_where_nothing_else_is_found(tmp_path, terminology):
+    with SearchIndex.open(tmp_path / "index", create=True) as index:
+        denials = [document(f"report-{number}", "Pas d'épanchement.") for number in range(3)]
+        index.add(denials, lambda each: read_document(each, terminology), terminology.ancestors)
+        answer = SearchEngine(index, terminology, None).search(SearchRequest("épanchement"))
+        assert (answer.hits, answer.searched.left_out) == ((), 3)
+        shown = SearchEngine(index, terminology, None).search(SearchRequest("épanchement", include_negated=True))
+        assert (len(shown.hits), shown.searched.left_out) == (3, 0)

@@ -234,7 +234,7 @@ def test_another_format_is_refused_with_the_way_out_and_a_rebuild_is_the_way_out
     database = sqlite3.connect(next(folder.glob("generation-*/index.sqlite")))
     database.execute("PRAGMA user_version = 7")
     database.close()
-    with pytest.raises(DataUnusable, match=r"format 7.*format 1.*site index rebuild"):
+    with pytest.raises(DataUnusable, match=r"format 7.*format 2.*site index rebuild"):
         SearchIndex.open(folder)
     rebuild_index(folder, read)
     with SearchIndex.open(folder) as index:

@@ -42,8 +42,12 @@ def words_beginning_with(folder, prefix):
     """Return what the lexical index's dictionaries hold, also of passages that are only marked as deleted."""
     lexical = tantivy.Index.open(str(next(folder.glob("generation-*/lexical"))))
     lexical.reload()
-    names = [f"{s}_{a}" for s in ("affirmed", "negated", "title") for a in ("fr", "en", "other", "exact")]
-    found = [lexical.searcher().terms_with_prefix(name, prefix) for name in names]
+    places = [("exact", ""), *(("stemmed", f"{language}|") for language in ("fr", "en", "other"))]
+    found = [
+        lexical.searcher().terms_with_prefix(f"{standing}_{field}", before + prefix)
+        for standing in ("affirmed", "negated", "title")
+        for field, before in places
+    ]
     return sorted({word for words in found for word, _ in words})
 
 
