@@ -8,6 +8,7 @@ federation, secrets and all, so whatever differed in a question would differ in 
 import json
 import shutil
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
@@ -29,6 +30,8 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parents[2]
 SITES = ("cleveland", "hungary")
 ROUNDS, SEED = 7, 20261122
+ENDING_SECONDS = 5.0
+"""A ServerApp whose SuperExec was killed has no parent: it ends when the coordinator hangs up, a moment later."""
 KILLED = {
     1: ("coordinator", "flower-superlink"),
     2: ("coordinator", "flower-superexec"),
@@ -83,11 +86,18 @@ class Run:
             on_event=self._heard,
             engine=engine,
         )
-        self.left_running = [
-            process.pid
-            for process in psutil.process_iter()
-            if process.status() != psutil.STATUS_ZOMBIE and str(self.folder) in " ".join(process.cmdline())
-        ]
+        deadline = time.monotonic() + ENDING_SECONDS
+        while (running := self._running()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.left_running = running
+
+    def _running(self):
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess):
+                here = str(self.folder) in " ".join(process.cmdline())
+                found += [process.pid] if here and process.status() != psutil.STATUS_ZOMBIE else []
+        return found
 
     def _heard(self, event):
         self.events.append(event)
