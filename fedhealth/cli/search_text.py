@@ -21,6 +21,9 @@ _SHOWN_CHARACTERS = 420
 """Of a passage: five or six lines."""
 _MOST_REASONS = 4
 
+_LONGEST_ECHO = 80
+"""Characters of a word or name of the question that are repeated in its answer."""
+
 
 def document_of(found: "Answer") -> dict[str, Any]:
     """Return an answer as a JSON document; offsets of highlights count the characters of the hit's `text`."""
@@ -99,10 +102,11 @@ def lines_of(found: "Answer", seconds: float, *, styled: bool) -> "Iterator[Text
     for label, words in (
         ("understood as", found.understood),
         ("not wanted", found.denied),
-        ("in no document, so tried as it may be meant", found.unknown),
+        ("in no document as written, so what is spelled like it was tried", found.unknown),
     ):
         if words:
-            yield Text(f"{label}: {printable('; '.join(words))}", style="dim" if styled else "")
+            shown = (each if len(each) <= _LONGEST_ECHO else f"{each[:_LONGEST_ECHO]}..." for each in words)
+            yield Text(f"{label}: {printable('; '.join(shown))}", style="dim" if styled else "")
     for hit in found.hits:
         yield Text()
         yield from _hit_lines(hit, styled)

@@ -23,6 +23,7 @@ from fedhealth.search.documents import EVERY_DOCUMENT, AssertedSpan, Assertion, 
 from fedhealth.search.language import detect
 from fedhealth.search.words import FUNCTION_WORDS, fold, words_of
 
+_TERMINAL_ORDER = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 MAX_QUERY_CHARACTERS = 20_000
 """Of a question: several pages pasted whole. A longer one is a document."""
 MAX_HITS = 1_000
@@ -156,10 +157,12 @@ class Question:
 def clean(text: str) -> str:
     r"""Return a text in composed letters, with one space for each run of spaces and control characters.
 
-    >>> clean("chest\x00\tpain ")
+    What a terminal takes for an order, such as a colour pasted with a word, is left out whole.
+
+    >>> clean("chest\x00\tpain \x1b[31m")
     'chest pain'
     """
-    composed = unicodedata.normalize("NFC", text)
+    composed = unicodedata.normalize("NFC", _TERMINAL_ORDER.sub("", text))
     readable = "".join(" " if unicodedata.category(each).startswith("C") else each for each in composed)
     return " ".join(readable.split())
 

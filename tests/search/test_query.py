@@ -76,7 +76,7 @@ def test_words_of_a_mixed_question_are_all_kept(terminology):
 
 
 def test_control_characters_are_spaces():
-    assert clean("chest\x00\x1b[31m\u202epain\n") == "chest [31m pain"
+    assert clean("chest\x00\x1b[31m\u202epain\n") == "chest pain"
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,7 @@ def test_refuses_a_number_of_hits_out_of_range(limit):
 def test_a_request_does_not_show_its_question():
     assert "fever" not in repr(SearchRequest("fever"))
     assert dataclasses.replace(SearchRequest("fever"), limit=3).query == "fever"
+
+
+def test_a_colour_pasted_with_a_word_does_not_split_it():
+    assert clean("pneu\x1b[31mmonie\x1b[0m") == "pneumonie"
