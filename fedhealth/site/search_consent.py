@@ -38,7 +38,8 @@ class KeptConsent(BaseModel):
         site: whose index it is.
         data_set: whose patients' marks these are.
         patient_column: of that data set.
-        as_of: when the last change of a consent was journalled, Unix time in milliseconds; 0 if there was none.
+        as_of: when the last change of a consent was journalled, Unix time in milliseconds, and later than the change
+            before it, whatever the clock said; 0 if there was none.
         forgotten: marks of the patients who withdrew their consent, sorted.
         removed: whether all of them are out of the index.
     """
@@ -60,7 +61,8 @@ class Consent:
         site: the site's id.
         data_set: its data set.
         marks: make patients' marks.
-        as_of: when the last change of a consent was journalled, Unix time in milliseconds; 0 if there was none.
+        as_of: when the last change of a consent was journalled, Unix time in milliseconds, and later than the change
+            before it, whatever the clock said; 0 if there was none.
         forgotten: marks of the patients who withdrew their consent.
     """
 
@@ -116,7 +118,9 @@ def read_consent(state: SiteState, folder: Path | None = None) -> Consent:
     with state.copied_ledger(name) as ledger:
         forgotten = forgotten_patients(ledger, data_set, marks.scheme)
         notes = (note for note in ledger.journal() if isinstance(note, ConsentNote) and note.data_set == data_set)
-        as_of = max((note.at for note in notes), default=0)
+        as_of = 0
+        for note in notes:  # a clock that was set back must not make a later word the older one
+            as_of = max(as_of + 1, note.at)
     return Consent(name, data_set, marks, as_of, forgotten)
 
 

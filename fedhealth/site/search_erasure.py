@@ -28,8 +28,8 @@ def erase_forgotten(state: SiteState) -> int | None:
     if kept_consent(state.index) is None:
         return None
     words = ("site", "index", "status", "--state", str(state.root.absolute()), "--json")
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "fedhealth.cli.main", *words], capture_output=True, check=False
+    done = subprocess.run(  # noqa: S603 - our own program; -P: not what lies in the folder that root stands in
+        [sys.executable, "-P", "-m", "fedhealth.cli.main", *words], capture_output=True, check=False
     )
     if done.returncode != 0:
         sys.stderr.buffer.write(done.stderr)

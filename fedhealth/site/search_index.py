@@ -143,8 +143,14 @@ class Filling:
                 self._add(count, batch)
                 batch, size = [], 0
         self._add(count, batch)
-        if not any(problem.level == "source" for problem in count.problems):
-            self._remove(count, seen)
+        if any(problem.level == "source" for problem in count.problems):
+            return
+        if not seen and (kept := len(self._index.keys(count.source))):  # a disk that is not there is an empty folder
+            what = f"it holds no document any more; the index keeps the {kept:,} that it had. Should they go, take the"
+            count.problems.append(Problem(count.source, "", f"{what} source out of search.toml", "source"))
+            self._told(count)
+            return
+        self._remove(count, seen)
 
     def _add(self, count: SourceCount, batch: Sequence[Document]) -> None:
         """Add a batch, but for the patients who have withdrawn the consent by now."""

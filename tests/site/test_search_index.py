@@ -101,6 +101,16 @@ def test_a_source_that_cannot_be_read_keeps_what_it_has_and_one_that_is_named_no
     assert (counts["notes"].added, counts["letters"].removed) == (2, 2)
 
 
+def test_an_empty_folder_is_a_disk_that_is_not_there_and_takes_nothing_out(ward_with_letters):
+    here = ward_with_letters
+    here.fill()
+    shutil.rmtree(here.folder / "letters")
+    (here.folder / "letters").mkdir()
+    (problem,) = here.fill()["letters"].problems
+    assert (problem.level, "keeps the 2 that it had" in problem.what) == ("source", True)
+    assert here.patients() == {"p1", "p2"}
+
+
 def test_a_patient_who_is_forgotten_is_in_no_byte_of_the_index_and_never_indexed_again(ward_with_letters):
     here = ward_with_letters
     here.fill()
@@ -181,6 +191,24 @@ def test_a_withdrawal_in_the_midst_of_filling_keeps_the_rest_of_the_patients_doc
     assert told == [64]
     assert count.withheld == 8
     assert (here.files_with("zyxwvut"), here.patients()) == ([], {"p1"})
+
+
+def test_a_clock_that_was_set_back_lets_no_forgotten_patient_in(ward_with_letters, monkeypatch):
+    here = ward_with_letters
+    forget_patient(here.folder, here.state, "p9")
+    consent = here.consent()  # as a process has it that fills the index since
+    monkeypatch.setattr("fedhealth.site.consent.time.time_ns", lambda: 10**15)  # 1970
+    here.fill()
+    forget_patient(here.folder, here.state, "p2")
+    open_index(here.index, here.consent())[0].close()
+    assert here.patients() == {"p1"}
+    index = SearchIndex.open(here.index)
+    with index:
+        Filling(here.index, index, consent, lambda count: None).bring_up_to_date(here.folder)
+    assert (here.files_with("zyxwvut"), here.patients()) == ([], {"p1"})
+    renew_consent(here.folder, here.state, "p2")
+    here.fill()
+    assert here.patients() == {"p1", "p2"}
 
 
 def test_filling_that_was_stopped_is_begun_again_and_goes_on(ward_with_letters):

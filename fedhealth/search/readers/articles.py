@@ -16,12 +16,17 @@ from fedhealth.search.readers.problem import (
     files_below,
     made,
     one_line,
+    opened,
+    unread,
 )
 from fedhealth.search.search_file import Articles
 
 _KEYS = ("pmid", "_id", "id")
 _TEXTS = ("abstract", "text", "contents")
 _ENDINGS = (".jsonl", ".ndjson")
+
+MAX_JSON_PARTS = 6_000_000
+"""Of one object: each takes up to a hundred bytes of memory, and three in the file may be one."""
 
 
 def read_articles(source: Articles, path: Path) -> Found:
@@ -36,11 +41,16 @@ def read_articles(source: Articles, path: Path) -> Found:
             yield _article(source, line, place)
 
 
-def lines_of(file: Path, name: str) -> Iterator[tuple[str, bytes | None]]:
-    """Yield a file's lines that are not empty, each with its place; None for one that is too long to be read."""
-    with file.open("rb") as opened:
+def lines_of(file: Path, name: str) -> Iterator[tuple[str, bytes | str]]:
+    """Yield a file's lines that are not empty, each with its place; in place of one that is not read, why."""
+    try:
+        lines = opened(file)
+    except OSError as error:
+        yield name, unread(error)
+        return
+    with lines:
         number = 0
-        while line := opened.readline(MAX_FILE_BYTES + 1):
+        while line := lines.readline(MAX_FILE_BYTES + 1):
             number += 1
             place = f"{name} line {number}"
             if len(line) <= MAX_FILE_BYTES:
@@ -48,14 +58,16 @@ def lines_of(file: Path, name: str) -> Iterator[tuple[str, bytes | None]]:
                     yield place, line
                 continue
             while line and not line.endswith(b"\n"):
-                line = opened.readline(MAX_FILE_BYTES)
-            yield place, None
+                line = lines.readline(MAX_FILE_BYTES)
+            yield place, f"longer than {MAX_FILE_BYTES // 2**20} MiB"
 
 
-def json_object(line: bytes | None) -> Mapping[str, Any] | str:
-    """Return the JSON object in some bytes, or why there is none."""
-    if line is None:
-        return f"longer than {MAX_FILE_BYTES // 2**20} MiB"
+def json_object(line: bytes | str) -> Mapping[str, Any] | str:
+    """Return the JSON object in some bytes, or why there is none; of what was not read, why it was not."""
+    if isinstance(line, str):
+        return line
+    if sum(map(line.count, (b"{", b"[", b","))) > MAX_JSON_PARTS:
+        return f"of more than {MAX_JSON_PARTS:,} parts: they would not fit into memory. Split it"
     try:
         found = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -63,7 +75,7 @@ def json_object(line: bytes | None) -> Mapping[str, Any] | str:
     return found if isinstance(found, dict) else "no JSON object"
 
 
-def _article(source: Articles, line: bytes | None, place: str) -> Document | Problem:
+def _article(source: Articles, line: bytes | str, place: str) -> Document | Problem:
     found = json_object(line)
     if isinstance(found, str):
         return Problem(source.name, place, found)

@@ -1,11 +1,13 @@
 """DICOM as documents: the words in the headers of a study, and each structured report. Pixels are never read.
 
-All images of a study say nearly the same, so they are one document, named by the study. A structured report (DICOM
-PS3.3 A.35) is a tree of named items, which is written out as lines, set in by its depth.
+All images of a study say nearly the same, so they are one document, named by the study and the patient: a study whose
+files name two patients is two documents. A structured report (DICOM PS3.3 A.35) is a tree of named items, which is
+written out as lines, set in by its depth. A report that was wrapped in DICOM as PDF (A.45) is read as one.
 
-Text in pixels, and reports that are PDF inside DICOM, are not read.
+Text in pixels is not read, nor a deflated file, which can unpack to any size.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -18,7 +20,19 @@ from pydicom.errors import InvalidDicomError
 
 from fedhealth.search.documents import Document, Sex
 from fedhealth.search.readers.facts import age_at, age_in, date_in, key_of, sex_in
-from fedhealth.search.readers.problem import Found, Problem, checked, cleaned, files_below, made, one_line
+from fedhealth.search.readers.problem import (
+    MAX_FILE_BYTES,
+    Found,
+    Problem,
+    checked,
+    cleaned,
+    files_below,
+    made,
+    one_line,
+    opened,
+    unread,
+)
+from fedhealth.search.readers.written_forms import text_in
 from fedhealth.search.search_file import DicomFiles
 
 _WORDS = (
@@ -41,7 +55,7 @@ _WORDS = (
     "DerivationDescription",
 )
 _FACTS = ("PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "StudyInstanceUID", "Modality")
-_REPORT = ("SOPInstanceUID", "ContentDate", "ConceptNameCodeSequence", "ContentSequence")
+_REPORT = ("SOPInstanceUID", "ContentDate", "ConceptNameCodeSequence", "ContentSequence", "EncapsulatedDocument")
 _READ = ["SpecificCharacterSet", *_FACTS, *_WORDS, *_REPORT]
 _DEEPEST = 40
 
@@ -55,6 +69,25 @@ class _Study:
     words: dict[str, dict[str, None]] = field(default_factory=dict)
 
 
+class _TooLargeError(Exception):
+    """What a file would have us read has no bound."""
+
+
+class _Header(io.BufferedReader):
+    """A file of which no more is read than a header can be, whatever lengths it states."""
+
+    _left = MAX_FILE_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes; all that are left are asked for where a file is to be unpacked."""
+        if size is None or size < 0:
+            raise _TooLargeError("a deflated file is not read: it can unpack to any size")
+        self._left -= size
+        if self._left < 0:
+            raise _TooLargeError(f"its header is larger than {MAX_FILE_BYTES // 2**20} MiB")
+        return super().read(size)
+
+
 def read_dicom(source: DicomFiles, path: Path) -> Found:
     """Yield the documents of a folder of DICOM files.
 
@@ -64,28 +97,48 @@ def read_dicom(source: DicomFiles, path: Path) -> Found:
     """
     # Both would repeat what a header holds.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    studies: dict[str, _Study] = {}
+    studies: dict[tuple[str, str], _Study] = {}
     for file, place in files_below(path):
         if file.name == "DICOMDIR":
             continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                header = dcmread(file, stop_before_pixels=True, specific_tags=_READ)
-                if "ContentSequence" in header:
-                    yield _report(source, header, place)
-                else:
-                    _gather(studies, header, place)
+                found = _found_in(source, studies, file, place)
+        except OSError as error:
+            found = Problem(source.name, place, unread(error))
         except InvalidDicomError:
-            yield Problem(source.name, place, "no DICOM file")
+            found = Problem(source.name, place, "no DICOM file")
+        except _TooLargeError as error:
+            found = Problem(source.name, place, str(error))
         except Exception as error:
-            yield Problem(source.name, place, f"it cannot be read as DICOM ({type(error).__name__})")
+            found = Problem(source.name, place, f"it cannot be read as DICOM ({type(error).__name__})")
+        if found is not None:
+            yield found
     for study in studies.values():
         yield _described(source, study)
 
 
-def _gather(studies: dict[str, _Study], header: Dataset, place: str) -> None:
-    study = studies.setdefault(_word(header, "StudyInstanceUID") or place, _Study(header, place))
+def _found_in(
+    source: DicomFiles, studies: dict[tuple[str, str], _Study], file: Path, place: str
+) -> Document | Problem | None:
+    """Return the report that a file is, or gather what it says of its study."""
+    with opened(file) as plain, _Header(io.FileIO(plain.fileno(), closefd=False)) as bounded:
+        header = dcmread(bounded, stop_before_pixels=True, specific_tags=_READ)
+    if "EncapsulatedDocument" in header:
+        written = text_in(bytes(header.EncapsulatedDocument))
+        if isinstance(written, str):
+            return Problem(source.name, place, f"the document in it is not read: {written}")
+        return _report(source, header, place, written.text.splitlines())
+    if "ContentSequence" in header:
+        return _report(source, header, place, list(_lines(header, 0)))
+    _gather(studies, header, place)
+    return None
+
+
+def _gather(studies: dict[tuple[str, str], _Study], header: Dataset, place: str) -> None:
+    named = _word(header, "PatientID"), _word(header, "StudyInstanceUID") or place
+    study = studies.setdefault(named, _Study(header, place))
     for name in _WORDS:
         if word := _word(header, name):
             study.words.setdefault(name, {})[word] = None
@@ -95,17 +148,16 @@ def _described(source: DicomFiles, study: _Study) -> Document | Problem:
     lines = [f"{_spaced(name)}: {'; '.join(words)}" for name, words in study.words.items()]
     key = _word(study.first, "StudyInstanceUID") or study.place
     title = " ".join(filter(None, (_word(study.first, "Modality"), _word(study.first, "StudyDescription"))))
-    return _document(source, study.first, study.place, key_of("study", key), title, lines)
+    return _document(source, study.first, study.place, ("study", key), title, lines)
 
 
-def _report(source: DicomFiles, header: Dataset, place: str) -> Document | Problem:
+def _report(source: DicomFiles, header: Dataset, place: str, lines: list[str]) -> Document | Problem:
     title = _name(header) or _word(header, "StudyDescription") or "Structured report"
-    key = key_of("report", _word(header, "SOPInstanceUID") or place)
-    return _document(source, header, place, key, title, list(_lines(header, 0)))
+    return _document(source, header, place, ("report", _word(header, "SOPInstanceUID") or place), title, lines)
 
 
 def _document(
-    source: DicomFiles, header: Dataset, place: str, key: str, title: str, lines: list[str]
+    source: DicomFiles, header: Dataset, place: str, names: tuple[str, str], title: str, lines: list[str]
 ) -> Document | Problem:
     text, patient = cleaned("\n".join(lines)), _word(header, "PatientID")
     if not patient:
@@ -115,7 +167,7 @@ def _document(
     on = _day(header, "ContentDate") or _day(header, "StudyDate")
     return made(
         lambda: Document(
-            key=key,
+            key=key_of(*names, patient),
             patient=patient,
             kind="image-text",
             title=one_line(title),

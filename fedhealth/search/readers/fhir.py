@@ -25,6 +25,12 @@ from fedhealth.search.readers.fhir_values import Resource, codes, concept, part,
 from fedhealth.search.readers.problem import Found, Problem, checked, cleaned, files_below, one_line, read_whole
 from fedhealth.search.search_file import FhirFiles
 
+_ENDINGS = (".json", ".ndjson", ".jsonl")
+_OTHER_FORMS = {
+    ".xml": "FHIR in XML is not read: export it as JSON (.json), or in bulk (.ndjson)",
+    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "a compressed file is not read: unpack it"),
+}
+
 
 @dataclass(frozen=True)
 class _Placed:
@@ -59,7 +65,7 @@ def read_fhir(source: FhirFiles, path: Path) -> Found:
     with closing(sqlite3.connect("")) as scratch:
         scratch.executescript(LAYOUT)
         gathered = _Gathered(source, scratch)
-        for file, name in files_below(path, (".json", ".ndjson", ".jsonl")):
+        for file, name in files_below(path, (*_ENDINGS, *_OTHER_FORMS)):
             for placed in _resources(source, file, name):
                 if isinstance(placed, Problem):
                     yield placed
@@ -71,8 +77,10 @@ def read_fhir(source: FhirFiles, path: Path) -> Found:
 
 def _resources(source: FhirFiles, file: Path, name: str) -> Iterator[_Placed | Problem]:
     if file.suffix.lower() == ".json":
-        raw = read_whole(file)
-        yield from _inside(source, raw if isinstance(raw, str) else json_object(raw), name)
+        yield from _inside(source, json_object(read_whole(file)), name)
+        return
+    if not file.name.lower().endswith(_ENDINGS):
+        yield Problem(source.name, name, _OTHER_FORMS[file.suffix.lower()])
         return
     for place, line in lines_of(file, name):
         yield from _inside(source, json_object(line), place)
@@ -88,12 +96,13 @@ def _inside(source: FhirFiles, found: Resource | str, place: str) -> Iterator[_P
         return
     entries = list(parts(found, "entry"))
     urls = {word(entry, "fullUrl"): _own_id(entry) for entry in entries if word(entry, "fullUrl")}
+    empty = [number for number, entry in enumerate(entries, 1) if not part(entry, "resource")]
+    if empty:  # one problem, however many they are
+        more = f", nor do {len(empty) - 1:,} more" if empty[1:] else ""
+        yield Problem(source.name, f"{place} entry {empty[0]}", f"the entry holds no resource{more}")
     for number, entry in enumerate(entries, 1):
-        where = f"{place} entry {number}"
         if resource := part(entry, "resource"):
-            yield _Placed(resource, where, _own_id(entry), urls)
-        else:
-            yield Problem(source.name, where, "the entry holds no resource")
+            yield _Placed(resource, f"{place} entry {number}", _own_id(entry), urls)
 
 
 def _own_id(entry: Resource) -> str:
@@ -110,13 +119,13 @@ class _Gathered:
 
     def __init__(self, source: FhirFiles, scratch: sqlite3.Connection) -> None:
         self._source, self._scratch = source, scratch
+        self._twice = set[str]()
 
     def take(self, placed: _Placed) -> Found:
         """Lay out a resource; yield what is wrong with it. Of what nobody searches, nothing is kept."""
         resource, kind = placed.resource, word(placed.resource, "resourceType")
         if kind == "Patient":
-            named = (placed.own, self._name(resource), word(resource, "gender"), word(resource, "birthDate"))
-            self._scratch.execute("INSERT OR REPLACE INTO people VALUES (?, ?, ?, ?)", named)
+            yield from self._take_person(placed)
         elif kind == "Medication":
             medication = (placed.own, json.dumps(part(resource, "code")))
             self._scratch.execute("INSERT OR REPLACE INTO medications VALUES (?, ?)", medication)
@@ -134,6 +143,18 @@ class _Gathered:
             self._take_line(resource, placed.place, *self._belonging(placed))
         elif kind in TEXTS:
             yield from self._take_text(placed)
+
+    def _take_person(self, placed: _Placed) -> Found:
+        """Lay out a patient. Two people of one id would be mixed up in every record: neither is anybody then."""
+        resource = placed.resource
+        name, sex, born = self._name(resource), word(resource, "gender"), word(resource, "birthDate")
+        known = self._scratch.execute("SELECT name, born FROM people WHERE id = ?", (placed.own,)).fetchone()
+        both = zip(known or ("", ""), (name, born), strict=True)
+        if any(before and now and before != now for before, now in both):
+            yield Problem(self._source.name, placed.place, "another patient has the same id: nothing of either is read")
+            self._twice.add(placed.own)
+        name = "" if placed.own in self._twice else name or (known or ("",))[0]
+        self._scratch.execute("INSERT OR REPLACE INTO people VALUES (?, ?, ?, ?)", (placed.own, name, sex, born))
 
     def take_waiting(self) -> Found:
         """Lay out what points at a medication, which may have stood in a later file."""

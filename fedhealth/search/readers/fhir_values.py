@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 from fedhealth.search.documents import Code, CodeSystem
-from fedhealth.search.readers.encoding import decode
 from fedhealth.search.readers.facts import code_in
+from fedhealth.search.readers.written_forms import form_of, text_in
 
 Resource = Mapping[str, Any]
 
@@ -32,6 +32,13 @@ _SYSTEMS: dict[str, CodeSystem] = {
     "urn:oid:2.16.840.1.113883.6.73": "atc",
 }
 """By what names ICD-10, its national editions and ATC go; among them the French CIM-10 by its OID."""
+
+_ATTACHED = frozenset(
+    {
+        *("text/plain", "text/html", "application/xhtml+xml", "text/markdown"),
+        *("text/rtf", "application/rtf", "application/pdf"),
+    }
+)
 
 _BLOCKS = frozenset(
     "p div br tr li h1 h2 h3 h4 h5 h6 table ul ol section header footer blockquote pre hr dt dd".split()  # noqa: SIM905
@@ -147,13 +154,16 @@ def attachment(attached: Resource) -> tuple[str, str]:
     data = word(attached, "data")
     if not data:
         return "", "an attachment that lies elsewhere is not read" if word(attached, "url") else ""
-    if kind not in ("text/plain", "text/html", "application/xhtml+xml", "text/markdown"):
-        return "", f"an attachment of type '{kind[:60]}' is not read; only text is"
+    if kind not in _ATTACHED:
+        return "", f"an attachment of type '{kind[:60]}' is not read; text, RTF and PDF are"
     try:
-        decoded = decode(base64.b64decode(data, validate=False))
+        raw = base64.b64decode(data, validate=False)
     except (binascii.Error, ValueError):
         return "", "an attachment is no base64"
-    if decoded is None:
-        return "", "an attachment is in no encoding that is known"
+    if (form := kind[-3:].upper()) in ("PDF", "RTF") and form_of(raw) != form:
+        return "", f"an attachment says that it is {form} and is not"
+    decoded = text_in(raw)
+    if isinstance(decoded, str):
+        return "", f"an attachment is not read: {decoded}"
     text = text_of_html(decoded.text) if "html" in kind else decoded.text
     return text, f"an attachment is {decoded.remark}" if decoded.remark else ""

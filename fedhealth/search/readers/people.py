@@ -6,8 +6,8 @@ from datetime import date
 from pathlib import Path
 
 from fedhealth.errors import DataUnusable
-from fedhealth.records.source import read_source
 from fedhealth.search.documents import Document, Sex
+from fedhealth.search.readers.delimited import read_columns
 from fedhealth.search.readers.facts import age_at, age_in, date_in, sex_in
 from fedhealth.search.readers.problem import Problem
 from fedhealth.search.search_file import People
@@ -30,10 +30,6 @@ class Person:
 
 def read_people(people: People, folder: Path) -> Mapping[str, Person] | Problem:
     """Return the patients of a table by name, or why it cannot be read."""
-    try:
-        table = read_source(people.table_source(folder), strict=False)
-    except DataUnusable as error:
-        return Problem(_TABLE, "", f"{error.what}{f' ({error.got})' if error.got else ''}", "source")
     columns = (
         people.patient_column,
         people.sex_column,
@@ -41,8 +37,11 @@ def read_people(people: People, folder: Path) -> Mapping[str, Person] | Problem:
         people.age_column,
         people.age_year_column,
     )
-    if missing := [column for column in columns if column is not None and column not in table.columns]:
-        return Problem(_TABLE, "", f"the table has no column {', '.join(map(repr, missing))}", "source")
+    try:
+        wanted = tuple(dict.fromkeys(column for column in columns if column is not None))
+        table = read_columns(people, folder, wanted)
+    except DataUnusable as error:
+        return Problem(_TABLE, "", f"{error.what}{f' ({error.got})' if error.got else ''}", "source")
     places = [None if column is None else table.columns.index(column) for column in columns]
     found = {}
     for _, cells in table.rows:

@@ -4,12 +4,14 @@ A source is read to its end whatever is in it: what cannot be read is named, for
 goes on. A place may hold a file's name, so it belongs on a terminal and in no log.
 """
 
+import errno
 import os
+import stat
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from fedhealth.errors import DataUnusable
 from fedhealth.search.documents import MAX_TEXT_CHARACTERS, Document
@@ -93,7 +95,26 @@ def read_whole(path: Path) -> bytes | str:
     try:
         return read_plain_file(path, MAX_FILE_BYTES)
     except OSError as error:
-        return f"the file cannot be read: {error.strerror or 'an error'}"
+        return unread(error)
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a plain file to be read part by part; a link, a pipe or a device would show another file, or never end.
+
+    Raises:
+        OSError: it is no such file, or cannot be read.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "no plain file")
+
+
+def unread(error: OSError) -> str:
+    """Return why a file is not read."""
+    why = "a link, not the file itself" if error.errno == errno.ELOOP else error.strerror or "an error"
+    return f"the file cannot be read: {why}"
 
 
 def files_below(path: Path, endings: tuple[str, ...] | None = None) -> Iterator[tuple[Path, str]]:
@@ -102,11 +123,18 @@ def files_below(path: Path, endings: tuple[str, ...] | None = None) -> Iterator[
     Args:
         path: a file, or a folder with all below it; links to folders are not followed.
         endings: only files whose names end so, in lower case; None for all. A source that is one file is that file.
+
+    Raises:
+        OSError: a folder cannot be read: what is in it is not gone, and nothing can be said of it.
     """
+
+    def fail(error: OSError) -> None:
+        raise error
+
     if path.is_file():
         yield path, path.name
         return
-    for folder, folders, names in os.walk(path):
+    for folder, folders, names in os.walk(path, onerror=fail):
         folders.sort()
         for name in sorted(names):
             if not name.startswith(".") and (endings is None or name.lower().endswith(endings)):

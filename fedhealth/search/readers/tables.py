@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fedhealth.errors import DataUnusable
 from fedhealth.records.cells import is_blank, is_text
-from fedhealth.records.source import read_source
 from fedhealth.records.table import Table
 from fedhealth.search.documents import Code, Document
+from fedhealth.search.readers.delimited import read_columns
 from fedhealth.search.readers.encoding import decode
 from fedhealth.search.readers.facts import age_in, codes_in, content_key, date_in, key_of, sex_in
 from fedhealth.search.readers.problem import Found, Problem, checked, cleaned, made, one_line
@@ -32,13 +32,10 @@ def read_tables(source: Tables, folder: Path) -> Found:
         folder: the site's folder.
     """
     try:
-        table = read_source(source.table_source(folder), strict=False)
+        wanted = _columns_of(source)
+        table = read_columns(source, folder, wanted)
     except DataUnusable as error:
         yield Problem(source.name, "", f"{error.what}{f' ({error.got})' if error.got else ''}", "source")
-        return
-    wanted = _columns_of(source)
-    if missing := [column for column in wanted if column not in table.columns]:
-        yield Problem(source.name, "", f"the table has no column {', '.join(map(repr, missing))}", "source")
         return
     for number in table.ragged:
         yield Problem(source.name, f"{table.row_word} {number}", "it is not as long as the header")
@@ -46,6 +43,9 @@ def read_tables(source: Tables, folder: Path) -> Found:
     for row in _rows(table, wanted):
         if is_blank(patient := row.cells[source.patient_column]):
             yield Problem(source.name, row.place, "it names no patient")
+            continue
+        if not is_text(patient):  # a name that is guessed would not be recognised when the patient is forgotten
+            yield Problem(source.name, row.place, "it names its patient in an encoding that nothing states")
             continue
         named = row.cells[source.document_column] if source.document_column else row.place
         groups.setdefault((patient, named), []).append(row)
@@ -82,7 +82,9 @@ def _document(source: Tables, patient: str, named: str, rows: Sequence[_Row]) ->
         texts.append(text)
         remarks |= said
     if "" in remarks:
-        yield Problem(source.name, place, "no text in an encoding that is known; write the table again as UTF-8")
+        yield Problem(
+            source.name, place, "no text in an encoding that is known; state `encoding`, or write the table as UTF-8"
+        )
         return
     whole = cleaned("\n".join(dict.fromkeys(filter(None, texts))))
     if (why := checked(whole)) is not None:
@@ -91,7 +93,7 @@ def _document(source: Tables, patient: str, named: str, rows: Sequence[_Row]) ->
     for remark in sorted(remarks):
         yield Problem(source.name, place, remark, "noted")
     first = rows[0].cells
-    title = one_line(first[source.title_column]) if source.title_column else ""
+    title = one_line(_decoded(first[source.title_column])[0]) if source.title_column else ""
     dates = [day for row in rows if source.date_column and (day := date_in(row.cells[source.date_column]))]
     yield made(
         lambda: Document(
@@ -116,11 +118,9 @@ def _text(source: Tables, row: _Row, *, alone: bool) -> tuple[str, set[str]]:
     """Return a row as text, and what is to be said of how it was read; an empty remark where it cannot be."""
     parts, remarks = [], set[str]()
     for column in source.text_columns:
-        cell = row.cells[column]
-        if not is_text(cell):
-            decoded = decode(cell.encode("utf-8", "surrogateescape"))
-            remarks.add(decoded.remark if decoded else "")
-            cell = decoded.text if decoded else ""
+        cell, said = _decoded(row.cells[column])
+        if said is not None:
+            remarks.add(said)
         if is_blank(cell):
             continue
         if len(source.text_columns) == 1 or not alone:
@@ -128,6 +128,14 @@ def _text(source: Tables, row: _Row, *, alone: bool) -> tuple[str, set[str]]:
         else:
             parts.append(f"{column}:{chr(10) if len(cell) > _LONG else ' '}{cell}")
     return ("\n" if alone else ", ").join(parts), remarks
+
+
+def _decoded(cell: str) -> tuple[str, str | None]:
+    """Return a cell's text, and what is to be said of how it was read: nothing of UTF-8, "" where it cannot be."""
+    if is_text(cell):
+        return cell, None
+    decoded = decode(cell.encode("utf-8", "surrogateescape"))
+    return (decoded.text, decoded.remark) if decoded else ("", "")
 
 
 def _codes(columns: Sequence[CodeColumn], row: _Row) -> Iterator[Code]:

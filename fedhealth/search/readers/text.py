@@ -1,19 +1,19 @@
-"""Plain text files as documents; whose they are, their paths say."""
+"""Files of text, RTF or PDF as documents, one each; whose they are, their paths say."""
 
 import re
 from pathlib import Path
 
 from fedhealth.search.documents import Document
-from fedhealth.search.readers.encoding import decode
 from fedhealth.search.readers.facts import date_in, key_of
 from fedhealth.search.readers.problem import Found, Problem, checked, cleaned, files_below, made, one_line, read_whole
+from fedhealth.search.readers.written_forms import text_in
 from fedhealth.search.search_file import TextFiles
 
 _FIELD = re.compile(r"\{([^}]*)\}")
 
 
 def read_text_files(source: TextFiles, path: Path) -> Found:
-    """Yield the documents of a folder of text files.
+    """Yield the documents of a folder of files.
 
     Args:
         source: how it is named and read.
@@ -30,10 +30,9 @@ def _read(source: TextFiles, pattern: re.Pattern[str], file: Path, place: str) -
         yield Problem(source.name, place, f"its name is not like '{source.names}', so it does not say whose it is")
         return
     raw = read_whole(file)
-    decoded = decode(raw) if isinstance(raw, bytes) else None
-    if decoded is None:
-        what = raw if isinstance(raw, str) else "no text in an encoding that is known; save it as UTF-8"
-        yield Problem(source.name, place, what)
+    decoded = raw if isinstance(raw, str) else text_in(raw)
+    if isinstance(decoded, str):
+        yield Problem(source.name, place, decoded)
         return
     text = cleaned(decoded.text)
     if (why := checked(text)) is not None:
