@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedhealth.search.index import IndexStatus, SearchIndex
     from fedhealth.site.search_domain import SearchDomain
     from fedhealth.site.search_index import SourceCount
+    from fedhealth.site.search_patients import StrangersOfSource
 
 app = typer.Typer(
     help="The index of the hospital's own search engine: what `fedhealth search` finds.", no_args_is_help=True
@@ -34,7 +35,8 @@ def add(folder: Folder, state: State) -> None:
     """Bring the index up to date with the sources that search.toml names. The gate may be running.
 
     What is new or changed is added, what is gone from a source is taken out, and patients who withdrew the consent stay
-    out. What cannot be read is named, and the rest goes on: then the exit code is 4. Stopped, it is begun again and
+    out. What cannot be read is named, and the rest goes on: then the exit code is 4. It warns of patients whom the
+    site's data set does not name so, since `site forget` would not recognise them. Stopped, it is begun again and
     goes on. Words are found at once; vectors come later (`fedhealth site index fill`, which `fedhealth site start` does
     in the background). What is printed stays at the hospital.
 
@@ -42,6 +44,7 @@ def add(folder: Folder, state: State) -> None:
     """
     domain = enter_domain(folder, state, background=True)
     from fedhealth.site.search_index import Filling
+    from fedhealth.site.search_patients import find_strangers
 
     counts: dict[str, SourceCount] = {}
     with opened(domain, create=True) as index:
@@ -52,11 +55,14 @@ def add(folder: Folder, state: State) -> None:
                 advance(count.source, count.read, None)
 
             Filling(domain.index, index, domain.consent, told).bring_up_to_date(folder)
-        found = index.status()
-    answer({"sources": [dataclasses.asdict(count) for count in counts.values()], "index": dataclasses.asdict(found)})
+        found, strangers = index.status(), find_strangers(index, folder)
+    sources = [dataclasses.asdict(count) for count in counts.values()]
+    known = None if strangers is None else [dataclasses.asdict(each) for each in strangers]
+    answer({"sources": sources, "index": dataclasses.asdict(found), "strangers": known})
     for count in counts.values():
         _say_count(count)
     _say_status(found)
+    _say_strangers(strangers)
     if any(problem.level != "noted" for count in counts.values() for problem in count.problems):
         raise typer.Exit(DataUnusable.exit_code)
 
@@ -185,6 +191,20 @@ def _say_status(found: "IndexStatus") -> None:
     say(f"{documents:,} documents in {found.passages:,} passages, {found.bytes / 2**20:,.0f} MiB")
     if found.without_vector:
         say(f"{found.without_vector:,} passages are found by their words alone until: fedhealth site index fill")
+
+
+def _say_strangers(strangers: "tuple[StrangersOfSource, ...] | None") -> None:
+    if strangers is None:
+        say("warning: the data set cannot be read, so nobody can say whether `site forget` would know these patients")
+        return
+    for each in strangers:
+        alike = f" ({each.alike:,} of them but for case, signs or leading zeros)" if each.alike else ""
+        say(
+            f"warning: {each.source} has {each.patients:,} patients; {each.strangers:,} are not in the data set under "
+            f"that name{alike}"
+        )
+    if strangers:
+        say("`fedhealth site forget` takes out whom the data set names so. Have the sources name patients alike.")
 
 
 def _say_count(count: "SourceCount") -> None:

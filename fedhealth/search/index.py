@@ -282,9 +282,16 @@ class SearchIndex:
         rows = self._files.store.rows("SELECT key FROM documents WHERE source = ?", (source,))
         return frozenset(str(row[0]) for row in rows)
 
-    def patients(self) -> frozenset[str]:
-        """Return the keys of all patients of whom there is a document, or words of a former one in some file."""
+    def patients(self, source: str | None = None) -> frozenset[str]:
+        """Return the keys of all patients of whom there is a document, or words of a former one in some file.
+
+        Args:
+            source: of this source alone, and only those of whom it has a document now.
+        """
         self._files.refresh()
+        if source is not None:
+            query = "SELECT DISTINCT patient FROM documents WHERE source = ? AND patient IS NOT NULL"
+            return frozenset(str(row[0]) for row in self._files.store.rows(query, (source,)))
         query = "SELECT patient FROM documents WHERE patient IS NOT NULL UNION SELECT patient FROM former_patients"
         return frozenset(str(row[0]) for row in self._files.store.rows(query))
 

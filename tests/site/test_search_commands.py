@@ -80,7 +80,7 @@ def test_adding_names_what_cannot_be_read_and_the_rest_is_in(hospital):
     assert (count["read"], count["added"]) == (3, 3)
     (problem,) = count["problems"]
     assert (problem["place"], problem["level"]) == ("p4/2021-01-05 Broken.txt", "left out")
-    assert found["index"]["documents"] == {"letters": 3}
+    assert (found["index"]["documents"], found["strangers"]) == ({"letters": 3}, [])
     modes = {path.stat().st_mode & 0o077 for path in [hospital.state.index, *hospital.state.index.rglob("*")]}
     assert modes == {0}  # nobody's but the gate's user's
 

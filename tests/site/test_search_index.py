@@ -14,6 +14,7 @@ from fedhealth.site.landlock import Sandbox
 from fedhealth.site.search_consent import held_consent, keep_consent, kept_consent, make_index_folder, read_consent
 from fedhealth.site.search_domain import SearchDomain
 from fedhealth.site.search_index import Filling, open_index, rebuild
+from fedhealth.site.search_patients import StrangersOfSource, find_strangers
 from fedhealth.site.searching import Searching
 
 SOURCES = """
@@ -99,6 +100,18 @@ def test_a_source_that_cannot_be_read_keeps_what_it_has_and_one_that_is_named_no
     )
     counts = here.fill()
     assert (counts["notes"].added, counts["letters"].removed) == (2, 2)
+
+
+def test_patients_whom_the_data_set_names_otherwise_are_counted_source_by_source(ward_with_letters):
+    here = ward_with_letters  # whose data set has p0, p1, p2 ...
+    (here.folder / "notes.csv").write_text("who;said\nP1;Gout.\np-2;Gout.\np1;Gout.\nq7;Gout.\n")
+    notes = '[[sources]]\nname = "notes"\nreader = "table"\npath = "notes.csv"\npatient_column = "who"\n'
+    (here.folder / "search.toml").write_text(SOURCES + notes + 'text_columns = ["said"]\n')
+    here.fill()
+    with SearchIndex.open(here.index) as index:
+        assert find_strangers(index, here.folder) == (StrangersOfSource("notes", 4, 3, 2),)
+        (here.folder / "patients.csv").unlink()
+        assert find_strangers(index, here.folder) is None
 
 
 def test_an_empty_folder_is_a_disk_that_is_not_there_and_takes_nothing_out(ward_with_letters):
