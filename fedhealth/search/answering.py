@@ -186,7 +186,7 @@ class SearchEngine:
             affirmed = 1.0
             if stored.passage.spans or question.denies:
                 marked = highlights(stored, forms)
-                affirmed = affirmed_share(marked, expansion)
+                affirmed = 1.0 if stored.is_knowledge else affirmed_share(marked, expansion)
                 if affirms_denied(stored, marked, question) or (affirmed == 0 and stored.id not in words):
                     found.left_out += stored.id not in denying
                     continue

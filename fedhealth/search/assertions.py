@@ -33,7 +33,7 @@ GRAMMARS = {"fr": FRENCH, "en": ENGLISH}
 LEAST_COVERED = 0.5
 """Share of a mention's characters that spans must cover for it not to be affirmed."""
 
-MOST_WORDS_OF_LAST_MEMBER = 2
+MOST_WORDS_OF_MEMBER = 2
 """Behind "et" so many words are a last member ("pas de nausées et vomissements"), more are a clause."""
 MOST_WORD_CHARACTERS = 30
 
@@ -159,15 +159,18 @@ def _goes_on(sentence: str, joint: re.Match[str], end: int, found: CueFound, gra
     at = joint.end()
     if joint.start() == found.end or grammar.member.match(sentence, at):
         return True
-    if found.cue.lists:
+    if found.cue.lists == "all":
         return True
-    if grammar.clause.match(sentence, at, end):
+    if grammar.clause.match(sentence, at):
         return False
     if joint.group().strip() == ",":
-        return grammar.lists_by_commas or grammar.alternative.match(sentence, at, end) is not None
-    comma = sentence.find(",", at, end)
-    rest = sum(1 for _ in _WORD.finditer(sentence, at, comma if comma >= 0 else end))
-    return grammar.lists_by_commas or rest <= MOST_WORDS_OF_LAST_MEMBER
+        if grammar.lists_by_commas or grammar.alternative.match(sentence, at, end) is not None:
+            return True
+        if found.cue.lists != "of few words":
+            return False
+    following = grammar.joints.search(sentence, at, end)
+    member = sum(1 for _ in _WORD.finditer(sentence, at, following.start() if following else end))
+    return grammar.lists_by_commas or member <= MOST_WORDS_OF_MEMBER
 
 
 def _before(sentence: str, found: CueFound, grammar: Grammar) -> tuple[int, int]:

@@ -27,6 +27,7 @@ _APART = re.compile(r"\s*\n\s*|\s{2,}")
 _WORD_START = re.compile(r"(?<!\w)\w")
 _LITERAL = re.compile("[a-z0-9' ]+")
 _SIGN = re.compile(r"[^\w\s,.;']|[0ø]")
+_CLAUSE_START = r"(?:^|(?<=^ )|(?<=[,;:.(>*•+-] )|(?<=[(>*•-])|(?<=[,;:.]  ))"
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,20 @@ class Cue:
         patterns: regular expressions over folded text, without groups that capture; the first character is literal.
         assertion: what they say of the words they speak of; None for those that say nothing.
         direction: where these words are.
-        lists: whether the scope goes on over every comma ("antecedents: ..."), not only those of a list.
+        lists: over which commas the scope goes on: those that the grammar takes for a list's, also those between few
+            words ("nie fievre, toux, frissons"), or every one ("antecedents: ...").
         reach: words the scope has at most.
         is_mark: the patterns may begin with a sign, and end inside a word.
+        opens_clause: they count only where a clause begins, behind a sign or nothing.
     """
 
     patterns: tuple[str, ...]
     assertion: Assertion | None
     direction: Direction
-    lists: bool = False
+    lists: Literal["of the grammar", "of few words", "all"] = "of the grammar"
     reach: int = 14
     is_mark: bool = False
+    opens_clause: bool = False
 
 
 class CueFound(NamedTuple):
@@ -136,7 +140,8 @@ class CueFinder:
                 self._cues[name] = cue
                 if pattern[0].isalnum():
                     ending = "" if cue.is_mark else WORD_ENDS
-                    numbered = (len(self._cues), f"(?P<{name}>{pattern}){ending}")
+                    beginning = _CLAUSE_START if cue.opens_clause else ""
+                    numbered = (len(self._cues), f"{beginning}(?P<{name}>{pattern}){ending}")
                     self._of_words.setdefault(_literal_prefix(pattern), []).append(numbered)
                 else:
                     of_signs.append(f"(?P<{name}>{pattern})")

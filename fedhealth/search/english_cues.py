@@ -26,6 +26,7 @@ _YEAR = r"(?:19|20)[0-9]{2}"
 _NONE = Cue(
     table(rf"""
         no (?:doubt|change|increase|decrease|improvement|worsening|further|longer responding)
+        non[ -]?(?:hodgkin\w*|small[ -]cell|insulin\w*|alcoholic|steroidal|st\b|seminomat\w*|q[ -]?wave|union)
         no (?:significant|interval|appreciable) (?:change|increase|decrease|improvement|worsening)
         without (?:change|improvement|difficulty|doubt|delay|incident|event)
         not (?:only|just|merely|necessarily|improved|changed|responded)
@@ -125,18 +126,35 @@ _NEGATED_BEFORE = Cue(
     table(rf"""
         (?:is|are|was|were|has been|have been|been) {_EXCLUDED}
         (?:ruled out|excluded)(?= *(?:[,;.)]|$|by|on|with|after))
-        (?:not|never) (?:been |be )?{_FOUND}
+        (?:not|never|no longer) (?:been |be )?{_FOUND}
+        (?:has|have|had) (?:\w+ )?(?:resolved|disappeared|subsided|abated|cleared)
+        (?:is|are|was|were) (?:now )?undetectable
+        undetectable
+        non-?reactive
+        neg(?= *(?:[,;.)]|$))
         (?:is|are|was|were) (?:absent|negative|denied|unlikely|resolved|gone|nonexistent)(?! (?:for|on)\b)
         (?:absent|unlikely|negative|denied|resolved)(?= *(?:[,;.)]|$|on|by|at|in|x|times))
-        (?:highly |very )?unlikely
         free(?= *$)
     """),
     "negated",
     "before",
     reach=8,
 )
+_NEGATED_EITHER = Cue(
+    table(r"""
+        (?:highly |very |most )?(?:unlikely|improbable)(?: (?:to (?:be|have|represent)|for))?
+    """),
+    "negated",
+    "either",
+    reach=8,
+)
+_NEGATIVE = Cue(
+    table(r"neg(?:ative)?(?= (?!for\b|on\b|x\b|by\b|at\b|in\b|times\b)[a-z])"), "negated", "behind", opens_clause=True
+)
 _NEGATED_BEHIND = Cue(
     table(r"""
+        no longer(?: (?:has|have|having|is|are|was|were|be|been|being|reports?|complain\w* of|experienc\w+
+        |suffer\w* from|present with|with|on))?
         no
         not
         never
@@ -158,7 +176,6 @@ _NEGATED_BEHIND = Cue(
         rul(?:es|ed|ing) out(?= (?!by\b|with\b|on\b)\w)
         exclud(?:es|ed|ing)(?= (?:a|an|any|the)\b)
         doubt
-        unlikely
         absent
         resolved
         unremarkable for
@@ -173,7 +190,11 @@ _NEGATED_MARKS = Cue((r"w/o\b",), "negated", "behind", is_mark=True)
 # The adjective alone: "non-Hodgkin lymphoma" is a lymphoma. Inside a word ("nontraumatic") it makes another word.
 _NEGATED_WORD = Cue((r"non[ -] ?(?=[a-z])",), "negated", "behind", reach=1, is_mark=True)
 _NEGATED_SIGNS = Cue(
-    (r" *: *(?:no|none|nil|absent|negative|denies|denied)\b(?= *(?:[,;.)]|$))", r"\(-\)|\(neg\)"),
+    (
+        r" *[:=] *(?:no|none|nil|0|absent|negative|neg|denies|denied|-)(?!\w)(?= *(?:[,;.)]|$))",
+        r"\(-\)|\(neg\)",
+        r"(?<=[a-z]) -(?= *(?:[,;.)]|$))",
+    ),
     "negated",
     "before",
     reach=8,
@@ -194,7 +215,7 @@ _FAMILY_LIST = Cue(
     """),
     "family",
     "behind",
-    lists=True,
+    lists="all",
     reach=30,
 )
 _FAMILY_BEFORE = Cue(
@@ -215,7 +236,7 @@ _PAST_LIST = Cue(
     """),
     "history",
     "behind",
-    lists=True,
+    lists="all",
     reach=60,
 )
 _PAST_BEHIND = Cue(
@@ -252,6 +273,8 @@ ENGLISH = Grammar(
         _DOUBTED,
         _FAMILY_LIST,
         _PAST_LIST,
+        _NEGATED_EITHER,
+        _NEGATIVE,
         _NEGATED_BEFORE,
         _SUPPOSED_BEFORE,
         _NEGATED_BEHIND,
@@ -275,7 +298,8 @@ ENGLISH = Grammar(
         """),
         "negated": any_of(r"""
             [:()]  \+
-            with  which  \b(?<!not )due to  secondary to  that  reports?  states?  presents?  \b(?<!never )ha[sd]\b
+            with  which  \b(?<!not )due to  secondary to  that  reports?  states?  presents?
+            \b(?<!never )(?<!not )ha[sd]\b
             is  are  was  were  then  causes?  complains?  c/o  admits?  endorses?  for (?:the|his|her|which)  suspected
             possible  despite  therefore  thus
         """),
@@ -291,7 +315,7 @@ ENGLISH = Grammar(
     },
     conjunction=r" and ",
     member=r" *(?:or |nor |any |and no )",
-    clause=" *(?:"
+    clause=r" *(?:(?:(?! n?or )[^,;:.]){1,60}\b(?:present|positive|yes)(?= *(?:[,;.]|$))|"
     + any_of("""
         but  the  he  she  they  we  i  it  his  her  this  there  patient  with  an?  is  was  has  had  were  are
         will  please  reports  states  recommend  call  denies  however  abdomen  lungs  heart  then  as  in  on  at

@@ -43,6 +43,8 @@ _NONE = Cue(
         sans (?:changement|diminution|modification|amelioration|augmentation|aggravation|regression)
         sans (?:contre[ -]indication|surprise|delai|tarder|attendre|cesse|arret|encombre)
         non (?:seulement|negligeables?|loin)
+        non ?-?(?:hodgkin\w*|(?:a )?petites? cellules?|insulin\w*|steroid\w*|st\b|seminomat\w*|epidermoide)
+        (?:steato\w+|steatose|hepatopathie|cirrhose)(?: \w+)? non ?-?alcoolique
         (?:gram|rhesus|her ?-?2) (?:negatif|negative)s?
         absences? epileptiques?
         crises? d'absences?
@@ -91,12 +93,14 @@ _NEGATED_BEFORE = Cue(
         negatives?
         disparue?s?
         disparai(?:t|ssent)
+        (?:se sont |s'est )?amendee?s?
+        (?:a|ont) (?:cede|disparu|regresse completement)
+        neg(?= *(?:[,;.)]|$))
+        indetectables?
         inexistante?s?
         nie(?= *(?:[,;.)]|$))
         nie(?:e|s|es)
-        improbables?
         resolue?s?
-        peu (?:probable|vraisemblable)s?
         {_EXCLUDED.replace("(?:exclu|", "(?:", 1)}(?! (?:{_ARTICLE})\b)
         exclue?s?
     """),
@@ -104,9 +108,34 @@ _NEGATED_BEFORE = Cue(
     "before",
     reach=10,
 )
+_NEGATED_LIST = Cue(
+    table(rf"""
+        {_EXCLUDED} *:
+        (?:absente?s?|negatifs?|negatives?|nie|absence) *:
+    """),
+    "negated",
+    "behind",
+    lists="all",
+    opens_clause=True,
+)
+_NO_MORE = Cue(table(r"plus (?=d(?:e |')(?![0-9]))"), "negated", "behind", opens_clause=True)
+_DENIED = Cue(
+    table(r"""
+        ni(?:e|ent|ant)(?= (?!(?:une?|les?|la|des?|du|ce|cette|aucune?|que|avoir|etre|prendre|consommer|boire|fumer
+        |vouloir|souffrir|ressentir|presenter)\b|l'|d'|qu')\w)
+    """),
+    "negated",
+    "behind",
+    lists="of few words",
+)
+_NEGATED_EITHER = Cue(
+    table("improbables?\n(?:peu|tres peu|fort peu) (?:probable|vraisemblable)s?"), "negated", "either", reach=10
+)
 _NEGATED_MARKS = Cue(
     (
-        r" *: *(?:non|0|neant|aucune?s?|absence|absente?s?|negatifs?|negatives?|nul|nulle|o)\b(?= *(?:[,;.)/-]|$))",
+        r" *[:=] *(?:non|0|neant|aucune?s?|absence|absente?s?|negatifs?|negatives?|neg|nul|nulle|nulles|o|s/o|-)"
+        r"(?![\w/])(?= *(?:[,;.)/-]|$))",
+        r"(?<=[a-z]) -(?= *(?:[,;.)]|$))",
         r"\(-\)|\( - \)|\(0\)|\(non\)",
         r"non(?= *(?:[,;.)]|$))",
         r"(?<=[a-z] )0(?= *(?:[,;.]|$))",
@@ -118,6 +147,7 @@ _NEGATED_MARKS = Cue(
 )
 _NEGATED_BEHIND = Cue(
     table(rf"""
+        (?:pas d'|aucun |sans |ni |peu d')(?:argument|element)s?(?: \w+){{1,3}}? pour
         pas (?=(?:[\w]+[ '-]){{0,4}}?{_ARTICLE}\b)
         pas d(?=[aeiouh]\w{{4}})
         abs?c?ences?(?: (?:complete|totale|notable))?(?= *(?:d\b|de\b|des\b|du\b))
@@ -134,6 +164,7 @@ _NEGATED_BEHIND = Cue(
         exempte?s? (?=d)
         depourvue?s? (?=d)
         denuee?s? (?=d)
+        (?:libre|vierge)s? (?=d(?:e |')(?:tout|toute|tous|toutes)\b)
         negatif pour
         negative pour
         ni(?:e|ent|ant)
@@ -148,6 +179,7 @@ _NEGATED_BEHIND = Cue(
         permis (?:d'|de )(?:\w+ment )?{_EXCLUDE}
         peu d'arguments?
         peu d'elements?
+        (?:peu|pas) (?:en faveur|evocat(?:eur|rice)s?|compatibles?|suspecte?s?)
         peu de (?:chance|risque|signe)s?
     """),
     "negated",
@@ -249,7 +281,7 @@ _SUPPOSED_LIST = Cue(
     """),
     "hypothesis",
     "behind",
-    lists=True,
+    lists="all",
     reach=30,
 )
 _SUPPOSED_ADJECTIVE = Cue(
@@ -314,7 +346,7 @@ _FAMILY_LIST = Cue(
     """),
     "family",
     "behind",
-    lists=True,
+    lists="all",
     reach=30,
 )
 _CHILD = Cue(
@@ -351,7 +383,7 @@ _PAST_LIST = Cue(
     """),
     "history",
     "behind",
-    lists=True,
+    lists="all",
     reach=60,
 )
 _PAST_BEHIND = Cue(
@@ -417,6 +449,10 @@ FRENCH = Grammar(
         _FAMILY_LIST,
         _CHILD,
         _PAST_LIST,
+        _NEGATED_LIST,
+        _NO_MORE,
+        _DENIED,
+        _NEGATED_EITHER,
         _NEGATED_BEFORE,
         _NEGATED_BEHIND,
         _NEGATED_NEAR,
@@ -453,7 +489,7 @@ FRENCH = Grammar(
             \b(?<!argument )(?<!arguments )(?<!element )(?<!elements )(?<!negatif )(?<!negative )pour\b
         """),
         "hypothesis": any_of(r"""
-            [()]  (?<!\w)-(?!\w)
+            \(  (?<![ :,;][0-9a-e])\)  (?<!\w)-(?!\w)
             \b(?<!rapport )(?<!lien )(?<!compatible )avec\b  devant  malgre  qui  en raison
             compte tenu  un bilan  contexte
         """),
@@ -467,7 +503,7 @@ FRENCH = Grammar(
         """),
     },
     member=r" *(?:d'|d |de |des |du |ou |ni |et d|et de )",
-    clause=" *(?:"
+    clause=r" *(?:(?:(?! (?:ou|ni) )[^,;:.]){1,60}\b(?:presente?s?|positi(?:f|ve)s?|oui)(?= *(?:[,;.]|$))|"
     + any_of(rf"""
         avec  mais  une?  l[ae]s?  l'  il  elle  on  ils  je  nous  patient\w*  {_FINITE}  present\w*  au  en  a  apres
         quelques  plusieurs  devant  par  contact  controle  irm  scanner  radio  biopsie  reprise  avis  bilan  appeler

@@ -13,6 +13,7 @@ Source: tantivy, https://docs.rs/tantivy; BM25 with k1 = 1.2 and b = 0.75 (Rober
 Leaves to others: which questions to ask (`query`, `expansion`), what a hit looks like (`store`), erasure (`index`).
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,12 +164,15 @@ class Lexical:
         analysis: Analysis = next((name for name in STEMMERS if name == stored.language), "other")
         analyze = self._analyzers[analysis].analyze
         texts: list[tuple[str, str]] = [*texts_by_standing(stored).items(), ("title", document.title)]
+        if stored.is_knowledge:
+            texts = [("affirmed", stored.passage.text), *(each for each in texts if each[0] != "affirmed")]
         for standing, text in texts:
             made.add_text(f"{standing}_{STEMMED}", " ".join(_marked(analysis, token) for token in analyze(text)))
             made.add_text(f"{standing}_{EXACT}", text)
         for mention, concepts in zip(stored.mentions, stored.concepts, strict=True):
-            for concept in concepts:
-                made.add_text(f"{mention.assertion}_{CONCEPT}", concept)
+            standings = {mention.assertion, "affirmed"} if stored.is_knowledge else {mention.assertion}
+            for standing, concept in itertools.product(standings, concepts):
+                made.add_text(f"{standing}_{CONCEPT}", concept)
         return made
 
     def frequency(self, word: str, standing: Standing, analysis: Analysis) -> int:

@@ -49,6 +49,11 @@ class StoredPassage:
     concepts: tuple[tuple[str, ...], ...]
     stated: tuple[str, ...]
 
+    @property
+    def is_knowledge(self) -> bool:
+        """Whether it is of an article, which is about what it denies, too: "no association of X with Y"."""
+        return self.document.kind == "article"
+
 
 def concept_of(mention: Mention) -> str:
     """Return the name under which a mention is found: of its code, or of its term where it has none."""

@@ -149,6 +149,20 @@ def test_says_whether_words_are_in_the_title_or_nowhere(tmp_path, terminology):
     assert near.reasons[0].startswith("none of the words, but similar in meaning (")
 
 
+def test_an_article_is_about_what_it_denies(tmp_path, terminology):
+    texts = {
+        "denies": "We found no association of migraine with thrombosis.",
+        "affirms": "Migraine with fever was treated by rest.",
+        "without": "Migraine without fever was treated by rest.",
+    }
+    with SearchIndex.open(tmp_path / "index", create=True) as index:
+        articles = (Document(key, None, "article", "", text, source="web") for key, text in texts.items())
+        index.add(articles, lambda each: read_document(each, terminology), terminology.ancestors)
+        words_alone = SearchEngine(index, terminology, None)
+        assert found(words_alone, "migraine thrombosis")[0] == "denies"
+        assert set(found(words_alone, "migraine without fever")) == {"denies", "without"}
+
+
 def test_says_what_was_understood_and_searched(engine):
     answer = engine.search(SearchRequest("pneumonei sans fièvre"))
     assert answer.unknown == ("pneumonei",)
