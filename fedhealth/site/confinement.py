@@ -9,18 +9,21 @@
 | index | the index; to fill it, the site's folder; the program | the index | none |
 
 None can execute a program, gain rights, signal or trace another process, or leave memory behind in a core dump; no
-other process of the same user can read their memory. Who may connect to the gate's socket is the gate's to say.
+other process of the same user can read their memory. Who may connect to the gate's socket is the gate's to say. What
+searches or fills the index reads what anybody may have sent to the hospital: it has no socket of any kind either, and
+can open no file to others (`fedhealth.site.system_calls`).
 
 Source: landlock(7), `PR_SET_DUMPABLE` in prctl(2), ptrace(2).
 
 Invariants: called while the process has one thread, before numpy, grpc or torch start others; whoever calls it
 is told what this kernel could not do, and says so in the local log.
 
-Leaves to others: networks beside TCP (`fedhealth.site.isolation`, and the service manager), system calls (the service
-manager), and one user against another (Unix).
+Leaves to others: networks beside TCP (`fedhealth.site.isolation`, and the service manager), system calls of the others
+(the service manager), and one user against another (Unix).
 """
 
 import ctypes
+import logging
 import os
 import resource
 import sys
@@ -30,6 +33,9 @@ from pathlib import Path
 import fedhealth
 from fedhealth.errors import ConfigInvalid
 from fedhealth.site.landlock import Right, Rule, Sandbox, enter_sandbox
+from fedhealth.site.system_calls import give_up_system_calls
+
+_LOG = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE = 4
 
@@ -124,7 +130,10 @@ def confine_index(index: Path, folder: Path | None = None) -> Sandbox:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
     os.environ["SQLITE_TMPDIR"] = os.environ["TMPDIR"] = str(index / "tmp")
-    return _confine(Rule(index, Right.CHANGE), *([Rule(folder, Right.READ)] if folder else []))
+    sandbox = _confine(Rule(index, Right.CHANGE), *([Rule(folder, Right.READ)] if folder else []))
+    if not give_up_system_calls():
+        _LOG.warning("the index keeps its system calls here: let the service manager take them (SystemCallFilter=)")
+    return sandbox
 
 
 def _confine(*own: Rule, tcp_ports: Iterable[int] = (), listen_ports: Iterable[int] = ()) -> Sandbox:
