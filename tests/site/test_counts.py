@@ -219,20 +219,56 @@ PEOPLE = st.lists(
 )
 
 
+REFUSED = st.sampled_from(
+    [
+        lambda study: b"",
+        lambda study: _changed(signed_query(study, PARKINSON), text="free text"),
+        lambda study: signed_query(study, PARKINSON, role="researcher"),
+        lambda study: signed_query(study, query("icd10:G20", quarter="2026-Q3")),
+        lambda study: signed_query(study, PARKINSON, asking_key=ANOTHER),
+    ]
+)
+ASKED = st.lists(REFUSED | QUERIES.map(lambda asked: lambda study: signed_query(study, asked)), min_size=1, max_size=6)
+
+
+def _withdraw_consent(ward, *patients):
+    marks = PatientMarks.under(bytes(32), "ward", "id")
+    for patient in patients:
+        mark = {"scheme": marks.scheme, "mark": marks.of(patient)}
+        ward.ledger.note(ConsentNote(kind="consent-withdrawn", data_set="ward", by="test", at=1, **mark))
+    ward.serve()
+
+
+def _told(facts, asked, *withdrawn):
+    """Return all that the other side sees of a gate that is asked these, but for the noised numbers."""
+    ward, said = CountedWard(facts, search_study(most=4, most_of_an_asker=3)), []
+    _withdraw_consent(ward, *withdrawn)
+    for each in asked:
+        header, body, seconds = ward.ask(each(ward.study))
+        said.append((header.kind, getattr(header, "code", None), len(body), seconds, ward.ledger.size))
+    return said, ward.charged, ward.put()[0].kind
+
+
 @settings(max_examples=25, deadline=None)
-@given(people=PEOPLE, left_out=st.integers(0, 7), asked=st.lists(QUERIES, min_size=1, max_size=6))
+@given(people=PEOPLE, left_out=st.integers(0, 7), asked=ASKED)
 def test_a_gate_says_the_same_with_and_without_one_patient_but_for_the_noised_numbers(people, left_out, asked):
     facts = [PatientFacts(f"p{n}", frozenset(codes), year, sex) for n, (codes, year, sex) in enumerate(people)]
-    without = [each for n, each in enumerate(facts) if n != left_out % len(facts)]
-    told = []
-    for here in (facts, without):
-        ward = CountedWard(here, search_study(most=4, most_of_an_asker=3))
-        said = []
-        for each in asked:
-            header, body, seconds = ward.ask(signed_query(ward.study, each))
-            said.append((header.kind, getattr(header, "code", None), len(body), seconds, ward.ledger.size))
-        told.append((said, ward.charged, ward.put()[0].kind))
-    assert told[0] == told[1]
+    one = facts[left_out % len(facts)]
+    without = [each for each in facts if each is not one]  # of one patient alone an empty index is left
+    assert _told(facts, asked) == _told(without, asked) == _told(facts, asked, one.patient)
+
+
+def test_the_transcripts_compared_hold_counts_fewer_refusals_and_the_end_of_the_budget():
+    asked = [query(f"icd10:A{number:02}") for number in range(4)]
+    said, charged, _ = _told(patients(), [*(lambda study, each=each: signed_query(study, each) for each in asked)])
+    assert [(kind, size) for kind, _, size, _, _ in said] == [("release", 8)] * 3 + [("refused", 0)]
+    assert (said[3][1].value, charged) == ("budget-spent", 3)
+    assert _told([], [lambda study: b""])[0][0][1].value == "bad-request"
+    nobody, somebody = CountedWard([], noise=1), CountedWard(patients(), noise=1)
+    assert (nobody.count(PARKINSON), somebody.count(PARKINSON) is None) == (None, False)
+    assert _told([], [lambda study: signed_query(study, PARKINSON)]) == _told(
+        patients(), [lambda study: signed_query(study, PARKINSON)]
+    )
 
 
 def test_a_patient_who_withdrew_the_consent_is_not_counted_and_counts_again_once_it_is_given_again(ward):
