@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -120,7 +120,7 @@ def _filter(
     patient: str | None,
 ) -> "DocumentFilter":
     """Return which documents are asked for, or say which option cannot be understood."""
-    from fedhealth.search.documents import DocumentFilter
+    from fedhealth.search.documents import DocumentFilter, Kind
     from fedhealth.search.readers.facts import sex_in
 
     youngest, oldest = _ages(age)
@@ -129,11 +129,13 @@ def _filter(
         raise ConfigInvalid(
             f"--code {wrong[0]} is no code", wanted="ICD-10 as I21.9, or ATC as B01AC06; atc:B01 for a group of ATC"
         )
+    if wrong := [kind for kind in kinds or [] if kind not in get_args(Kind)]:
+        raise ConfigInvalid(f"--kind {wrong[0]} is not known", wanted=", ".join(get_args(Kind)))
     if sex is not None and sex_in(sex) is None:
         raise ConfigInvalid(f"--sex {sex} is not known", wanted="female or male")
     try:
         return DocumentFilter(
-            kinds=frozenset(kinds or []),  # type: ignore[arg-type]  # the filter checks them
+            kinds=frozenset(kinds or []),  # type: ignore[arg-type]  # looked at above
             since=_day("--since", since),
             until=_last_day(_day("--until", until), until),
             youngest=youngest,

@@ -200,7 +200,7 @@ def _say_strangers(strangers: "tuple[StrangersOfSource, ...] | None") -> None:
     for each in strangers:
         alike = f" ({each.alike:,} of them but for case, signs or leading zeros)" if each.alike else ""
         say(
-            f"warning: {each.source} has {each.patients:,} patients; {each.strangers:,} are not in the data set under "
+            f"warning: {each.source}: {each.strangers:,} of {each.patients:,} patients are not in the data set under "
             f"that name{alike}"
         )
     if strangers:

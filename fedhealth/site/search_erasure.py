@@ -32,10 +32,18 @@ def erase_forgotten(state: SiteState) -> int | None:
         [sys.executable, "-P", "-m", "fedhealth.cli.main", *words], capture_output=True, check=False
     )
     if done.returncode != 0:
-        sys.stderr.buffer.write(done.stderr)
         raise DataUnusable(
             "the patient is forgotten and not found any more, but still in the files of the index",
-            got=f"exit code {done.returncode} of the process that takes them out; what it said stands above",
+            got=_said(done.stderr) or f"exit code {done.returncode} of the process that takes them out",
             next_step="Repeat when that is dealt with: fedhealth site index status --help",
         )
     return int(json.loads(done.stdout)["erased"])
+
+
+def _said(errors: bytes) -> str:
+    """Return what the process said of why it could not, in one line."""
+    try:
+        error = json.loads(errors.splitlines()[-1])["error"]
+        return ": ".join(filter(None, (str(error["what"]), str(error["got"]))))
+    except (IndexError, KeyError, TypeError, ValueError):
+        return ""

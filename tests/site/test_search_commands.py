@@ -162,7 +162,7 @@ def test_a_filter_leaves_out_what_it_says(find, options, patients):
         (["fever", "--age", "old"], ConfigInvalid.exit_code, "--age"),
         (["fever", "--age", "60-40"], ConfigInvalid.exit_code, "ages"),
         (["fever", "--sex", "x"], ConfigInvalid.exit_code, "--sex"),
-        (["fever", "--kind", "film"], ConfigInvalid.exit_code, "kinds"),
+        (["fever", "--kind", "film"], ConfigInvalid.exit_code, "--kind film"),
         (["fever", "--code", "?"], ConfigInvalid.exit_code, "--code"),
     ],
     ids=["empty", "date", "age", "ages", "sex", "kind", "code"],
