@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fedhealth.cli.output import agreed, answer, say, say_lines
+from fedhealth.cli.output import agreed, answer, remark, say, say_lines
 from fedhealth.cli.site_arguments import State
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ def count(
     ] = None,
     ages: Annotated[str, typer.Option(help='In whole bands of 5 years, the end excluded, such as "60-80".')] = "",
     sex: Annotated[Literal["female", "male"] | None, typer.Option(help="Of one sex alone.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write who was counted, as a cohort for: fedhealth study new --cohort.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Let it leave without asking.")] = False,
 ) -> None:
     """Have the other hospitals count patients with codes, of an age and a sex. Free text never leaves.
@@ -40,17 +43,20 @@ def count(
 
     from fedhealth.canonical import canonical_bytes
     from fedhealth.errors import ConfigInvalid, FederationFailed
-    from fedhealth.secret_file import read_file
+    from fedhealth.secret_file import PUBLIC_MODE, create_file, read_file
     from fedhealth.signing import load_signing_key
     from fedhealth.site.askers import read_certificate
     from fedhealth.site.count_port import ask_elsewhere
     from fedhealth.site.state import SiteState
+    from fedhealth.study.coded_cohort import CodedCohort, cohort_toml
     from fedhealth.study.count_query import ages_of, count_query, quarter_of, sign_query
     from fedhealth.study.signature import SignedSearch, open_signed
 
     signed = open_signed(read_file(study))
     if not isinstance(signed, SignedSearch):
         raise ConfigInvalid(f"{study} is no search study", next_step="Give the one that the hospitals approved.")
+    if save is not None and save.exists():
+        raise ConfigInvalid(f"{save} exists already", next_step="Choose another file with --save. Nothing left.")
     quarter = quarter_of(time.time_ns() // 10**6)
     query = count_query(quarter, tuple(having), tuple(without or ()), ages_of(ages), sex)
     asking = sign_query(
@@ -66,17 +72,17 @@ def count(
         raise FederationFailed("the coordinator asked nobody", got=found.refused, next_step="Nothing was charged.")
     answer({"query": query.model_dump(mode="json"), **_figures(found, signed.study)})
     say_lines(_lines(found, signed.study))
+    if save is not None:
+        most = signed.study.counts.most_codes_of_a_patient
+        cohort = cohort_toml(CodedCohort(query=query, most_codes_of_a_patient=most))
+        create_file(save, cohort.encode(), PUBLIC_MODE)
+        remark(f"wrote {save}; a study of these patients: fedhealth study new NAME --cohort {save}", wrote=str(save))
 
 
 def _leaving(query: "CountQuery", study: "SearchStudy") -> Iterator[str]:
-    yield f"having    {', '.join(query.all_of)}"
-    if query.none_of:
-        yield f"without   {', '.join(query.none_of)}"
-    if query.ages:
-        yield f"ages      {query.ages[0]} to under {query.ages[1]} years"
-    if query.sex:
-        yield f"sex       {query.sex}"
-    yield f"quarter   {query.quarter}"
+    from fedhealth.study.coded_cohort import query_words
+
+    yield from (f"{name:<9} {value}" for name, value in query_words(query))
     yield f"for       {study.purpose_class}, under study '{study.name}' ({study.digest[:12]})"
     yield "and your public key with your role and your hospital's name; nothing else"
 

@@ -108,6 +108,9 @@ def check(
     study: Annotated[
         Path | None, typer.Option(help="A study to check for as well: its protocol, or the signed study.")
     ] = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="The site's state folder, for a study with a cohort by codes.")
+    ] = None,
 ) -> None:
     """Read the whole table and list all that is wrong with it, or may be: where, never what a cell holds.
 
@@ -119,10 +122,11 @@ def check(
     import dataclasses
 
     from fedhealth.site.data_set import check_data_set
+    from fedhealth.site.state import SiteState
 
     asked = _study_of(study)
     with working("reading the table, and what a study asks of it"):
-        table, problems = check_data_set(folder, asked)
+        table, problems = check_data_set(folder, asked, SiteState(state).index if state else None)
     wrong = any(problem.level == "error" for problem in problems)
     answer({"row_word": table.row_word, "problems": [dataclasses.asdict(problem) for problem in problems]})
     for problem in problems:

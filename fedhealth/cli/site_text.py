@@ -30,6 +30,8 @@ def study_lines(view: "StudyView") -> Iterator[str]:
     yield from _said("asked by", view.asked_by or f"UNKNOWN KEY {view.researcher}")
     yield from _said("purpose", view.purpose)
     yield from _said("on ground", view.legal_basis)
+    if view.cohort:
+        yield from _said("cohort", view.cohort)
     for step in view.leaves:
         what = f"{step.step}: at most {step.releases} times {step.numbers:,} whole numbers with noise in them"
         charged = f"; {step.charged} times so far" if step.charged else ""
@@ -68,6 +70,8 @@ def proposal_lines(proposal: "Proposal") -> Iterator[str]:
         yield from _said("leaves", f"{what}, {8 * numbers_of(step):,} bytes each, of {_whom(step.cohort)}")
     if isinstance(study, SearchStudy):
         yield from _said("may ask", _askers(study))
+    elif study.cohort is not None:
+        yield from _said("cohort", study.cohort.words)
     for side, patients in seen.patients.items():
         yield from _said("here", _counted(patients, side, seen.composition[side], isinstance(study, SearchStudy)))
         planned = f"epsilon {seen.epsilon[side]:.3f} at delta {proposal.approval.delta:g} as planned (informs)"

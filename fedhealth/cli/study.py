@@ -53,6 +53,9 @@ def new(
         list[str] | None, typer.Option(help="With --data: no feature, such as the hospital. Repeatable.")
     ] = None,
     data_set: Annotated[str, typer.Option(help="What the hospitals call their table.")] = "",
+    cohort: Annotated[
+        Path | None, typer.Option(help="Of these patients alone: what fedhealth count --save has written.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write it; NAME.toml if not said.")] = None,
 ) -> None:
     """Write a commented protocol that runs, for you to finish.
@@ -63,6 +66,7 @@ def new(
     from fedhealth.learning.draft import EXAMPLE, TableRoles, columns_of, draft_protocol
     from fedhealth.records.source import read_table_file
     from fedhealth.secret_file import PUBLIC_MODE, create_file
+    from fedhealth.study.coded_cohort import load_cohort
     from fedhealth.study.protocol import Study
 
     columns = EXAMPLE
@@ -76,7 +80,7 @@ def new(
         table = read_table_file(data)
         columns = columns_of(table, TableRoles(endpoint, positive, kind, patient_column, ignore or ()))
     path = out or Path(f"{name}.toml")
-    text = draft_protocol(name, task, data_set or name, columns)
+    text = draft_protocol(name, task, data_set or name, columns, load_cohort(cohort) if cohort else None)
     study = parse_toml(text.encode(), path, Study, "study protocol")
     if path.exists():
         raise ConfigInvalid(f"{path} exists already", next_step="Choose another file with --out.")

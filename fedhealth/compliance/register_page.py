@@ -56,7 +56,9 @@ def _columns(study: Study | SearchStudy) -> str:
         for feature in study.features
     ]
     conditions = [each.column for each in study.include if each.column not in {part.column for part in study.features}]
-    return "; ".join([*features, *dict.fromkeys(conditions), f"{', '.join(study.endpoint.columns)} (what is asked)"])
+    coded = ["diagnoses and drugs as codes, year of birth and sex (who is in the cohort)"] if study.cohort else []
+    asked = f"{', '.join(study.endpoint.columns)} (what is asked)"
+    return "; ".join([*features, *dict.fromkeys(conditions), *coded, asked])
 
 
 def _conditions(study: Study | SearchStudy) -> str:
@@ -65,7 +67,8 @@ def _conditions(study: Study | SearchStudy) -> str:
         return (
             f"every patient in the site's index; at most {study.counts.most_codes_of_a_patient} codes of each patient"
         )
-    said = [
+    said = [f"by codes: {study.cohort.words}"] if study.cohort else []
+    said += [
         f"{each.column} from {each.range[0]:g} to {each.range[1]:g}"
         if isinstance(each, NumberCondition)
         else f"{each.column} is {' or '.join(each.any_of)}"

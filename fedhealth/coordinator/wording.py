@@ -82,7 +82,8 @@ def per_hundred_patients(figure: Figure) -> str:
 def cohort_words(study: Study) -> list[str]:
     """Return the conditions that a record of the cohort meets, in words, first those that the protocol names."""
     stated = [f"{feature.column}: not missing" for feature in study.features if feature.missing == "exclude"]
-    return [_condition_words(condition) for condition in study.include] + stated
+    chosen = [f"by codes: {study.cohort.words}"] if study.cohort else []
+    return chosen + [_condition_words(condition) for condition in study.include] + stated
 
 
 def _condition_words(condition: Condition) -> str:

@@ -20,6 +20,7 @@ from fedhealth.learning.open_texts import OPEN
 from fedhealth.records.cells import number_of
 from fedhealth.records.molecules import look_like_smiles
 from fedhealth.records.table import Table
+from fedhealth.study.coded_cohort import CodedCohort, cohort_toml
 from fedhealth.study.molecules import DESCRIPTORS
 
 MAX_WORDS = 20
@@ -107,7 +108,9 @@ class TableRoles:
     ignored: Sequence[str] = field(default=())
 
 
-def draft_protocol(name: str, task: str, data_set: str, columns: DraftColumns) -> str:
+def draft_protocol(
+    name: str, task: str, data_set: str, columns: DraftColumns, cohort: CodedCohort | None = None
+) -> str:
     """Return the text of a protocol file that is valid as it stands.
 
     Args:
@@ -115,6 +118,7 @@ def draft_protocol(name: str, task: str, data_set: str, columns: DraftColumns) -
         task: kind of study.
         data_set: what hospitals call the table.
         columns: endpoint and features.
+        cohort: whom it is of, by codes; None for everybody in the table.
     """
     text = _ENVIRONMENT.get_template("draft.toml.jinja").render(
         name=name,
@@ -126,6 +130,7 @@ def draft_protocol(name: str, task: str, data_set: str, columns: DraftColumns) -
         features=columns.features,
         left_out=columns.left_out,
         descriptors=DESCRIPTORS,
+        cohort=cohort_toml(cohort, "cohort") if cohort else "",
         from_data=columns is not EXAMPLE,
         # Half of what `fedhealth study check` names as the most that cannot overshoot.
         regression_rate=float(f"{1 / (1 + len(columns.features)):.2g}"),

@@ -100,6 +100,10 @@ class CodedPatients:
 
     def count(self, query: CountQuery) -> int:
         """Return how many patients a query is about: for a mechanism only."""
+        return int(np.count_nonzero(self.meet(query)))
+
+    def meet(self, query: CountQuery) -> NDArray[np.bool_]:
+        """Return which patients a query is about, in their order, shape (patients,); it must not leave the gate."""
         met = np.ones(len(self.sexes), dtype=np.bool_)
         for code in query.all_of:
             met &= self._have(code)
@@ -111,7 +115,7 @@ class CodedPatients:
             met &= (self.birth_years != _UNKNOWN_YEAR) & (low <= ages) & (ages < high)
         if query.sex is not None:
             met &= self.sexes == _SEXES[query.sex]
-        return int(np.count_nonzero(met))
+        return met
 
     def _have(self, code: str) -> NDArray[np.bool_]:
         general = code.replace(".", "")
@@ -119,6 +123,13 @@ class CodedPatients:
         have = np.zeros(len(self.sexes), dtype=np.bool_)
         have[self.holders[self.starts[first] : self.starts[last]]] = True
         return have
+
+
+def patients_counted(everybody: Iterable[PatientFacts], query: CountQuery, most_codes: int) -> frozenset[str]:
+    """Return the keys of the patients whom a query counts; arguments as `CodedPatients.of`."""
+    patients = sorted(everybody, key=lambda each: each.patient)
+    met = CodedPatients.of(patients, most_codes).meet(query)
+    return frozenset(each.patient for each, is_met in zip(patients, met, strict=True) if is_met)
 
 
 def _unimplied(codes: Iterable[str]) -> list[str]:

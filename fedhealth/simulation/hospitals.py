@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedhealth.errors import DataUnusable
+from fedhealth.errors import ConfigInvalid, DataUnusable
 from fedhealth.policy.site_file import DataSet, SiteFile
 from fedhealth.records.study_fit import find_misfits
 from fedhealth.records.table import Records, Table, columns_of, prepare_records
@@ -88,9 +88,16 @@ def split_table(table: Table, study: Study, split: Split) -> Hospitals:
     """Return the hospitals of a table.
 
     Raises:
+        ConfigInvalid: the study's cohort is chosen by codes, and a table has none.
         DataUnusable: a column is missing; a row names no hospital; there is one hospital only, or fewer than two
             with as many patients as the study wants; or a cell cannot be used, as `prepare_records` says.
     """
+    if study.cohort is not None:
+        raise ConfigInvalid(
+            f"the cohort of study '{study.name}' is chosen by codes, which are in hospitals' indexes",
+            got=f"the table {table.path}, which has none",
+            next_step="To simulate it, take [cohort] out of the protocol and give a table of such patients.",
+        )
     column, patient_column = split.site_column, split.patient_column or _free_name(table)
     place = _place(table, column, "--site-column")
     patient_place = None if split.patient_column is None else _place(table, split.patient_column, "--patient-column")

@@ -9,10 +9,11 @@ Invariants: `declared_patients` is only ever what a person typed; a site that ha
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import tomlkit
@@ -27,7 +28,9 @@ from fedhealth.records.query_trial import try_query
 from fedhealth.records.source import read_source
 from fedhealth.records.study_fit import find_misfits
 from fedhealth.records.table import Table
+from fedhealth.search.coded_patients import PatientFacts, read_patient_facts
 from fedhealth.secret_file import replace_file
+from fedhealth.site.cohorts import find_cohort_problems, rows_of_cohort
 from fedhealth.site.state import SiteState, local_user
 from fedhealth.study.protocol import Study
 from fedhealth.table_source import TableFormat, TableSource, check_query, format_of
@@ -167,16 +170,17 @@ def connect_data_set(folder: Path, connection: Connection) -> None:
             os.chown(path, owner, group)
 
 
-def check_data_set(folder: Path, study: Study | None) -> tuple[Table, tuple[Problem, ...]]:
+def check_data_set(folder: Path, study: Study | None, index: Path | None) -> tuple[Table, tuple[Problem, ...]]:
     """Read a site's data set and return it with all that is wrong with it, or may be; for the administrator alone.
 
     Args:
         folder: the site's folder.
         study: a study to look at it for; None for the table alone.
+        index: the folder of the site's index, for a study whose cohort is chosen by codes.
 
     Raises:
-        ConfigInvalid: site.toml is wrong.
-        DataUnusable: the data set cannot be read at all.
+        ConfigInvalid: site.toml is wrong, or an index is wanted and None is given.
+        DataUnusable: the data set, or the index, cannot be read at all.
     """
     data_set = load_site_file(folder).data_set
     table = read_source(data_set.source, strict=False)
@@ -189,8 +193,22 @@ def check_data_set(folder: Path, study: Study | None) -> tuple[Table, tuple[Prob
     found = (*([tried] if tried else []), *problems)
     if study is None:
         return table, found
+    facts = _patient_facts_of(study, index)
+    chosen = rows_of_cohort(table, study, data_set.patient_column, facts)
     known = {(each.column, each.rows) for each in found if each.rows}
-    return table, (*found, *(each for each in find_misfits(table, study) if (each.column, each.rows) not in known))
+    misfits = (each for each in find_misfits(chosen, study) if (each.column, each.rows) not in known)
+    return table, (*found, *find_cohort_problems(table, study, data_set.patient_column, facts), *misfits)
+
+
+def _patient_facts_of(study: Study, index: Path | None) -> Callable[[], tuple[PatientFacts, ...]]:
+    if index is not None:
+        return partial(read_patient_facts, index)
+    if study.cohort is not None:
+        raise ConfigInvalid(
+            f"the cohort of study '{study.name}' is chosen by codes, which are in the site's index",
+            next_step="Give --state, the site's state folder, where the index is.",
+        )
+    return tuple
 
 
 def _site_text(folder: Path) -> str:

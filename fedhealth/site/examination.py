@@ -30,10 +30,12 @@ from fedhealth.records.survival_fit import find_follow_up_problems
 from fedhealth.records.table import Table, patients_per_row, prepare_records
 from fedhealth.records.trial_fit import find_trial_problems
 from fedhealth.search.coded_patients import PatientFacts, read_patient_facts
+from fedhealth.site.cohorts import find_cohort_problems, rows_of_cohort
 from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.state import SiteState
 from fedhealth.site.stopped_studies import stopped_in
 from fedhealth.site.study_steps import delta_of_study, price_of, sides_asked, steps_of
+from fedhealth.study.count_query import quarter_of
 from fedhealth.study.protocol import Study
 from fedhealth.study.search_study import SearchStudy
 from fedhealth.study.signature import AnySigned
@@ -149,7 +151,11 @@ class SiteInView:
         """Return what there is of this hospital's patients for a study that is run once."""
         column, split_column = self.site.data_set.patient_column, self.site.data_set.split_column
         names: tuple[Cohort, ...] = ("training", "held-out")
-        records = prepare_records(self.table, study, column, self.split_key, split_column, strict=True)
+        problems = find_cohort_problems(self.table, study, column, self.patient_facts)
+        if wrong := [each for each in problems if each.level == "error"]:
+            raise DataUnusable(f"study '{study.name}' cannot run here: {wrong[0].what}", next_step=wrong[0].next_step)
+        table = rows_of_cohort(self.table, study, column, self.patient_facts)
+        records = prepare_records(table, study, column, self.split_key, split_column, strict=True)
         sides = {name: side for name, side in zip(names, records, strict=True) if name in approval.envelope}
         for name, side in sides.items():
             self._check_enough(study, side.patient_count, f"on the {name} side")
@@ -161,7 +167,8 @@ class SiteInView:
             (
                 *_doubts(self.table, column),
                 *_figure_doubts(max(each.patient_count for each in records), self.site.data_set.declared_patients),
-                *_warnings(self.table, study),
+                *(f"{each.what}. {each.next_step}" for each in problems),
+                *_warnings(table, study),
             ),
         )
 
@@ -266,6 +273,13 @@ def approval_of(
     """
     study, data_set = signed.study, site.data_set
     _check_fit(study, site)
+    if isinstance(study, Study) and study.cohort is not None and study.cohort.query.quarter > quarter_of(at):
+        raise ApprovalMissing(
+            f"the cohort of study '{study.name}' is of a quarter that has not come",
+            got=study.cohort.query.quarter,
+            wanted=f"at latest {quarter_of(at)}: nobody's index says yet who will be in it",
+            next_step="Reject the study, or approve it then.",
+        )
     return Approved(
         study=study.digest,
         researcher=signed.researcher,

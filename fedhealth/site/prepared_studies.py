@@ -27,6 +27,7 @@ from fedhealth.privacy.stream import SECRET_BYTES, SiteNoiseSecret
 from fedhealth.records.marks import without_patients
 from fedhealth.records.table import Records, made_up_records, prepare_records
 from fedhealth.search.coded_patients import CodedPatients
+from fedhealth.site.cohorts import rows_of_cohort
 from fedhealth.site.consent import forgotten_patients
 from fedhealth.site.gate_inputs import Clock, Compute, GateInputs
 from fedhealth.site.study_steps import sides_asked
@@ -110,8 +111,10 @@ class PreparedStudies:
         if isinstance(signed, SignedSearch):
             self._prepare_search(signed.study)
             return signed.study
+        # Whoever withdrew the consent is in no row of the table, whatever the index still says.
+        table = rows_of_cohort(self._table, signed.study, data_set.patient_column, inputs.patient_facts)
         training, held_out = prepare_records(
-            self._table, signed.study, data_set.patient_column, inputs.split_key, data_set.split_column, strict=False
+            table, signed.study, data_set.patient_column, inputs.split_key, data_set.split_column, strict=False
         )
         self.records[digest] = {"training": training, "held-out": held_out}
         self.versions[digest] = f"{self.data_version} {self._mark_of(training, held_out)}"

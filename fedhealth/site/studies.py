@@ -89,6 +89,7 @@ class StudyView:
         legal_basis: on what ground.
         researcher: the public key that signed it.
         asked_by: the name under which that key is pinned here; None for an unknown key.
+        cohort: whom it is about, where codes say so; empty where the table alone does.
         leaves: what leaves, step by step.
         costs: per side.
         obstacle: why it cannot be approved as things stand; empty where it can, or was.
@@ -105,6 +106,7 @@ class StudyView:
     legal_basis: str = ""
     researcher: str = ""
     asked_by: str | None = None
+    cohort: str = ""
     leaves: tuple[StepLeaving, ...] = ()
     costs: tuple[SideCost, ...] = ()
     obstacle: str = ""
@@ -191,6 +193,7 @@ def _view_of(view: SiteInView, study: Digest, signed: AnySigned | None) -> Study
         legal_basis=asked.legal_basis,
         researcher=signed.researcher,
         asked_by=next((name for name, key in pinned.items() if key == signed.researcher), None),
+        cohort=asked.cohort.words if isinstance(asked, Study) and asked.cohort else "",
         leaves=leaves,
         costs=costs,
         obstacle=obstacle,

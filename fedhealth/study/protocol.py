@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from fedhealth.config import read_toml
 from fedhealth.study.augmentation import MAX_TRANSFORMS, Transform
+from fedhealth.study.coded_cohort import CodedCohort
 from fedhealth.study.diagnosis_endpoints import NumberEndpoint
 from fedhealth.study.endpoints import BinaryEndpoint, CategoryEndpoint, Endpoint
 from fedhealth.study.evaluation import Evaluation
@@ -140,6 +141,8 @@ class Study(StudyHead):
         max_records_per_patient: of each patient only the first so many records are read. The public duration of a
             reply is measured with so many records for every patient, so that nobody's records decide it.
         include: conditions that a record must meet, all of them; others are not in the study.
+        cohort: whose records are looked at, by codes in each site's index; None for every patient of the data set. A
+            study's digest knows nothing of it where there is none.
         training: None for an estimate that every patient takes part in once, by one release of each site.
     """
 
@@ -147,6 +150,7 @@ class Study(StudyHead):
     max_records_per_patient: Annotated[int, Field(ge=1, le=1000)]
     sites: Sites = Sites()
     include: Annotated[tuple[Condition, ...], Field(max_length=100)] = ()
+    cohort: Annotated[CodedCohort | None, Field(exclude_if=lambda cohort: cohort is None)] = None
     features: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=1000)]
     endpoint: Endpoint
     model: Model

@@ -20,6 +20,7 @@ from fedhealth.privacy.verify import verify_ledger
 from fedhealth.processes import Processes
 from fedhealth.search.documents import Code, Document, ReadDocument
 from fedhealth.search.index import SearchIndex
+from fedhealth.study.protocol import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 SITES = ("cleveland", "hungary", "switzerland")
@@ -151,13 +152,22 @@ def test_a_clinician_of_one_hospital_learns_blurred_counts_of_the_others_and_not
         fedhealth(*ask, "--having", "icd10:I50", "--sex", "female")
         spent = json.loads(fedhealth(*ask, "--having", "icd10:I50"))
         assert spent["absent"] == {site.file.id: "budget-spent" for site in others}
-        words = fedhealth(*ask[:-2], "--yes", "--having", "icd10:G20", "--ages", "60-80")
+        saved = tmp_path / "cohort.toml"
+        words = fedhealth(*ask[:-2], "--yes", "--having", "icd10:G20", "--ages", "60-80", "--save", saved)
         assert (
             "what leaves this hospital:" in words
             and "nothing else" in words
             and re.search(r": \d+ \+-\d+ patients\n", words)
         )
         assert max(map(len, words.splitlines())) <= 80
+    # Who was counted is whom a study can be of.
+    protocol = tmp_path / "tremor.toml"
+    fedhealth("study", "new", "tremor", "--cohort", saved, "--data-set", asking.file.data_set.name, "--out", protocol)
+    cohort = load_study(protocol).cohort
+    assert cohort.query.model_dump(mode="json") == answer["query"]
+    assert "already" in typed([*ask, "--having", "icd10:G20", "--save", saved])[2]
+    said = typed(["site", "data", "check", others[0].folder, "--study", protocol, "--state", others[0].state.root])[1]
+    assert "200 of 400 patients in the index are in the study's cohort" in " ".join(said.split())
     for site in others:
         verified = verify_ledger(site.state.ledger)
         assert verified.head.size > 0

@@ -77,7 +77,7 @@ class FakeClock:
 class Hospital:
     """One site: keys and files that stay, a ledger and a gate that can be opened again and again."""
 
-    def __init__(self, folder, study=None, compute=noise_only):
+    def __init__(self, folder, study=None, compute=noise_only, facts=()):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.study, self.time = folder, study or protocol(), FakeClock()
         self.site = "ward-a"
@@ -88,7 +88,7 @@ class Hospital:
         self.path = folder / "ledger.sqlite"
         self.csv = folder / "patients.csv"
         self.csv.write_text(csv_text())
-        self.max_epsilon, self.rules = 20.0, {}
+        self.max_epsilon, self.rules, self.facts = 20.0, {}, tuple(facts)
         created = Created(
             site=self.site,
             ledger_key=public_key_hex(self.key.public_key()),
@@ -155,7 +155,7 @@ class Hospital:
             noise_secret=UnsafeFixedNoiseSecret(5),
             witness_key=self.witness.public_key(),
             researchers={"test": public_key_hex(self.researcher.public_key())},
-            patient_facts=tuple,
+            patient_facts=lambda: self.facts,
         )
         ready = [False]
 
