@@ -16,6 +16,8 @@ for all below them (`sections`).
 
 import itertools
 import re
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from fedhealth.search.cues import CueFound, Grammar
@@ -110,7 +112,9 @@ def assertion_of(spans: Sequence[AssertedSpan], start: int, end: int) -> Asserti
         The assertion that covers most of them, "affirmed" where more than half is uncovered.
     """
     covered: dict[Assertion, int] = {}
-    for span in spans:
+    for span in itertools.islice(spans, bisect_right(spans, start, key=lambda each: each.end), None):
+        if span.start >= end:
+            break
         length = min(end, span.end) - max(start, span.start)
         if length > 0:
             covered[span.assertion] = covered.get(span.assertion, 0) + length
@@ -194,13 +198,14 @@ def _flatten(scopes: Iterable[AssertedSpan]) -> list[AssertedSpan]:
     scopes = list(scopes)
     if len(scopes) < 2:  # one overlaps with none
         return scopes
-    points = sorted({point for first, behind, _ in scopes for point in (first, behind)})
+    edges = sorted([(first, kind, 1) for first, _, kind in scopes] + [(behind, kind, -1) for _, behind, kind in scopes])
+    inside: Counter[Assertion] = Counter()
     flat: list[AssertedSpan] = []
-    for first, behind in itertools.pairwise(points):
-        kinds = [kind for begin, stop, kind in scopes if begin <= first and behind <= stop]
-        if not kinds:
+    for (first, opened, by), (behind, *_) in itertools.pairwise(edges):
+        inside[opened] += by
+        kind = max((each for each, times in inside.items() if times), key=PRECEDENCE.__getitem__, default=None)
+        if kind is None or first == behind:
             continue
-        kind = max(kinds, key=PRECEDENCE.__getitem__)
         if flat and flat[-1].end == first and flat[-1].assertion == kind:
             flat[-1] = AssertedSpan(flat[-1].start, behind, kind)
         else:

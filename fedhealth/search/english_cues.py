@@ -191,7 +191,7 @@ _NEGATED_MARKS = Cue((r"w/o\b",), "negated", "behind", is_mark=True)
 _NEGATED_WORD = Cue((r"non[ -] ?(?=[a-z])",), "negated", "behind", reach=1, is_mark=True)
 _NEGATED_SIGNS = Cue(
     (
-        r" *[:=] *(?:no|none|nil|0|absent|negative|neg|denies|denied|-)(?!\w)(?= *(?:[,;.)]|$))",
+        r" {0,3}[:=] *(?:no|none|nil|0|absent|negative|neg|denies|denied|-)(?!\w)(?= *(?:[,;.)]|$))",
         r"\(-\)|\(neg\)",
         r"(?<=[a-z]) -(?= *(?:[,;.)]|$))",
     ),
@@ -201,7 +201,7 @@ _NEGATED_SIGNS = Cue(
     is_mark=True,
 )
 _SUPPOSED_MARKS = Cue((r"r/o\b", r"(?:^|(?<=[ ,;:]))\?+ *(?=\w)"), "hypothesis", "behind", reach=8, is_mark=True)
-_QUESTION = Cue((r" *\?+(?= |$)",), "hypothesis", "before", reach=10, is_mark=True)
+_QUESTION = Cue((r" {0,3}\?+(?= |$)",), "hypothesis", "before", reach=10, is_mark=True)
 _AROUND = Cue(table("versus\nvs"), "hypothesis", "around", reach=4)
 _FAMILY_LIST = Cue(
     table(rf"""

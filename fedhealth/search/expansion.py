@@ -159,11 +159,11 @@ def _standings(assertion: Assertion, include_negated: bool) -> Mapping[Standing,
 
 def _exact(question: Question, include_negated: bool) -> Iterator[tuple[Clause, ...]]:
     standings = _standings("affirmed", include_negated)
-    for code in question.codes:
+    for code in question.codes[:MOST_WORDS]:
         value = code.partition(":")[2]
         yield (
             Clause(code, "concept", standings, EXACT_WEIGHT),
             Clause(value, "phrase", standings, EXACT_WEIGHT),
         )
-    for identifier in question.identifiers:
+    for identifier in question.identifiers[:MOST_WORDS]:
         yield (Clause(identifier, "phrase", EVERY_STANDING, EXACT_WEIGHT),)

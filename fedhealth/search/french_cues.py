@@ -68,12 +68,12 @@ _NONE = Cue(
 )
 _DOUBTED = Cue(
     table(rf"""
-        n(?:e |')(?:[\w']+ ){{0,5}}?(?:d'|de |d )?(?:\w+ment )?{_EXCLUDE}
-        sans (?:[\w']+ ){{0,3}}?{_EXCLUDE}
-        n(?:e |')(?:[\w']+ ){{0,5}}?{_EXCLUDED}
+        n(?:e |')(?:[\w']{{1,25}} ){{0,5}}?(?:d'|de |d )?(?:\w+ment )?{_EXCLUDE}
+        sans (?:[\w']{{1,25}} ){{0,3}}?{_EXCLUDE}
+        n(?:e |')(?:[\w']{{1,25}} ){{0,5}}?{_EXCLUDED}
         (?:non|pas) (?:\w+ment )?{_EXCLUDED}
         (?:impossible|difficile) (?:de |d'){_EXCLUDE}
-        n(?:e |')(?:[\w']+ ){{0,3}}?pas (?:\w+ment )?{_SURE}
+        n(?:e |')(?:[\w']{{1,25}} ){{0,3}}?pas (?:\w+ment )?{_SURE}
         (?:non|pas) (?:encore |\w+ment )?{_SURE}
         sans (?:en etre sure?|etre (?:certaine?|sure?))
     """),
@@ -83,8 +83,8 @@ _DOUBTED = Cue(
 _NO_DOUBT = Cue(table("sans doute\nsans certitude"), "hypothesis", "behind")
 _NEGATED_BEFORE = Cue(
     table(rf"""
-        n(?:e |')(?:[\w']+ )?(?:pas|plus) (?:ete|etre) (?:\w+ment )?{_FOUND}
-        n(?:e |')(?:[\w']+ )?pas ete confirme(?:e|s|es)?
+        n(?:e |')(?:[\w']{{1,25}} )?(?:pas|plus) (?:ete|etre) (?:\w+ment )?{_FOUND}
+        n(?:e |')(?:[\w']{{1,25}} )?pas ete confirme(?:e|s|es)?
         n'(?:est|etait|sont|etaient) (?:pas|plus) (?:\w+ment )?{_FOUND}
         ne sont (?:pas|plus) {_FOUND}
         non {_FOUND}
@@ -133,7 +133,7 @@ _NEGATED_EITHER = Cue(
 )
 _NEGATED_MARKS = Cue(
     (
-        r" *[:=] *(?:non|0|neant|aucune?s?|absence|absente?s?|negatifs?|negatives?|neg|nul|nulle|nulles|o|s/o|-)"
+        r" {0,3}[:=] *(?:non|0|neant|aucune?s?|absence|absente?s?|negatifs?|negatives?|neg|nul|nulle|nulles|o|s/o|-)"
         r"(?![\w/])(?= *(?:[,;.)/-]|$))",
         r"(?<=[a-z]) -(?= *(?:[,;.)]|$))",
         r"\(-\)|\( - \)|\(0\)|\(non\)",
@@ -157,7 +157,7 @@ _NEGATED_BEHIND = Cue(
         ni
         sans
         sns
-        n(?:e |')(?:[\w']+ ){{0,2}}?plus(?= (?:\w+ ){{0,2}}?{_ARTICLE}\b)
+        n(?:e |')(?:[\w']{{1,25}} ){{0,2}}?plus(?= (?:\w+ ){{0,2}}?{_ARTICLE}\b)
         disparition
         (?:regression|resolution) (?:complete|totale)
         indemnes? (?=d)
@@ -188,7 +188,7 @@ _NEGATED_BEHIND = Cue(
 _NEGATED_NEAR = Cue(
     table("""
         pas
-        n(?:e |')(?:[\\w']+ )?plus
+        n(?:e |')(?:[\\w']{1,25} )?plus
     """),
     "negated",
     "behind",
@@ -330,7 +330,7 @@ _SUPPOSED_AROUND = Cue(table("versus\nvs"), "hypothesis", "around", reach=4)
 _SUPPOSED_MARKS = Cue(
     (r"r/o\b", r"^\?+ *(?=\w)", r"(?<=[,;:/-] )\?+ *(?=\w)"), "hypothesis", "behind", reach=8, is_mark=True
 )
-_QUESTION = Cue((r" *\?+",), "hypothesis", "before", reach=10, is_mark=True)
+_QUESTION = Cue((r" {0,3}\?+",), "hypothesis", "before", reach=10, is_mark=True)
 _FAMILY_LIST = Cue(
     table(rf"""
         (?:antecedents?|atcds?|tacds?)(?: \w+)? fam(?:ilial|iliaux|iliale|iliales)?
@@ -421,7 +421,7 @@ _PAST_AROUND = Cue(
     table(rf"""
         en (?:(?:janvier|fevrier|mars|avril|mai|juin|juillet|aout|septembre|octobre|novembre
         |decembre) )?{_YEAR}(?!.{{0,40}}(?:actuel|sous traitement|depuis|toujours))(?! ?(?:mg|ml|ui|cm))
-        il y a (?:environ |plus de |plusieurs |quelques |une? |deux |trois |[a-z]+ |[0-9]+ )*(?:ans?|annees)
+        il y a (?:[a-z0-9]{{1,12}} ){{1,5}}?(?:ans?|annees)
         dans (?:l'|son |sa )(?:enfance|adolescence|jeunesse|petite enfance)
         (?:a l'age|des l'age) de [0-9]+ ans
         par le passe

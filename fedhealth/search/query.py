@@ -30,11 +30,17 @@ MAX_HITS = 1_000
 ICD10 = re.compile(r"\b([A-Z][0-9][0-9A-Z])\.?([0-9]{1,3})?(?![.]?\w)", re.IGNORECASE)
 ATC = re.compile(r"\b[A-Z][0-9]{2}[A-Z]([A-Z]([0-9]{2})?)?\b", re.IGNORECASE)
 IDENTIFIER = re.compile(r"(?<![\w/.-])(?=[\w/.-]*[0-9])[^\W_](?:[\w/.-]*[^\W_])?(?![\w/-])")
+CATEGORY = len("I21")
 LEAST_DIGITS = 3
 """An identifier has so many digits and a letter or a sign, or is a number as long as `LEAST_PLAIN_DIGITS`."""
 LEAST_PLAIN_DIGITS = 5
 LONGEST_CODE = len("N04BA02")
 """Of a question that is a code: it may be in small letters."""
+CODE_ALONE = re.compile(
+    r"(?:(?:code\s*)?(?:cim|icd|atc)?[\s-]*(?:10)?[\s:]+)?([a-z]\s?[0-9][\s0-9a-z]{1,8}(?:[.,-]\s?[0-9]{0,3})?)[x.*-]*",
+    re.IGNORECASE,
+)
+"""A question that is a code and nothing else, in whatever writing: "I 21.9", "i21-9", "CIM-10 : I21,9", "I21.-"."""
 SENTENCE = re.compile(
     r"\?\s*$|^\s*(what|which|who|when|where|why|how|is|are|does|do|did|can|could|should|will|quel(le)?s?|que|qui|quand|"
     r"où|pourquoi|comment|est-ce|combien)\b",
@@ -178,31 +184,35 @@ def read_question(query: str, terminology: Terminology) -> Question:
     language = detect(text)
     terms = terminology.find_mentions(text, None, asked=True)
     spans = _spans(text, language, terms)
+    taken = bytearray(len(text))
     codes = list(_codes(text, terminology))
+    for start, end, *_ in codes:
+        taken[start:end] = bytes([True]) * (end - start)
     identifiers = [
         match
         for match in IDENTIFIER.finditer(text)
-        if _is_identifier(match.group()) and not any(_meet(match.span(), (each.start, each.end)) for each in codes)
+        if _is_identifier(match.group()) and not any(taken[match.start() : match.end()])
     ]
-    taken = [(each.start, each.end) for each in codes] + [match.span() for match in identifiers]
+    for match in identifiers:
+        taken[match.start() : match.end()] = bytes([True]) * len(match.group())
     words = tuple(
         AskedWord(word.start, word.end, text[word.start : word.end], word.folded, assertion_of(spans, *word[:2]))
         for word in words_of(text)
         if text[word.start : word.end].lower() not in FUNCTION_WORDS
         and word.folded not in JOINING_WORDS
-        and not any(_meet((word.start, word.end), each) for each in taken)
+        and not any(taken[word.start : word.end])
     )
-    named = [term for term in terms if not any(_meet((term.start, term.end), each) for each in taken)]
+    named = [term for term in terms if not any(taken[term.start : term.end])]
     concepts = [AskedConcept(term, assertion_of(spans, term.start, term.end)) for term in (*named, *codes)]
-    wanted_codes = [each for each in concepts[len(named) :] if each.assertion != "negated"]
-    asserted = {word.assertion for word in words} | {each.assertion for each in concepts}
+    coded = concepts[len(named) :]
+    asserted = {each.assertion for each in words} | {each.assertion for each in concepts}
     return Question(
         text,
         language,
         words,
-        tuple(each for each in concepts if each not in wanted_codes),
-        tuple(each.found.concept for each in wanted_codes),
-        tuple(match.group() for match in identifiers),
+        (*concepts[: len(named)], *(each for each in coded if each.assertion == "negated")),
+        tuple(dict.fromkeys(each.found.concept for each in coded if each.assertion != "negated")),
+        tuple(dict.fromkeys(match.group() for match in identifiers)),
         negates_all=asserted == {"negated"} and not identifiers,
     )
 
@@ -220,6 +230,9 @@ def _spans(text: str, language: str, terms: Sequence[TermFound]) -> Sequence[Ass
 
 def _codes(text: str, terminology: Terminology) -> Iterator[TermFound]:
     """Yield the codes in a question that a classification has; ICD-10 may stand without its dot."""
+    if (alone := CODE_ALONE.fullmatch(text)) and (concept := _code_written(alone[1], terminology)):
+        yield TermFound(0, len(text), concept, alone[1], ())
+        return
     for system, form in (("atc", ATC), ("icd10", ICD10)):
         for match in form.finditer(text):
             written = match.group()
@@ -228,6 +241,13 @@ def _codes(text: str, terminology: Terminology) -> Iterator[TermFound]:
             concept = f"{system}:" + (written.upper() if system == "atc" else _dotted(match))
             if terminology.name(concept, "fr"):
                 yield TermFound(match.start(), match.end(), concept, written, ())
+
+
+def _code_written(written: str, terminology: Terminology) -> str | None:
+    """Return the concept of a code in whatever writing, None where no classification has it."""
+    value = "".join(each for each in written.upper() if each.isalnum())
+    icd10 = f"{value[:3]}.{value[3:]}" if len(value) > CATEGORY else value
+    return next((each for each in (f"atc:{value}", f"icd10:{icd10}") if terminology.name(each, "fr")), None)
 
 
 def _dotted(match: re.Match[str]) -> str:
@@ -239,7 +259,3 @@ def _is_identifier(written: str) -> bool:
     if digits == len(written):
         return digits >= LEAST_PLAIN_DIGITS
     return digits >= LEAST_DIGITS
-
-
-def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < other[1] and other[0] < one[1]

@@ -159,6 +159,18 @@ def test_a_mention_is_affirmed_if_most_of_it_is():
     assert assertion_of(spans, 9, 16) == "negated"
 
 
+@pytest.mark.parametrize(("words", "language"), [("no ", "en"), ("a ? ", "fr"), ("il y a ", "fr")])
+def test_time_for_a_sentence_grows_no_faster_than_the_sentence(words, language):
+    """With its square, 100,000 characters would take minutes, and the test's time would run out."""
+    sentence = words * (100_000 // len(words))
+    asserted_spans(fold(sentence), 0, len(sentence), language)
+
+
+def test_time_for_years_that_never_come_does_not_double_with_each_word():
+    sentence = "il y a " + "une " * 200 + "toux"
+    assert assertion(sentence, "toux", "fr") == "affirmed"
+
+
 CLINICAL = st.lists(
     st.sampled_from(
         [

@@ -10,6 +10,13 @@ from fedhealth.search.query import MAX_QUERY_CHARACTERS, SearchRequest, clean, r
 CODES_AND_IDENTIFIERS = {
     "a code": ("I50.1", ("icd10:I50.1",), ()),
     "a code without its dot, in small letters": ("i501", ("icd10:I50.1",), ()),
+    "a code with a space": ("I 50.1", ("icd10:I50.1",), ()),
+    "a code with a hyphen": ("i50-1", ("icd10:I50.1",), ()),
+    "a code with a comma, its classification named": ("CIM-10 : I50,1", ("icd10:I50.1",), ()),
+    "a category as classifications write it": ("I50.-", ("icd10:I50",), ()),
+    "a drug's code in parts": ("a10 ba 02", ("atc:A10BA02",), ()),
+    "a code twice": ("I50.1 ou I50.1", ("icd10:I50.1",), ()),
+    "no code in a temperature": ("fièvre T 38.5", (), ("38.5",)),
     "a category among words": ("patients with I21 last year", ("icd10:I21",), ()),
     "a drug's code": ("A10BA02", ("atc:A10BA02",), ()),
     "an identifier with signs": ("A-2041/7", (), ("A-2041/7",)),
@@ -30,6 +37,7 @@ def test_recognises_codes_and_identifiers(terminology, query, codes, identifiers
 
 def test_who_asks_for_a_code_asks_for_no_words(terminology):
     assert read_question("I50.1", terminology).words == ()
+    assert read_question("code CIM-10 : I50.1", terminology).words == ()
     assert not read_question("I50.1", terminology).has_meaning
     assert read_question("I50.1 chez la femme", terminology).has_meaning
 
