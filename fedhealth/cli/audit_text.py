@@ -4,7 +4,7 @@ A ledger or bundle may come from a stranger, so text in it is shown without what
 """
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedhealth.compliance.checked_run import CheckedRun
     from fedhealth.compliance.empirical import EmpiricalAudit
     from fedhealth.link.enrolment import LedgerCertificate
+    from fedhealth.privacy.asked_counts import Asked, Shares
     from fedhealth.privacy.verified_ledger import VerifiedLedger
 
 _OUTCOMES = {"ok": "ok", "failed": "FAILED", "not checked": "-"}
@@ -116,11 +117,23 @@ def _study_lines(study: "StudyUse") -> Iterator[str]:
     for step in study.steps:
         planned = "" if step.planned is None else f" of at most {step.planned}"
         yield f"    {step.step:8}  {step.charged} releases charged{planned}"
+    yield from asked_lines(study.shares, study.asked)
     if study.charged is not None:
         yield f"    charged   {time_text(study.charged[0])} to {time_text(study.charged[1])}"
     yield f"    spent     {study.share_of_cap:.1%} of the cap, {study.share_of_envelope:.1%} of its envelope"
     if study.plan is not None:
         yield f"    plan      epsilon {study.plan.epsilon:.3f} at delta {study.plan.delta:g} (informative)"
+
+
+def asked_lines(shares: "Shares", asked: "Iterable[Asked]") -> Iterator[str]:
+    """Say what askers of a search study may cause, and who caused what; nothing of another study."""
+    if shares.of_an_asker is None:
+        return
+    hospital = "as many as there are" if shares.of_a_hospital is None else f"{shares.of_a_hospital} together"
+    yield f"    a quarter each key may cause {shares.of_an_asker}, a hospital's keys {hospital}"
+    for each in asked:
+        counts = f"{each.counts} new count{'' if each.counts == 1 else 's'}"
+        yield f"    {each.quarter}   {counts} by key {each.key[:12]} of {each.site or 'a hospital'}"
 
 
 def run_lines(found: "CheckedRun", folder: Path) -> Iterator[str]:

@@ -178,7 +178,13 @@ def budget(folder: Folder, state: State) -> None:
         }
         for side in sides
     ]
-    answer({"budgets": shown})
+    asked = [
+        {"study": each.study, "name": each.name, "shares": dataclasses.asdict(each.shares)}
+        | {"asked": [dataclasses.asdict(one) for one in each.asked]}
+        for each in approved
+        if each.shares.of_an_asker is not None
+    ]
+    answer({"budgets": shown, "counts": asked})
     say_lines(budget_lines(sides, approved))
 
 

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from fedhealth.cli.audit_text import asked_lines
 from fedhealth.compliance.times import time_text
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ def proposal_lines(proposal: "Proposal") -> Iterator[str]:
 def _askers(study: "SearchStudy") -> str:
     who = f"{' or '.join(study.roles)} of {', '.join(each.site for each in study.asking_sites)}"
     when = f"from {study.first_quarter} to {study.last_quarter}"
-    share = f"each key {study.counts.most_of_an_asker} new counts a quarter"
-    return f"{who}, {when}; {share}; below {study.counts.least_shown} no number is said"
+    return f"{who}, {when}; {study.counts.shares}; below {study.counts.least_shown} no number is said"
 
 
 def _whom(cohort: str) -> str:
@@ -111,6 +111,10 @@ def budget_lines(sides: "Iterable[Spending]", approved: "Iterable[StudyView]") -
                 yield f"  {each.name} ({each.study[:12]}), {each.standing}"
                 yield f"    may cost {cost.share:.1%} and has cost {cost.share_spent:.1%} of the budget (binds)"
                 yield f"    epsilon {cost.epsilon:.3f} at delta {cost.delta:g} as planned (informs)"
+    for each in approved:
+        if each.asked or each.shares.of_an_asker is not None:
+            yield f"{each.name} ({each.study[:12]}), counts that askers caused"
+            yield from asked_lines(each.shares, each.asked)
     yield "Shares add up; epsilons of several studies do not."
 
 

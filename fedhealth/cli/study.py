@@ -200,6 +200,7 @@ def _check_search(study: "SearchStudy", limits: "Sequence[SiteLimits]") -> None:
         f'below {study.counts.least_shown} only "fewer"'
     )
     say(f"  all       {study.counts.most} counts: epsilon {found.epsilon:.2f} at delta {study.delta:g}, for everybody")
+    say(f"  shares    {study.counts.shares}")
     for site in found.sites:
         share = "-" if site.share is None else f"{site.share:.0%} of its budget"
         say(f"  {site.site}: {share}; {'; '.join(site.refusals) or 'nothing against it'}")

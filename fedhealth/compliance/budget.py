@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from fedhealth.compliance.history import History
+from fedhealth.privacy.asked_counts import Asked, Shares
 from fedhealth.privacy.currency import Budget
 from fedhealth.privacy.entries import Approved, Name
 from fedhealth.privacy.events import plan_of
@@ -47,6 +48,8 @@ class StudyUse:
         at: when, in Unix milliseconds.
         withdrawn: whether the approval was withdrawn since; what was not spent is free again.
         steps: its releases on this side.
+        shares: of a search study, what each asker and each hospital may cause in a quarter.
+        asked: of a search study, who caused how many counts in which quarter.
         charged: when the first and the last of them were charged, in Unix milliseconds; None before the first.
         epsilon_spent: what its releases guarantee together at the data set's delta, whatever was chosen adaptively.
         share_of_cap: what was spent, over the data set's cap.
@@ -63,6 +66,8 @@ class StudyUse:
     at: int
     withdrawn: bool
     steps: tuple[StepUse, ...]
+    shares: Shares
+    asked: tuple[Asked, ...]
     charged: tuple[int, int] | None
     epsilon_spent: float
     share_of_cap: float
@@ -142,6 +147,8 @@ def _study_use(history: History, approval: Approved, cohort: Cohort, budget: Bud
         at=approval.at,
         withdrawn=withdrawn,
         steps=tuple(_step_uses(history, approval.study, signed.study if signed else None, cohort)),
+        shares=approval.shares,
+        asked=account.asked.of(approval.study),
         charged=(min(times), max(times)) if times else None,
         epsilon_spent=budget.epsilon_of(spent) if spent else 0.0,
         share_of_cap=share_of_cap,

@@ -86,7 +86,7 @@ def _leaves(study: Study | SearchStudy) -> str:
         counts = study.counts
         return (
             f"Noised counts of patients, one for each new question from {study.first_quarter} to {study.last_quarter}: "
-            f"at most {counts.most}, of them {counts.most_of_an_asker} of one asker in a quarter; below "
+            f"at most {counts.most}; {counts.shares}; below "
             f"{counts.least_shown} only the word “fewer”."
         )
     if study.training is None:

@@ -103,7 +103,8 @@ def _total(study: Digest, sites: list[tuple[str, list[tuple[SideUse, StudyUse]]]
 
 def _at_site(site: str, uses: list[tuple[SideUse, StudyUse]]) -> StudyAtSite:
     side, use = uses[0]
-    steps = [step for _, each in uses for step in each.steps]
+    # A step that both sides pay for is one step: a count is charged to everybody, and left once.
+    steps = {step.step: step for _, each in uses for step in each.steps}.values()
     planned = [step.planned for step in steps if step.planned is not None]
     return StudyAtSite(
         site=site,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from fedhealth.errors import ApprovalMissing, BudgetExhausted
 from fedhealth.privacy.accountant import AnyBudget, AnyCost
 from fedhealth.privacy.acts import Act, Acts, LedgerEntry, Milliseconds, misplaced
+from fedhealth.privacy.asked_counts import AskedCounts, Asker, Share, Shares
 from fedhealth.privacy.currency import Cost, total_of
 from fedhealth.privacy.decisions import Decision, Decisions
 from fedhealth.privacy.release import Cohort, Digest, Everybody, SiteId, StepName, paying_sides
@@ -20,8 +21,6 @@ from fedhealth.privacy.release import Cohort, Digest, Everybody, SiteId, StepNam
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 ReplyAfter = dict[StepName, Annotated[int, Field(ge=1, le=86_400_000)]]
 """Public duration from a request to its reply, per step, in milliseconds."""
-Quarter = Annotated[str, StringConstraints(pattern=r"^20[0-9]{2}-Q[1-4]$")]
-"""A calendar quarter in UTC, such as "2026-Q4"."""
 WitnessPolicy = Literal["required", "best-effort"]
 WitnessWait = Annotated[int, Field(ge=1, le=600)]
 
@@ -71,6 +70,7 @@ class Approved(LedgerEntry):
         reply_after_ms: public duration from a request to its reply, per step.
         envelope: the most the study may ever cost each side of the data set.
         counts_of_an_asker: how many new counts each asker may cause in a quarter; None where the study counts nothing.
+        counts_of_a_hospital: how many all askers of one hospital may cause in a quarter together; None for any number.
         delta: the delta at which this study's epsilon is stated.
         by: the local user who approved.
         at: Unix time in milliseconds.
@@ -84,10 +84,16 @@ class Approved(LedgerEntry):
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
     reply_after_ms: ReplyAfter
     envelope: dict[Cohort, AnyCost]
-    counts_of_an_asker: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    counts_of_an_asker: Share | None = None
+    counts_of_a_hospital: Annotated[Share | None, Field(exclude_if=lambda share: share is None)] = None
     delta: float
     by: str
     at: Milliseconds
+
+    @property
+    def shares(self) -> Shares:
+        """What askers may cause in a quarter."""
+        return Shares(self.counts_of_an_asker, self.counts_of_a_hospital)
 
     @model_validator(mode="after")
     def _without_sides_both_pay_alike(self) -> Self:
@@ -104,14 +110,6 @@ class Withdrawn(LedgerEntry):
     study: Digest
     by: str
     at: Milliseconds
-
-
-class Asker(BaseModel):
-    """Who caused a count, as the public key under which they ask, and the quarter it is of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    key: Digest
-    quarter: Quarter
 
 
 class Reserved(LedgerEntry):
@@ -232,9 +230,9 @@ class Account:
         self.recovered: list[Recovered] = []
         self.closed: set[Digest] = set()
         self.given_back = 0
+        self.asked = AskedCounts()
         self._spent: dict[tuple[Digest, Cohort], Cost] = {}
         self._releases: dict[tuple[Digest, StepName], int] = {}
-        self._asked: dict[tuple[Digest, Asker], int] = {}
 
     @property
     def acts(self) -> Acts:
@@ -250,10 +248,6 @@ class Account:
     def releases(self, study: Digest, step: StepName) -> int:
         """Return how many releases of a step a study was charged for."""
         return self._releases.get((study, step), 0)
-
-    def asked(self, study: Digest, asker: Asker) -> int:
-        """Return how many counts of a study an asker was the first to ask for, in the quarter that is named."""
-        return self._asked.get((study, asker), 0)
 
     def committed(self, data_set: Name, cohort: Cohort) -> Cost | None:
         """Return what is spent or set aside on one side of a data set; None if nothing."""
@@ -362,7 +356,7 @@ class Account:
         for side in paying_sides(entry.cohort):
             self._check_charge(entry, approval, side)
         if entry.asker is not None:
-            self._check_asker(entry.study, entry.asker, approval)
+            self.asked.check(entry.study, entry.asker, approval.shares)
         self.reserved[entry.release] = entry
         for side in paying_sides(entry.cohort):
             before = self.spent(entry.study, side)
@@ -370,7 +364,7 @@ class Account:
         key = (entry.study, entry.step)
         self._releases[key] = self._releases.get(key, 0) + 1
         if entry.asker is not None:
-            self._asked[entry.study, entry.asker] = self.asked(entry.study, entry.asker) + 1
+            self.asked.add(entry.study, entry.asker)
 
     def _check_charge(self, entry: Reserved, approval: Approved, side: Cohort) -> None:
         envelope = approval.envelope.get(side)
@@ -380,14 +374,4 @@ class Account:
             raise BudgetExhausted(
                 f"study {entry.study[:12]} has spent its envelope on the {side} patients",
                 next_step="Nothing more leaves for this study; a new study needs a new approval.",
-            )
-
-    def _check_asker(self, study: Digest, asker: Asker, approval: Approved) -> None:
-        most = approval.counts_of_an_asker
-        if most is None or self.asked(study, asker) >= most:
-            raise BudgetExhausted(
-                f"an asker of study {study[:12]} has spent what one may cause in {asker.quarter}",
-                got=f"{self.asked(study, asker)} counts for key {asker.key[:12]}",
-                wanted=f"at most {most or 0}",
-                next_step="What was counted already is still answered; new counts wait for the next quarter.",
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedhealth.errors import IdentityInvalid
 from fedhealth.link.memory import Buffer
-from fedhealth.privacy.entries import Asker
+from fedhealth.privacy.asked_counts import Asker
 from fedhealth.privacy.release import Digest, input_digest
 from fedhealth.study.count_query import CountQuery, check_asker, open_signed_query
 from fedhealth.study.search_study import SearchStudy
@@ -58,4 +58,4 @@ def open_question(data: Buffer, study: SearchStudy) -> CountQuestion:
             next_step="Nothing was charged.",
         )
     check_asker(asker, key, quarter)
-    return CountQuestion(signed.query, Asker(key=asker.key, quarter=quarter))
+    return CountQuestion(signed.query, Asker(key=asker.key, quarter=quarter, site=asker.site))

@@ -289,6 +289,7 @@ def approval_of(
         reply_after_ms=durations,
         envelope=price_of(study, created.budgets[study.data_set]),
         counts_of_an_asker=study.counts.most_of_an_asker if isinstance(study, SearchStudy) else None,
+        counts_of_a_hospital=study.counts.most_of_a_hospital if isinstance(study, SearchStudy) else None,
         delta=delta_of_study(study),
         by=by,
         at=at,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fedhealth.errors import ApprovalMissing, ConfigInvalid, FedHealthError, IdentityInvalid
+from fedhealth.privacy.asked_counts import NO_SHARES, Asked, Shares
 from fedhealth.privacy.pld import informative_epsilon
 from fedhealth.privacy.release import Cohort, Digest, Everybody, StepName, paying_sides
 from fedhealth.privacy.verified_ledger import spending_of
@@ -92,6 +93,8 @@ class StudyView:
         cohort: whom it is about, where codes say so; empty where the table alone does.
         leaves: what leaves, step by step.
         costs: per side.
+        shares: of an approved search study, what each asker and each hospital may cause in a quarter.
+        asked: of a search study, who caused how many counts in which quarter.
         obstacle: why it cannot be approved as things stand; empty where it can, or was.
         here: of this hospital's patients, where the study waits and they could be counted; never for anybody else.
     """
@@ -109,6 +112,8 @@ class StudyView:
     cohort: str = ""
     leaves: tuple[StepLeaving, ...] = ()
     costs: tuple[SideCost, ...] = ()
+    shares: Shares = NO_SHARES
+    asked: tuple[Asked, ...] = ()
     obstacle: str = ""
     here: Feasibility | None = None
 
@@ -196,6 +201,8 @@ def _view_of(view: SiteInView, study: Digest, signed: AnySigned | None) -> Study
         cohort=asked.cohort.words if isinstance(asked, Study) and asked.cohort else "",
         leaves=leaves,
         costs=costs,
+        shares=approval.shares if (approval := view.account.approved.get(study)) else NO_SHARES,
+        asked=view.account.asked.of(study),
         obstacle=obstacle,
         here=here,
     )

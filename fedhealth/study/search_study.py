@@ -39,6 +39,8 @@ class Counts(Part):
         epsilon: of one count: its noise k has a probability proportional to exp(-epsilon |k|).
         most: how many different queries are ever answered; with them the study is spent.
         most_of_an_asker: how many of them one asker may cause in a quarter.
+        most_of_a_hospital: how many of them all askers of one hospital may cause in a quarter together, because a
+            hospital can vouch for as many keys as it likes; None for `most`. A study's digest knows nothing of it then.
         least_shown: a noisy count below this is answered as "fewer", so that small counts are no news.
         most_codes_of_a_patient: of each patient so many codes are looked at, in their order. The public duration of a
             reply is measured with so many for every patient, so that nobody's decide it.
@@ -47,8 +49,24 @@ class Counts(Part):
     epsilon: Annotated[float, Field(ge=2.0**-10, le=2, allow_inf_nan=False)]
     most: Annotated[int, Field(ge=1, le=100_000)]
     most_of_an_asker: Annotated[int, Field(ge=1, le=10_000)]
+    most_of_a_hospital: Annotated[int | None, Field(ge=1, le=100_000, exclude_if=lambda most: most is None)] = None
     least_shown: Annotated[int, Field(ge=1, le=1000)] = 10
     most_codes_of_a_patient: Annotated[int, Field(ge=1, le=1000)] = 100
+
+    @model_validator(mode="after")
+    def _a_hospital_has_an_askers_share(self) -> Self:
+        if self.most_of_a_hospital is not None and self.most_of_a_hospital < self.most_of_an_asker:
+            raise ValueError(
+                f"most_of_a_hospital is {self.most_of_a_hospital}, wanted at least most_of_an_asker, "
+                f"which is {self.most_of_an_asker}"
+            )
+        return self
+
+    @property
+    def shares(self) -> str:
+        """What one asker and one hospital may cause, for people."""
+        hospital = self.most if self.most_of_a_hospital is None else self.most_of_a_hospital
+        return f"each key {self.most_of_an_asker} new counts a quarter, each hospital {hospital}"
 
 
 class SearchStudy(StudyHead):

@@ -111,6 +111,7 @@ def test_a_clinician_of_one_hospital_learns_blurred_counts_of_the_others_and_not
         epsilon = 0.3
         most = 3
         most_of_an_asker = 2
+        most_of_a_hospital = 2
         least_shown = 5
         """.replace('data_set = "heart"', f'data_set = "{asking.file.data_set.name}"')
     )
@@ -173,7 +174,18 @@ def test_a_clinician_of_one_hospital_learns_blurred_counts_of_the_others_and_not
         assert verified.head.size > 0
         budget = fedhealth("site", "budget", site.folder, "--state", site.state.root)
         assert "feasibility" in budget and digest[:12] in budget
+        assert f"{QUARTER}   2 new counts by key {public[:12]} of {asking.file.id}" in budget
         _never_planted(site.state.node)
+    ledgers = [site.state.gate for site in others]
+    studies = json.loads(fedhealth("audit", "budget", *ledgers, "--json"))["studies"]
+    counted = next(each for each in studies if each["study"] == digest)
+    assert [(each["charged"], each["planned"]) for each in counted["sites"]] == [
+        (2, 3),
+        (2, 3),
+    ]  # left once, paid twice
+    fedhealth("audit", "report", *ledgers, "--out", tmp_path / "register.html")
+    page = (tmp_path / "register.html").read_text()
+    assert f"{QUARTER}: 2 by key <code>{public[:12]}</code> of {asking.file.id}</dd>" in page
     for folder in (federation.home.root, federation.logs):
         _never_planted(folder)
 

@@ -3,8 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
+from fedhealth.canonical import canonical_bytes
 from fedhealth.errors import ApprovalMissing, BudgetExhausted, LedgerDamaged
-from fedhealth.privacy.entries import Account, Approved, Asker, Created, Reserved
+from fedhealth.privacy.asked_counts import Asker
+from fedhealth.privacy.entries import Account, Approved, Created, Reserved
 from fedhealth.privacy.events import GeometricEvent
 from fedhealth.privacy.mu_squared import MuSquaredBudget
 
@@ -12,6 +14,10 @@ BUDGET = MuSquaredBudget(epsilon=3.0, delta=1e-5)
 PRICE = BUDGET.cost_of(GeometricEvent(epsilon=0.1, cells=1))
 SEARCH, STUDY = "a" * 64, "b" * 64
 ADA, GRACE = Asker(key="1" * 64, quarter="2026-Q4"), Asker(key="2" * 64, quarter="2026-Q4")
+
+CREATED = Created(
+    site="w", ledger_key="0" * 64, witness_key="0" * 64, budgets={"ward": BUDGET}, unsafe_test_site=False, at=0
+)
 
 
 def approved(study=SEARCH, **parts):
@@ -39,11 +45,7 @@ def counted(number, asker=ADA, **parts):
 @pytest.fixture
 def account():
     account = Account()
-    account.apply(
-        Created(
-            site="w", ledger_key="0" * 64, witness_key="0" * 64, budgets={"ward": BUDGET}, unsafe_test_site=False, at=0
-        )
-    )
+    account.apply(CREATED)
     account.apply(approved())
     return account
 
@@ -61,7 +63,27 @@ def test_an_asker_has_a_share_of_each_quarter_and_others_have_their_own(account)
     with pytest.raises(BudgetExhausted, match="an asker of study aaaaaaaaaaaa has spent what one may cause in 2026-Q4"):
         account.apply(counted(3))
     account.apply(counted(3, GRACE))
-    assert (account.asked(SEARCH, ADA), account.asked(SEARCH, GRACE)) == (2, 1)
+    assert [(each.key, each.counts) for each in account.asked.of(SEARCH)] == [(ADA.key, 2), (GRACE.key, 1)]
+
+
+def test_a_hospitals_askers_share_what_it_may_cause_and_none_asks_in_nobodys_name():
+    account = Account()
+    account.apply(CREATED)
+    account.apply(approved(counts_of_a_hospital=2))
+    ada, grace = (asker.model_copy(update={"site": "far-away"}) for asker in (ADA, GRACE))
+    account.apply(counted(1, ada))
+    account.apply(counted(2, grace))
+    with pytest.raises(BudgetExhausted, match="a hospital whose people ask under study aaaaaaaaaaaa has spent"):
+        account.apply(counted(3, grace))
+    with pytest.raises(BudgetExhausted, match="a hospital whose people"):
+        account.apply(counted(3, ADA))
+    account.apply(counted(3, ADA.model_copy(update={"site": "elsewhere"})))
+
+
+def test_entries_from_before_hospitals_had_shares_have_the_bytes_that_they_had():
+    # Each entry is a leaf of the ledger's tree: a word more in an old one would break every head that was signed.
+    assert "hospital" not in canonical_bytes(approved()).decode()
+    assert b'"asker":{"key":"' + b"1" * 64 + b'","quarter":"2026-Q4"}' in canonical_bytes(counted(1))
 
 
 def test_the_envelope_binds_whoever_asks(account):
@@ -75,10 +97,10 @@ def test_the_envelope_binds_whoever_asks(account):
 def test_a_refused_charge_changes_nothing(account):
     account.apply(counted(1))
     account.apply(counted(2))
-    before = account.spent(SEARCH, "training"), account.asked(SEARCH, ADA), len(account.reserved)
+    before = account.spent(SEARCH, "training"), account.asked.of(SEARCH), len(account.reserved)
     with pytest.raises(BudgetExhausted):
         account.apply(counted(3))
-    assert (account.spent(SEARCH, "training"), account.asked(SEARCH, ADA), len(account.reserved)) == before
+    assert (account.spent(SEARCH, "training"), account.asked.of(SEARCH), len(account.reserved)) == before
 
 
 def test_a_search_stands_beside_any_split_and_no_other_split_beside_the_first(account):

@@ -103,6 +103,7 @@ class CountedWard:
                 reply_after_ms={"count": round(1000 * REPLY_AFTER_SECONDS)},
                 envelope=envelope_of_search(self.study, BUDGET),
                 counts_of_an_asker=self.study.counts.most_of_an_asker,
+                counts_of_a_hospital=self.study.counts.most_of_a_hospital,
                 delta=self.study.delta,
                 by="test",
                 at=0,

@@ -6,6 +6,7 @@ from math import exp
 
 import pytest
 from counted_ward import (
+    ASKING_KEY,
     BUDGET,
     NOVEMBER_2026,
     REPLY_AFTER_SECONDS,
@@ -18,6 +19,7 @@ from counted_ward import (
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.link.frames import Answer, Witnessed, pack
@@ -26,6 +28,8 @@ from fedhealth.privacy.journal import ConsentNote
 from fedhealth.records.marks import PatientMarks
 from fedhealth.search.coded_patients import CodedPatients, PatientFacts
 from fedhealth.search.counting import CountStep, read_count
+from fedhealth.signing import public_key_hex
+from fedhealth.study.search_study import SearchStudy
 
 ANOTHER = Ed25519PrivateKey.from_private_bytes(b"another".ljust(32))
 FEBRUARY_2027 = NOVEMBER_2026 + 90 * 24 * 3600 * 1000
@@ -122,6 +126,34 @@ def test_an_asker_who_has_spent_a_quarter_is_told_so_and_others_go_on():
     ward.count(codes[2], key=ANOTHER)
     ward.count(codes[2])  # and now to the first, for nothing
     assert ward.charged == 3
+
+
+def test_a_hospital_that_vouches_for_several_keys_has_one_share_of_them_and_other_hospitals_their_own():
+    elsewhere = Ed25519PrivateKey.from_private_bytes(b"elsewhere".ljust(32))
+    sites = [("far-away", ASKING_KEY), ("elsewhere", elsewhere)]
+    asking = [{"site": site, "key": public_key_hex(key.public_key())} for site, key in sites]
+    limited = search_study(most_of_an_asker=2, most_of_a_hospital=3)
+    ward = CountedWard(patients(), SearchStudy.model_validate(limited.model_dump() | {"asking_sites": asking}))
+    codes = [query(f"icd10:A{number:02}") for number in range(5)]
+    ward.count(codes[0])
+    ward.count(codes[1])
+    ward.count(codes[2], key=ANOTHER)
+    assert ward.ask(signed_query(ward.study, codes[3], key=ANOTHER))[0].code.value == "budget-spent"
+    ward.count(codes[0], key=ANOTHER)  # what was counted is still answered
+    other = {"site": "elsewhere", "asking_key": elsewhere}
+    ward.count(codes[3], key=ANOTHER, **other)  # the other hospital's, of the same person: the key's share is 2
+    assert ward.ask(signed_query(ward.study, codes[4], key=ANOTHER, **other))[0].code.value == "budget-spent"
+    asked = ward.ledger.account.asked.of(ward.study.digest)
+    assert sorted((each.site, each.counts) for each in asked) == [("elsewhere", 1), ("far-away", 1), ("far-away", 2)]
+
+
+@pytest.mark.parametrize(
+    ("most", "words"), [(9, "wanted at least most_of_an_asker"), (0, "greater than or equal to 1")]
+)
+def test_a_hospitals_share_holds_that_of_an_asker_and_is_in_no_digest_where_it_is_not_said(most, words):
+    with pytest.raises(ValidationError, match=words):
+        search_study(most_of_a_hospital=most)
+    assert "hospital" not in search_study().model_dump_json()
 
 
 def test_with_its_last_count_a_study_is_spent():
