@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import secrets
 from functools import lru_cache, partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,8 @@ from fedhealth.study.protocol import Study
 from fedhealth.study.search_study import SearchStudy
 from fedhealth.study.signature import AnySigned, SignedSearch, open_signed
 
-_COMPUTING = ("fedhealth", "numpy", "torch")
-"""Packages whose version may change a sum in its last bits."""
+_COMPUTING = ("fedhealth", "numpy", "torch", "monai")
+"""Packages whose version may change a sum in its last bits; the last is of the extra `imaging`."""
 
 
 class PreparedStudies:
@@ -177,5 +177,12 @@ class PreparedStudies:
 
 @lru_cache(maxsize=1)
 def _versions() -> tuple[str, ...]:
-    """Return the versions of what computes; they cannot change while it is loaded."""
-    return tuple(version(package) for package in _COMPUTING)
+    """Return the versions of what computes, blank where it is not installed; they cannot change while it is loaded."""
+    return tuple(_version_of(package) for package in _COMPUTING)
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

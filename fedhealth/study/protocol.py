@@ -46,6 +46,8 @@ class Model(Part):
         hidden: widths of the hidden layers, or channels of the levels, from the inputs on; for the kinds that have any.
         modalities: which features belong together, and are missing together; for the kinds that fuse some. Where there
             are none, a study's digest knows nothing of them.
+        compare_sides: of a network that sees an image: its last layer is also given how far the left side differs from
+            the right.
     """
 
     kind: StudyName
@@ -53,6 +55,7 @@ class Model(Part):
     modalities: Annotated[
         tuple[Modality, ...], Field(max_length=MAX_MODALITIES, exclude_if=lambda modalities: not modalities)
     ] = ()
+    compare_sides: Annotated[bool, Field(exclude_if=lambda compares: not compares)] = False
 
 
 class Training(Part):

@@ -26,6 +26,9 @@ class ImageNetwork(torch.nn.Module):
         channels: of each level.
         groups: of each level's norm.
         outputs: number of outputs.
+        compares_sides: the last layer is also given the mean of how far each channel differs from its mirror image
+            along the last axis. Left and right of a healthy head are alike; no filter, however deep, and no mean over
+            the image sees that they are not.
     """
 
     one_at_a_time = True
@@ -38,9 +41,12 @@ class ImageNetwork(torch.nn.Module):
         channels: Sequence[int],
         groups: Sequence[int],
         outputs: int,
+        *,
+        compares_sides: bool,
     ) -> None:
         super().__init__()
         self._shape, self._pixels = tuple(shape), slice(first, first + math.prod(shape))
+        self._compares_sides = compares_sides
         levels = [
             Convolution(
                 len(shape),
@@ -54,11 +60,15 @@ class ImageNetwork(torch.nn.Module):
             for (before, after), each in zip(itertools.pairwise((1, *channels)), groups, strict=True)
         ]
         self.levels = torch.nn.Sequential(*levels)
-        self.head = torch.nn.Linear(channels[-1] + inputs - math.prod(shape), outputs)
+        seen = channels[-1] * (2 if compares_sides else 1)
+        self.head = torch.nn.Linear(seen + inputs - math.prod(shape), outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return shape (records, outputs) for inputs of shape (records, inputs)."""
-        seen = self.levels(self._image(x)).flatten(2).mean(2)
+        last = self.levels(self._image(x))
+        if self._compares_sides:
+            last = torch.cat([last, (last - last.flip(-1)).abs()], dim=1)
+        seen = last.flatten(2).mean(2)
         others = (x[:, : self._pixels.start], x[:, self._pixels.stop :])
         outputs: torch.Tensor = self.head(torch.cat([seen, *others], dim=1))
         return outputs

@@ -19,7 +19,7 @@ ENDPOINTS = {
 }
 
 
-def image_study(shape=(8, 12), endpoint="classes", hidden=(4, 8), records=2, model="cnn", features=None, **training):
+def image_study(shape=(8, 12), endpoint="classes", hidden=(4, 8), records=2, model="cnn", features=None, sides=False, **training):
     image = {"kind": "image", "column": "scan", "shape": shape, "window": [0, 255], "inputs": {"kind": "pixels"}}
     evaluation = {"held_out_fraction": 0.5}
     if endpoint == "number":
@@ -41,7 +41,7 @@ def image_study(shape=(8, 12), endpoint="classes", hidden=(4, 8), records=2, mod
                 {"kind": "category", "column": "sex", "categories": ["f", "m"]},
             ],
             "endpoint": ENDPOINTS[endpoint],
-            "model": {"kind": model, "hidden": hidden},
+            "model": {"kind": model, "hidden": hidden, "compare_sides": sides},
             "training": {"rounds": 2, "learning_rate": 0.5, "l2_clip_norm": 0.7, **training},
             "evaluation": evaluation,
             "privacy": {"unit": "patient", "delta": 1e-5, "training_epsilon": 2.0, "evaluation_epsilon": 2.0},

@@ -22,6 +22,8 @@ ALL = {
     "an image": image_study(),
     "a volume": image_study((8, 9, 10), "binary", (4,)),
     "three levels": image_study((9, 8), "number", (8, 6, 3)),
+    "two sides": image_study((9, 12), sides=True),
+    "two sides of a volume": image_study((8, 9, 10), "binary", (4,), sides=True),
 }
 
 
@@ -91,7 +93,10 @@ def by_its_reading(study, weights, record):
         wide = (-1, *[1] * len(image.shape))
         out = groups.reshape(out.shape) * tensors[f"level {number} scales"].reshape(wide)
         seen = np.maximum(out + tensors[f"level {number} shifts"].reshape(wide), 0)
-    last = np.concatenate([seen.reshape(len(seen), -1).mean(1), record[:first], record[first + pixels :]])
+    means = [seen.reshape(len(seen), -1).mean(1)]
+    if study.model.compare_sides:
+        means.append(np.abs(seen - seen[..., ::-1]).reshape(len(seen), -1).mean(1))
+    last = np.concatenate([*means, record[:first], record[first + pixels :]])
     return tensors["weights"] @ last + tensors["biases"]
 
 
@@ -167,6 +172,7 @@ def test_an_image_is_seen_by_one_model_that_has_one():
         "sees one image": image_study(features=[age]),
         "sees one image, and": image_study(features=[image, image | {"column": "other"}]),
         "its model sees none": image_study(model="mlp", augment=[{"mirror": True}]),
+        "compares the sides of an image": image_study(model="mlp", sides=True),
         "along axes": image_study((8, 8), augment=[{"shift": [1]}]),
         "to where they are": image_study((8, 8), augment=[{"shift": [8, -16]}]),
         "more memory than a gate": image_study((512, 512), hidden=(4096,)),

@@ -27,6 +27,7 @@ STUDIES = {
     "augmented": image_study((8, 8), "number", augment=[{"mirror": True}]),
     "volumes": image_study((8, 9, 10), "binary", (4,)),
     "few at once": image_study(records=2, augment=[{"shift": [1, 1]}]),
+    "two sides": image_study((8, 9), sides=True),
     "in pieces": image_study(records=3, augment=[{"mirror": True}]),
 }
 ROWS = {"few at once": 4, "in pieces": 1}

@@ -1,7 +1,8 @@
 """A convolutional network over the pixels of one image or volume; other features join before its last layer.
 
 `model.hidden` has the channels of its levels. Each level halves the image: a convolution of 3 pixels along each axis in
-steps of 2, GroupNorm, and max(x, 0). Each channel's mean over what is left of the image goes into a linear layer.
+steps of 2, GroupNorm, and max(x, 0). Each channel's mean over what is left of the image goes into a linear layer; with
+`model.compare_sides`, so does the mean of how far the channel differs from itself with left and right exchanged.
 No layer looks at more than one record. Torch-free until a module is asked for, which takes the extra `imaging`.
 
 Start: each convolution's weight is uniform within +-sqrt(6 / inputs of one output) (He et al., ICCV 2015), drawn from
@@ -69,14 +70,20 @@ def tensors(study: Study) -> dict[str, tuple[int, ...]]:
             f"level {number} shifts": (channels,),
         }
     outputs = widths_of(study)[-1]
-    others = study.dimension - math.prod(image.shape)
-    return found | {"weights": (outputs, study.model.hidden[-1] + others), "biases": (outputs,)}
+    others, means = study.dimension - math.prod(image.shape), study.model.hidden[-1] * _parts(study)
+    return found | {"weights": (outputs, means + others), "biases": (outputs,)}
 
 
 def reading(study: Study) -> str:
     """Return how to compute it."""
     (image, first), last = image_of(study), len(study.model.hidden)
     pixels = math.prod(image.shape)
+    compared = ""
+    if study.model.compare_sides:
+        compared = (
+            "followed by the mean of the absolute difference between each channel and the same channel with its last "
+            "axis turned around, "
+        )
     shape, groups = " x ".join(map(str, image.shape)), ", ".join(str(groups_of(each)) for each in study.model.hidden)
     return (
         f"Inputs {first + 1} to {first + pixels} are an image of {shape} and one channel. For each level n from 1 to "
@@ -84,9 +91,9 @@ def reading(study: Study) -> str:
         "n biases` (in torch: conv2d or conv3d with stride 2 and padding 1); over each of as many groups of "
         f"neighbouring channels as this list says, a number for each level ({groups}), subtract the mean and divide by "
         "sqrt(variance + 0.00001); multiply each channel with its entry of `level n scales`, add that of `level n "
-        "shifts`, and put 0 in the place of what is below 0. The mean of each channel after the last level, followed "
-        "by all other inputs in their order, is multiplied with `weights` (a row for each output), and `biases` are "
-        "added: these are the outputs. Numbers are of 32 bits."
+        "shifts`, and put 0 in the place of what is below 0. The mean of each channel after the last level, "
+        f"{compared}followed by all other inputs in their order, is multiplied with `weights` (a row for each output), "
+        "and `biases` are added: these are the outputs. Numbers are of 32 bits."
     )
 
 
@@ -105,7 +112,8 @@ def module(study: Study) -> "ImageNetwork":
         ) from error
     image, first = image_of(study)
     groups = [groups_of(each) for each in study.model.hidden]
-    return ImageNetwork(image.shape, first, study.dimension, study.model.hidden, groups, widths_of(study)[-1])
+    form = image.shape, first, study.dimension, study.model.hidden, groups, widths_of(study)[-1]
+    return ImageNetwork(*form, compares_sides=study.model.compare_sides)
 
 
 def loss(study: Study) -> "RecordLoss":
@@ -169,4 +177,10 @@ def numbers_of_a_record(study: Study) -> int:
     for channels in study.model.hidden:
         shape = tuple((each + 1) // 2 for each in shape)
         found += 6 * channels * math.prod(shape)  # of each level: convolution, norm and max, and their gradients
+    if study.model.compare_sides:
+        found += 6 * study.model.hidden[-1] * math.prod(shape)  # mirrored, less the other, absolute; and gradients
     return found
+
+
+def _parts(study: Study) -> int:
+    return 2 if study.model.compare_sides else 1

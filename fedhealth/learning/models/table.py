@@ -114,6 +114,13 @@ def model_of(study: Study) -> Model:
             wanted="the widths of the hidden layers" if MODELS[kind].HAS_HIDDEN_LAYERS else "none",
             next_step="Correct [model].",
         )
+    if study.model.compare_sides and kind not in CONVOLVES:
+        raise ConfigInvalid(
+            f"study '{study.name}' compares the sides of an image, and its model sees none",
+            got=f"model.kind = '{kind}', compare_sides = true",
+            wanted="model.compare_sides for " + ", ".join(f"'{each}'" for each in sorted(CONVOLVES)) + " and no other",
+            next_step="Leave out model.compare_sides, or correct [model].",
+        )
     if study.training is not None and study.training.augment and kind not in CONVOLVES:
         raise ConfigInvalid(
             f"study '{study.name}' asks for further images, and its model sees none",
