@@ -6,7 +6,7 @@ through the real gates; without, it has the protocol's rounds, steps, strategy a
 noise. A seed decides the tenth of patients that is held out, the noise, and the weights that training starts from.
 
 Run: .venv/bin/python benchmarks/brain_lgg_network.py [--seeds 3] [--first 0]
-(MINUTES minutes a seed; reads ../shared/data/brain_lgg)
+(five minutes a seed; reads ../shared/data/brain_lgg)
 """
 
 import argparse

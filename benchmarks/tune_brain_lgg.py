@@ -1,12 +1,14 @@
 """Choose what the brain tumour protocols fix, for each unseen hospital on the two that train for it, by simulation.
 
 A candidate's figure is the mean AUC on the patients whom these two hold out, three in ten, over several seeds: of
-slices the mean of without privacy and at the protocol's epsilon through the real gates, of clusters without privacy. Of
-clusters, the descriptors of the image are chosen first, out of those of slices. The best in the mean over the three
-pairs of hospitals is printed, and each pair's own. A seed's noise moves the figure of slices at epsilon 8 by 0.05 and
-candidates lie closer together, so that few seeds choose by chance; docs/benchmarks.md says how many did.
+slices the mean of without privacy and at the protocol's epsilon through the real gates, of clusters and of the network
+over slices without privacy. Of clusters, the descriptors of the image are chosen first, out of those of slices. The
+best in the mean over the three pairs of hospitals is printed, and each pair's own. A seed's noise moves the figure of
+slices at epsilon 8 by 0.05 and candidates lie closer together, so that few seeds choose by chance; docs/benchmarks.md
+says how many did.
 
-Run: .venv/bin/python benchmarks/tune_brain_lgg.py slices|clusters [--seeds 4]     (four minutes, and one)
+Run: .venv/bin/python benchmarks/tune_brain_lgg.py slices|clusters|network [--seeds 4]
+(four minutes, one, and half an hour a seed)
 """
 
 import argparse
@@ -31,6 +33,7 @@ from brain_lgg import (
     train_plain,
     with_hospitals,
 )
+from brain_lgg_network import NETWORK
 from heart import train_private
 from lgg_hospitals import write_hospitals
 
@@ -50,6 +53,12 @@ DESCRIPTORS = (
     ("deviation", "quantile", "asymmetry", "blob"),
     ("mean", "deviation", "quantile", "asymmetry", "blob", "blob-over-median"),
 )
+NETWORK_ROUNDS = (60, 120, 180)
+NETWORK_STEPS = {
+    "momentum": {"learning_rate": 0.1, "strategy": {"kind": "fedavgm", "server_momentum": 0.9}},
+    "Adam": {"learning_rate": 1.0, "strategy": {"kind": "fedadam", "server_learning_rate": 0.01}},
+    "Adam, longer": {"learning_rate": 1.0, "strategy": {"kind": "fedadam", "server_learning_rate": 0.03}},
+}
 CLUSTER_GRID = {"rounds": (20, 40, 100), "learning_rate": (0.3, 1.0)}
 
 Judge = Callable[[Study, Hospitals], float]
@@ -58,7 +67,7 @@ Judge = Callable[[Study, Hospitals], float]
 def main() -> None:
     """Print each candidate's figure for each pair of hospitals, and what was chosen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("slices", "clusters"))
+    parser.add_argument("what", choices=("slices", "clusters", "network"))
     parser.add_argument("--seeds", type=int, default=4)
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -68,6 +77,8 @@ def main() -> None:
         table = write_hospitals(Path(folder))
         if arguments.what == "slices":
             choose(with_grid(*described(load_study(SLICE), table), SLICE_GRID), slices_judged, seeds)
+        elif arguments.what == "network":
+            choose({name: (study, table) for name, study in networks(load_study(NETWORK)).items()}, plain_judged, seeds)
         else:
             study = load_study(CLUSTER)
             sets = {", ".join(names): described(with_descriptors(study, names), table) for names in DESCRIPTORS}
@@ -104,6 +115,17 @@ def with_grid(study: Study, table: Table, grid: Mapping[str, Sequence[float]]) -
     return found
 
 
+def networks(study: Study) -> dict[str, Study]:
+    """Return the network with and without sides compared, for each kind of step and number of rounds."""
+    found = {}
+    for sides, (step, settings), rounds in itertools.product((False, True), NETWORK_STEPS.items(), NETWORK_ROUNDS):
+        parts = study.model_dump()
+        parts["model"] |= {"compare_sides": sides}
+        parts["training"] |= settings | {"rounds": rounds, "weight_averaging": rounds // 4}
+        found[f"sides {sides}, {step}, rounds {rounds}"] = Study.model_validate(parts)
+    return found
+
+
 def pair_of(study: Study, table: Table, unseen: str, seed: int) -> Hospitals:
     """Return the hospitals that train where one is unseen."""
     rest = with_hospitals(table, (unseen,), within=False)
@@ -122,6 +144,11 @@ def slices_judged(study: Study, hospitals: Hospitals) -> float:
     """Return the mean of the AUC of held-out slices without privacy and with it."""
     models: tuple[Vector, ...] = (train_plain(study, hospitals), train_private(study, hospitals.sites))
     return statistics.mean(slice_auc(study, weights, held_out_of(hospitals)) for weights in models)
+
+
+def plain_judged(study: Study, hospitals: Hospitals) -> float:
+    """Return the AUC of held-out slices without privacy."""
+    return slice_auc(study, train_plain(study, hospitals), held_out_of(hospitals))
 
 
 def clusters_judged(study: Study, hospitals: Hospitals) -> float:

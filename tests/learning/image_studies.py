@@ -19,7 +19,9 @@ ENDPOINTS = {
 }
 
 
-def image_study(shape=(8, 12), endpoint="classes", hidden=(4, 8), records=2, model="cnn", features=None, sides=False, **training):
+def image_study(
+    shape=(8, 12), endpoint="classes", hidden=(4, 8), records=2, model="cnn", features=None, sides=False, **training
+):
     image = {"kind": "image", "column": "scan", "shape": shape, "window": [0, 255], "inputs": {"kind": "pixels"}}
     evaluation = {"held_out_fraction": 0.5}
     if endpoint == "number":
