@@ -1,8 +1,9 @@
-"""`fedhealth site index add | status | rebuild | fill`: the index of the hospital's own search engine."""
+"""`fedhealth site index add | status | rebuild | fill | accesses`: the index of the hospital's own search engine."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -124,6 +125,37 @@ def rebuild_(
         found = index.status()
     answer({"index": dataclasses.asdict(found)})
     _say_status(found)
+
+
+@app.command()
+def accesses(
+    state: State,
+    patient: Annotated[str | None, typer.Option(help="Only answers that showed documents of this patient.")] = None,
+) -> None:
+    """List who was shown what by searches: when, the Unix user, kinds of documents, how many patients.
+
+    The questions stand in it where search.toml says so. It is kept as long as search.toml says, and in it nobody is
+    named: a patient is recognised as `site forget` does. What is printed stays at the hospital.
+
+    Example: fedhealth site index accesses --state state/hungary
+    """
+    domain = enter_domain(None, state, background=True)
+    from fedhealth.site.search_accesses import read_accesses
+
+    mark = domain.consent.marks.of(patient.strip()) if patient else None
+    with opened(domain):  # which takes out first who withdrew the consent
+        found = list(read_accesses(domain.index, mark))
+    answer({"accesses": [each.model_dump() | {"patients": len(each.patients)} for each in found]})
+    for each in found:
+        shown = ", ".join(f"{count:,} {kind}" for kind, count in sorted(each.kinds.items())) or "nothing"
+        about = f" of {len(each.patients):,} patients" if each.patients else ""
+        erased = f", {each.erased:,} of patients forgotten since" if each.erased else ""
+        asked = f": {printable(each.question)}" if each.question is not None else ""
+        say(
+            f"{datetime.fromtimestamp(each.at / 1000, UTC):%Y-%m-%d %H:%M:%SZ} {each.by}: {shown}{about}{erased}{asked}"
+        )
+    if not found:
+        say("no answer is in the log")
 
 
 def enter_domain(folder: "Path | None", state: "Path", *, background: bool) -> "SearchDomain":

@@ -220,16 +220,30 @@ class People(TableFile):
 Source = Annotated[Tables | TextFiles | FhirFiles | DicomFiles | Articles, Field(discriminator="reader")]
 
 
+class AccessLog(_Part):
+    """What is kept of who was shown what.
+
+    Attributes:
+        keep_months: for so many months beside the present one; older ones are removed.
+        questions: whether the words of a question are kept; they may name a patient.
+    """
+
+    keep_months: Annotated[int, Field(ge=1, le=240)] = 12
+    questions: bool = False
+
+
 class SearchFile(_Part):
     """The whole of `search.toml`.
 
     Attributes:
         sources: what is read, in this order.
         people: who the patients are, if a table says so.
+        access_log: what is kept of who was shown what.
     """
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=200)]
     people: People | None = None
+    access_log: AccessLog = AccessLog()
 
     @model_validator(mode="after")
     def _names_are_different(self) -> Self:

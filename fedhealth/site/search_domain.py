@@ -46,6 +46,7 @@ _ONE_THREAD = (
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IDLE_DISK = 3 << 13
 _LOWEST_NICENESS = 19
+_NO_LOGIN = 2**32 - 1
 _OFFERED_FIRST = "800"
 """To the kernel when memory runs out, of 1000; a gate is at 0."""
 
@@ -58,11 +59,13 @@ class SearchDomain:
         index: the index's folder.
         consent: who withdrew the consent, as the journal has it.
         sandbox: what the kernel confines.
+        asker: the Unix user for whom it works.
     """
 
     index: Path
     consent: "Consent"
     sandbox: Sandbox
+    asker: str
 
 
 def enter_search_domain(root: Path, folder: Path | None, *, background: bool) -> SearchDomain:
@@ -79,7 +82,7 @@ def enter_search_domain(root: Path, folder: Path | None, *, background: bool) ->
             or withdrawals could not be recognised.
         LedgerDamaged: the ledger is held, or cannot be read, so nobody can say who must not be found.
     """
-    gate = (root / "gate").stat()
+    gate, asker = (root / "gate").stat(), _asking_user()  # who asks cannot be seen any more from where this goes
     owner = gate.st_uid
     if os.geteuid() not in (0, owner):
         raise ConfigInvalid(
@@ -101,13 +104,22 @@ def enter_search_domain(root: Path, folder: Path | None, *, background: bool) ->
     os.umask(0o077)
     # Not before: with them comes numpy, which starts threads unless it is told not to.
     from fedhealth.site.search_consent import make_index_folder, no_index, read_consent
-    from fedhealth.site.state import SiteState
+    from fedhealth.site.state import SiteState, user_name
 
     state = SiteState(root)
     if folder is None and not state.index.is_dir():
         raise no_index(state)
-    consent, index = read_consent(state, folder), make_index_folder(state)
-    return SearchDomain(index, consent, confine_index(index, folder))
+    consent, index, name = read_consent(state, folder), make_index_folder(state), user_name(asker)
+    return SearchDomain(index, consent, confine_index(index, folder), name)
+
+
+def _asking_user() -> int:
+    """Return the user for whom this process works: the login that the kernel keeps, who called sudo, or its own."""
+    with suppress(OSError, ValueError):
+        if (login := int(Path("/proc/self/loginuid").read_text())) != _NO_LOGIN:
+            return login
+    caller = os.environ.get("SUDO_UID", "")
+    return int(caller) if caller.isdecimal() else os.getuid()
 
 
 def _become(user: int, group: int) -> None:

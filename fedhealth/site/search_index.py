@@ -24,6 +24,7 @@ from fedhealth.search.readers.sources import read_documents
 from fedhealth.search.reading import read_document
 from fedhealth.search.rebuilding import rebuild_index
 from fedhealth.search.search_file import load_search_file
+from fedhealth.site.search_accesses import forget_in_accesses, keep_settings
 from fedhealth.site.search_consent import Consent, held_consent, keep_consent, kept_consent
 
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 64, 10**6
@@ -88,6 +89,7 @@ def _without_forgotten(folder: Path, consent: Consent, create: bool) -> tuple[Se
     try:
         keep_consent(folder, consent.kept(removed=False))
         gone = [patient for patient in index.patients() if consent.excludes(patient)]
+        forget_in_accesses(folder, consent.forgotten, gone)  # first: later nobody knows their names
         removed = index.remove_patients(gone).documents if gone else 0
         keep_consent(folder, consent.kept(removed=True))
     except BaseException:
@@ -120,6 +122,7 @@ class Filling:
             ConfigInvalid: the search file is missing or wrong.
         """
         file = load_search_file(site_folder)
+        keep_settings(self._folder, file.access_log)
         people = read_people(file.people, site_folder) if file.people else {}
         for source in file.sources:
             count = SourceCount(source.name)

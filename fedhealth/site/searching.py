@@ -4,6 +4,8 @@ A patient who is forgotten is out of the index soon; until then, what is found o
 marks as the index keeps them at that moment.
 """
 
+import time
+from collections import Counter
 from dataclasses import replace
 
 from fedhealth.search.answering import Answer, SearchEngine
@@ -11,6 +13,7 @@ from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.index import SearchIndex
 from fedhealth.search.query import SearchRequest
+from fedhealth.site.search_accesses import Access, write_access
 from fedhealth.site.search_consent import kept_consent
 from fedhealth.site.search_domain import SearchDomain
 
@@ -33,7 +36,7 @@ class Searching:
         self._engine = SearchEngine(index, Terminology.load(domain.index), encoder)
 
     def search(self, query: str, only: DocumentFilter, *, include_negated: bool, limit: int) -> Answer:
-        """Return what the index says to a question.
+        """Return what the index says to a question, after it was written down who is shown it.
 
         Args:
             query: in words.
@@ -42,9 +45,18 @@ class Searching:
             limit: most hits, from 1.
 
         Raises:
-            DataUnusable: the question cannot be answered as it is, or the index cannot be read.
+            DataUnusable: the question cannot be answered as it is, or the index cannot be read, or the log written.
         """
         found = self._engine.search(SearchRequest(query, only, include_negated=include_negated, limit=limit))
         consent = self._domain.consent.updated(kept_consent(self._domain.index))
         hits = tuple(hit for hit in found.hits if not consent.excludes(hit.document.patient))
+        patients = {hit.document.patient.strip() for hit in hits if hit.document.patient is not None}
+        access = Access(
+            at=time.time_ns() // 10**6,
+            by=self._domain.asker,
+            kinds=Counter(hit.document.kind for hit in hits),
+            patients=tuple(sorted(map(consent.marks.of, patients))),
+            question=query,
+        )
+        write_access(self._domain.index, access, consent)
         return replace(found, hits=hits)

@@ -105,6 +105,7 @@ OWN_TESTS = {
     ("site", "index", "status"): "tests/site/test_search_commands.py",
     ("site", "index", "fill"): "tests/site/test_search_commands.py",
     ("site", "index", "rebuild"): "tests/site/test_search_commands.py",
+    ("site", "index", "accesses"): "tests/site/test_search_commands.py",
     ("audit", "empirical"): "tests/compliance/test_empirical.py",
     ("study", "submit"): "tests/coordinator/test_cli_study_runs.py",
     ("study", "list"): "tests/coordinator/test_cli_study_runs.py",

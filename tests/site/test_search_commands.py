@@ -27,6 +27,7 @@ from fedhealth.search.index import SearchIndex
 from fedhealth.site.landlock import Sandbox
 from fedhealth.site.search_consent import make_index_folder, read_consent
 from fedhealth.site.search_domain import SearchDomain
+from fedhealth.site.state import user_name
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -90,7 +91,7 @@ def ask(hospital, monkeypatch, capsys):
     """Run a search in this process; return its exit code, what it printed and what it said on standard error."""
 
     def enter(folder, state, *, background):
-        return SearchDomain(hospital.state.index, read_consent(hospital.state), Sandbox(0))
+        return SearchDomain(hospital.state.index, read_consent(hospital.state), Sandbox(0), "alice")
 
     monkeypatch.setattr("fedhealth.cli.search.enter_domain", enter)
 
@@ -223,6 +224,21 @@ def test_forgetting_takes_the_patient_out_of_every_file_also_of_this_index(hospi
         if path.is_file() and path.name != "terminology.sqlite" and b"goutte" in path.read_bytes()
     ]
     assert left == []
+
+
+def test_who_was_shown_what_can_be_listed_without_the_words_and_of_one_patient(hospital):
+    run(hospital, "search", "chest pain", "--json", env=os.environ | {"SUDO_UID": "61003"})
+    login = int(Path("/proc/self/loginuid").read_text())
+    by = (
+        "uid-61003" if login == 2**32 - 1 else user_name(login)
+    )  # where a login is known, it counts more than sudo's word
+    listed = json.loads(run(hospital, "site", "index", "accesses", "--json").stdout)["accesses"]
+    assert {each["question"] for each in listed} == {None}
+    assert (listed[-1]["by"], listed[-1]["kinds"], listed[-1]["patients"]) == (by, {"letter": 2}, 2)
+    assert all(each["by"] for each in listed)
+    of_one = run(hospital, "site", "index", "accesses", "--patient", "p3").stdout.splitlines()
+    assert of_one and len(of_one) < len(listed)
+    assert f"{by}: 2 letter of 2 patients" in of_one[-1]
 
 
 def test_vectors_are_filled_and_passages_found_by_their_meaning(hospital, find):

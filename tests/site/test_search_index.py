@@ -241,7 +241,7 @@ def test_filling_that_was_stopped_is_begun_again_and_goes_on(ward_with_letters):
 def searching(here):
     consent = here.consent()
     index, _ = open_index(here.index, consent)
-    return Searching(SearchDomain(here.index, consent, Sandbox(0)), index)
+    return Searching(SearchDomain(here.index, consent, Sandbox(0), "alice"), index)
 
 
 def patients_of(searching, query):
