@@ -117,6 +117,6 @@ def recover(
     text = f"recovered site '{found.site}' with a ledger of {found.entries} entries and a new noise secret"
     say(text, **dataclasses.asdict(found))
     for name in found.kept:
-        say(f"{folder / name} is not as in the backup and was left as it is; compare them")
+        say(f"the site's {name} is not as in the backup and was left as it is; compare them")
     say("next: put the data in place; join again with a new invitation (fedhealth site enrol); start gate and")
     say("node and let the coordinator connect; stop the gate; fedhealth site recover-ledger")

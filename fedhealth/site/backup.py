@@ -1,11 +1,11 @@
 """What a site needs to come back after its machine is lost, in one file that only the holder of a recovery key opens.
 
-In it: the ledger, its key, the split, naming and copies secrets, who was in the data, signed studies, pinned keys,
-`site.toml`, `policy.toml` and, where there is one, `search.toml`. Never the noise secret: whoever had it could take the
-noise off everything that ever left. A site that comes back draws a new one, and what was charged and not stored stays
-spent and is never computed again. Not in it either: the data, which are the hospital's; the index of its searches,
-which is made of them again, and in a backup would keep whoever is forgotten later; and the node's keys, which a new
-invitation replaces.
+In it: the ledger, its key, the split, naming and copies secrets, who was in the data, signed studies, pinned keys, the
+asking key where there is one (search studies name it, and askers' certificates rest on it), `site.toml`, `policy.toml`
+and, where there is one, `search.toml`. Never the noise secret: whoever had it could take the noise off everything that
+ever left. A site that comes back draws a new one, and what was charged and not stored stays spent and is never computed
+again. Not in it either: the data, which are the hospital's; the index of its searches, which is made of them again, and
+in a backup would keep whoever is forgotten later; and the node's keys, which a new invitation replaces.
 
 The recovery key is made once and kept away from the machine. A backup is a tar file in pieces of 1 MiB under
 AES-256-GCM with a key of its own: X25519 of a fresh key pair with the recovery key, then HKDF-SHA-256. The nonces hold
@@ -57,6 +57,8 @@ _FILES = (
     "copies.secret",
     "members",
 )
+_BESIDE = ("asking.key",)
+"""Files beside the gate's folder, where a confined gate cannot read them."""
 _FOLDERS = {"studies": ".json"}
 _SITE_FILES = ("site.toml", "policy.toml", "search.toml")
 
@@ -68,7 +70,8 @@ class RecoveredSite:
     Attributes:
         site: its id.
         entries: of its ledger.
-        kept: files of the site's folder that were there already and are not as in the backup; they were kept.
+        kept: files of the site's folder, and keys beside the gate's, that were there already and are not as in the
+            backup; they were kept.
     """
 
     site: str
@@ -102,6 +105,7 @@ def back_up_site(folder: Path, state: SiteState, recovery_key: str, path: Path) 
     Raises:
         LedgerDamaged: the ledger does not verify; nothing is written.
         IdentityInvalid: the file exists, or the recovery key is none.
+        ConfigInvalid: this user may not read a key that belongs into it; nothing is written.
     """
     try:
         recipient = X25519PublicKey.from_public_bytes(bytes.fromhex(recovery_key))
@@ -112,6 +116,12 @@ def back_up_site(folder: Path, state: SiteState, recovery_key: str, path: Path) 
             wanted="64 hexadecimal digits, as `fedhealth site recovery-key` printed them",
             next_step="Give the public half; the private one stays away from this machine.",
         ) from error
+    for path_of_key in (state.root / name for name in _BESIDE):
+        if path_of_key.is_file() and not os.access(path_of_key, os.R_OK):
+            raise ConfigInvalid(
+                f"this user may not read {path_of_key}, which belongs into a backup",
+                next_step="Make the backup as the user who owns it, or as root.",
+            )
     with tempfile.TemporaryDirectory(dir=state.gate) as scratch:
         copy_ledger(state.ledger, Path(scratch) / _LEDGER[0])
         entries = read_ledger(Path(scratch) / _LEDGER[0]).verified.head.size
@@ -158,7 +168,7 @@ def recover_site(folder: Path, state: SiteState, path: Path, key_file: Path) -> 
     files = _unpack(path, _load_key(key_file), aside.gate)
     contents = read_ledger(aside.gate)
     site = contents.account.created.site if contents.account.created else ""
-    kept = _put_site_files(folder, files, site)
+    kept = _put_site_files(folder, files, site) + _put_keys(aside.root, state.root)
     create_file(aside.gate / "noise.secret", secrets.token_bytes(32))
     aside.hold.set_restored()
     sync_folder(aside.gate)
@@ -172,6 +182,7 @@ def _parts(folder: Path, state: SiteState, ledger: Path) -> Iterator[tuple[str, 
     """Yield what belongs into a backup, each by its name there: a closed list, so that nothing else ever does."""
     wanted = [(name, ledger / name) for name in _LEDGER]
     wanted += [(name, state.gate / name) for name in _FILES]
+    wanted += [(name, state.root / name) for name in _BESIDE]
     for name, ending in _FOLDERS.items():
         wanted += [(f"{name}/{file.name}", file) for file in sorted((state.gate / name).glob(f"*{ending}"))]
     wanted += [(f"site/{name}", folder / name) for name in _SITE_FILES]
@@ -179,7 +190,7 @@ def _parts(folder: Path, state: SiteState, ledger: Path) -> Iterator[tuple[str, 
 
 
 def _unpack(path: Path, key: X25519PrivateKey, gate: Path) -> dict[str, bytes]:
-    """Write a backup's files into a new folder, and return those of the site's folder."""
+    """Write a backup's files into a new folder and beside it, and return those of the site's folder."""
     site_files: dict[str, bytes] = {}
     try:
         with path.open("rb") as file, tarfile.open(fileobj=_Opened(file, key), mode="r|") as archive:
@@ -190,7 +201,8 @@ def _unpack(path: Path, key: X25519PrivateKey, gate: Path) -> dict[str, bytes]:
                 if member.name.startswith("site/"):
                     site_files[member.name.removeprefix("site/")] = content.read()
                     continue
-                _write(gate / member.name, content, PUBLIC_MODE if "/" in member.name else SECRET_MODE)
+                place = gate.parent if member.name in _BESIDE else gate
+                _write(place / member.name, content, PUBLIC_MODE if "/" in member.name else SECRET_MODE)
     except tarfile.TarError as error:
         raise _not_ours("no archive") from error
     return site_files
@@ -202,7 +214,7 @@ def _is_wanted(name: str) -> bool:
         return file in _SITE_FILES
     if folder:
         return folder in _FOLDERS and file.endswith(_FOLDERS[folder]) and file.isprintable() and file[0] != "."
-    return file in (*_LEDGER, *_FILES)
+    return file in (*_LEDGER, *_FILES, *_BESIDE)
 
 
 def _write(path: Path, content: IO[bytes], mode: int) -> None:
@@ -228,6 +240,22 @@ def _put_site_files(folder: Path, files: dict[str, bytes], site: str) -> tuple[s
             got=f"site '{load_site_file(folder).id}' in {folder / 'site.toml'}",
             next_step="Name the folder of the site that was lost, or an empty one.",
         )
+    return tuple(kept)
+
+
+def _put_keys(unpacked: Path, root: Path) -> tuple[str, ...]:
+    """Move keys to where they belong; one that is there already stays, and is named where it is another one."""
+    kept = []
+    for name in _BESIDE:
+        came, there = unpacked / name, root / name
+        if not came.exists():
+            continue
+        if not there.exists():
+            came.rename(there)
+            continue
+        if there.read_bytes() != came.read_bytes():
+            kept.append(name)
+        came.unlink()
     return tuple(kept)
 
 

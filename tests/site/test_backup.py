@@ -3,16 +3,19 @@
 import shutil
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
-from pair import Pair
+from pair import Pair, power_cut
 
 from fedhealth.cli.main import main
 from fedhealth.coordinator.asking import NoRelease
 from fedhealth.errors import ConfigInvalid, IdentityInvalid, LedgerBehind, LedgerDamaged
 from fedhealth.privacy.entries import Recovered
 from fedhealth.privacy.verify import verify_ledger
+from fedhealth.signing import public_key_hex
 from fedhealth.site import backup
+from fedhealth.site.askers import asking_key_of
 from fedhealth.site.backup import back_up_site, create_recovery_key, recover_site
 from fedhealth.site.held_gate import HeldGate
 from fedhealth.site.recovery import examine_recovery
@@ -69,6 +72,24 @@ def test_a_lost_site_comes_back_with_what_it_spent_and_answers_as_before(site):
     assert site.ask(1) == site.released  # stored: the same bytes, no charge
     site.ask(2)
     assert examine_recovery_says_nothing(site)
+
+
+def test_the_asking_key_comes_back_and_another_one_that_is_there_is_kept_and_named(site):
+    state = site.here.state
+    public = public_key_hex(asking_key_of(state).public_key())
+    back_up(site)
+    lose_the_machine(site)
+    (state.root / "asking.key").unlink()
+    with power_cut(Path, "rename", "after"):  # in the midst of bringing it back
+        bring_back(site)
+    assert bring_back(site).kept == ()
+    assert public_key_hex(asking_key_of(state).public_key()) == public
+    assert (state.root / "asking.key").stat().st_mode & 0o777 == 0o600
+    lose_the_machine(site)
+    (state.root / "asking.key").unlink()
+    another = public_key_hex(asking_key_of(state).public_key())
+    assert bring_back(site).kept == ("asking.key",)
+    assert public_key_hex(asking_key_of(state).public_key()) == another != public
 
 
 def examine_recovery_says_nothing(site):
