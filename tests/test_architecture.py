@@ -16,6 +16,7 @@ LINES = [
     {"demo", "simulation", "compliance"},
     {"site", "coordinator"},
     {"learning", "search"},
+    {"corpora"},
     {"training"},
     {"link"},
     {"flower"},

@@ -2,7 +2,7 @@
 
 import typer
 
-from fedhealth.cli import audit, coordinator, count, demo, root, search, site, study
+from fedhealth.cli import audit, coordinator, coordinator_articles, count, demo, root, search, site, study
 from fedhealth.cli.json_option import Program
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app.command("search", help=search.search.__doc__)(search.search)
 app.command("count")(count.count)
 app.add_typer(site.app, name="site")
 app.add_typer(study.app, name="study")
+coordinator.app.add_typer(coordinator_articles.app, name="articles")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(audit.app, name="audit")
 app.add_typer(root.app, name="root")

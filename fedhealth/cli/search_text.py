@@ -4,6 +4,7 @@ What was asked for stands out in bold, in a pipe between asterisks; what the tex
 else stands out otherwise, and the reasons name it.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ def document_of(found: "Answer") -> dict[str, Any]:
             "by_meaning": searched.by_meaning,
             "only": _filter_document(searched.only),
             "left_out": searched.left_out,
+            "corpora": [dataclasses.asdict(each) for each in searched.corpora],
+            "missing": dict(searched.missing),
+            "heard": searched.heard,
         },
     }
 
@@ -73,6 +77,7 @@ def _hit_document(hit: "Hit") -> dict[str, Any]:
             for each in hit.highlights
         ],
         "reasons": list(hit.reasons),
+        "publishers": list(hit.publishers),
     }
 
 
@@ -133,6 +138,7 @@ def _hit_lines(hit: "Hit", styled: bool) -> "Iterator[Text]":
         document.sex or "",
         "" if document.age is None else f"{document.age} years",
         f"{document.source}/{printable(document.key)}",
+        f"published by {' and '.join(hit.publishers)}" if hit.publishers else "",
     ]
     yield Text(_INDENT + ", ".join(filter(None, about)), style="dim" if styled else "")
     if hit.passage.section and not hit.passage.text.startswith(hit.passage.section):
@@ -199,10 +205,24 @@ def _searched_lines(found: "Answer", seconds: float) -> "Iterator[Text]":
     )
     if searched.without_vector:
         yield Text(f"{searched.without_vector:,} passages by words alone: their vectors are not made yet")
+    if searched.corpora or searched.missing:
+        yield from _open_articles(found)
     if only := list(_only(searched.only)):
         yield Text(f"only {printable(', '.join(only))}")
     if searched.left_out:
         yield Text(f"{searched.left_out:,} passages were left out: they deny what is asked, or have what is not wanted")
+
+
+def _open_articles(found: "Answer") -> "Iterator[Text]":
+    from rich.text import Text
+
+    searched = found.searched
+    named = ", ".join(f"{each.site} ({each.corpus}, {each.published})" for each in searched.corpora)
+    heard = f", as known on {searched.heard:%Y-%m-%d %H:%M} UTC" if searched.heard else ""
+    yield Text(f"open articles of {named or 'no site'}{heard}")
+    if searched.missing:
+        missing = "; ".join(f"{site}: {printable(why)}" for site, why in searched.missing.items())
+        yield Text(f"articles that are missing: {missing}")
 
 
 def _only(only: "DocumentFilter") -> "Iterator[str]":

@@ -5,6 +5,7 @@ import typer
 from fedhealth.cli import (
     joining,
     site_acts,
+    site_articles,
     site_askers,
     site_data,
     site_index,
@@ -55,5 +56,6 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(site_data.app, name="data")
+app.add_typer(site_articles.app, name="articles")
 app.add_typer(site_index.app, name="index")
 app.add_typer(site_trust.trust, name="trust")

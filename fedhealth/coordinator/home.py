@@ -88,6 +88,11 @@ class CoordinatorHome:
         return self.root / "searches"
 
     @property
+    def corpora(self) -> Path:
+        """Corpora of articles that sites publish, for all other sites."""
+        return self.root / "corpora"
+
+    @property
     def superlink(self) -> Path:
         """The stock SuperLink's, with `engine = "superlink"`; nothing of a study."""
         return self.root / "superlink"

@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedhealth.coordinator.asking import Asker
 from fedhealth.coordinator.border import Border
+from fedhealth.coordinator.corpus_desk import CorpusDesk
 from fedhealth.coordinator.count_desk import CountDesk, signed_searches
 from fedhealth.coordinator.evidence import Evidence
 from fedhealth.coordinator.home import CoordinatorHome
@@ -23,6 +25,7 @@ from fedhealth.coordinator.store.studies import KnownStudy, Studies
 from fedhealth.coordinator.store.tables import StudyState
 from fedhealth.coordinator.study_run import StudyRun
 from fedhealth.coordinator.witness import PinnedSite, Witness
+from fedhealth.corpora.carrying import CORPORA
 from fedhealth.flower.version import check_flower
 from fedhealth.learning.plan import plan_study
 from fedhealth.link.catalogue import CATALOGUE, MAX_STUDIES, catalogue_service
@@ -105,6 +108,7 @@ class Coordinator:
         self._superlink = _superlink_of(home, on_event) if engine is Engine.SUPERLINK else None
         self.asker = Asker(self._carry, Witness(home.witnessed, self._pinned, self._witness_key))
         self._counts = CountDesk(home.searches, self.asker, lambda: self.sites)
+        self._corpora = CorpusDesk(home.corpora, lambda: self.sites, lambda site: partial(self.link.ask, site))
         self._running: StudyRun | None = None
 
     @property
@@ -131,6 +135,7 @@ class Coordinator:
     async def close(self) -> None:
         """Close the border, and let others have the home."""
         await self._border.stop()
+        self._corpora.stop()
         if self._superlink is not None:
             await self._superlink.stop()
         self.studies.close()
@@ -180,11 +185,12 @@ class Coordinator:
     def _on_link(self, site: str, connected: bool) -> None:
         if self._superlink is not None:
             self._superlink.linked(site, connected)
+        self._corpora.linked(site, connected)
         self.on_event({"event": "site", "site": site, "connected": connected})
 
     def _services(self, site: str) -> Mapping[str, Service]:
         flower = {} if self._superlink is None else self._superlink.services(site)
-        return {COUNTS: self._counts.service_for(site), **flower}
+        return {COUNTS: self._counts.service_for(site), CORPORA: self._corpora.service_for(site), **flower}
 
 
 def _superlink_of(home: CoordinatorHome, on_event: OnEvent) -> "SuperLinkEngine":

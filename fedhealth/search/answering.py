@@ -7,8 +7,9 @@ or an identifier gets what has it first. Nothing is kept of a question, and noth
 Leaves to others: each of these steps, in the module of its name; showing the answer (the command line).
 """
 
+import datetime
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -62,6 +63,7 @@ class Hit:
         passage: the best of it.
         highlights: what was asked, as offsets in the document's text, within the passage.
         reasons: why it is a hit, the strongest first.
+        publishers: sites that published this very text as an open article; none for the hospital's own.
     """
 
     rank: int
@@ -70,6 +72,26 @@ class Hit:
     passage: Passage
     highlights: tuple[Highlight, ...]
     reasons: tuple[str, ...]
+    publishers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SearchedCorpus:
+    """A corpus of open articles in the index, as its publisher states it.
+
+    Args:
+        site: who published it.
+        corpus: its name.
+        licence: under which.
+        published: when.
+        articles: how many there are.
+    """
+
+    site: str
+    corpus: str
+    licence: str
+    published: datetime.date
+    articles: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,9 @@ class Searched:
         by_meaning: vectors were compared.
         only: which documents the question was about.
         left_out: passages that had what was asked but only deny it, or affirm what the question denies.
+        corpora: open articles among the documents, by who published them.
+        missing: other sites whose newest articles are not among them, and why.
+        heard: when it was last known which articles there are elsewhere; None if never.
     """
 
     documents: Mapping[str, int]
@@ -91,6 +116,9 @@ class Searched:
     by_meaning: bool
     only: DocumentFilter
     left_out: int
+    corpora: tuple[SearchedCorpus, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    heard: datetime.datetime | None = None
 
 
 @dataclass(frozen=True)

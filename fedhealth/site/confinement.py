@@ -3,10 +3,10 @@
 | | reads | writes | TCP |
 |---|---|---|---|
 | gate | the site's folder, its own state, the program | its own state; the one socket; a GPU | none |
-| node | its own state, the program | its own state: certificates that it renews, sockets | to the coordinator's port |
+| node | its own state, published articles, the program | its own state, fetched articles | to the coordinator's port |
 | SuperNode | `node/flower`, the program | `node/flower/home` | to the node's port for it; listens at its own |
 | worker | `node/flower`, the program | nothing | to the SuperNode's port |
-| index | the index; to fill it, the site's folder; the program | the index | none |
+| index | the index; to fill it, the site's folder, articles; the program | the index | none |
 
 None can execute a program, gain rights, signal or trace another process, or leave memory behind in a core dump; no
 other process of the same user can read their memory. Who may connect to the gate's socket is the gate's to say. What
@@ -32,6 +32,7 @@ from pathlib import Path
 
 import fedhealth
 from fedhealth.errors import ConfigInvalid
+from fedhealth.site.article_folders import FETCHED, PUBLISHED
 from fedhealth.site.landlock import Right, Rule, Sandbox, enter_sandbox
 from fedhealth.site.system_calls import give_up_system_calls
 
@@ -88,7 +89,12 @@ def confine_node(state: Path, port: int) -> Sandbox:
     Raises:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
-    return _confine(Rule(state / "node", Right.CHANGE | Right.MAKE_SOCKET), tcp_ports=[port])
+    return _confine(
+        Rule(state / "node", Right.CHANGE | Right.MAKE_SOCKET),
+        Rule(state / FETCHED, Right.CHANGE),
+        Rule(state / PUBLISHED, Right.READ),
+        tcp_ports=[port],
+    )
 
 
 def confine_supernode(folder: Path, home: Path, port: int, own_port: int) -> Sandbox:
@@ -119,18 +125,18 @@ def confine_worker(folder: Path, port: int) -> Sandbox:
     return _confine(Rule(folder, Right.READ), tcp_ports=[port])
 
 
-def confine_index(index: Path, folder: Path | None = None) -> Sandbox:
+def confine_index(index: Path, *read: Path) -> Sandbox:
     """Confine this process to what searching takes, or filling the index.
 
     Args:
         index: the index's folder, in the gate's state.
-        folder: the site's folder, with what is to be indexed; None where nothing is.
+        read: folders with what is to be indexed; none where nothing is.
 
     Raises:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
     os.environ["SQLITE_TMPDIR"] = os.environ["TMPDIR"] = str(index / "tmp")
-    sandbox = _confine(Rule(index, Right.CHANGE), *([Rule(folder, Right.READ)] if folder else []))
+    sandbox = _confine(Rule(index, Right.CHANGE), *(Rule(each, Right.READ) for each in read))
     if not give_up_system_calls():
         _LOG.warning("the index keeps its system calls here: let the service manager take them (SystemCallFilter=)")
     return sandbox

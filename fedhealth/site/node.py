@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from fedhealth.corpora.carrying import CORPORA
 from fedhealth.errors import LinkUnavailable
 from fedhealth.link.bodies import Body, chunk_count, chunk_length
 from fedhealth.link.client import LinkState, SiteLink
@@ -23,6 +24,7 @@ from fedhealth.link.frames import MAX_FRAME_BYTES
 from fedhealth.link.memory import CHUNK_BYTES, Buffer
 from fedhealth.link.services import Service
 from fedhealth.site.count_port import CountPort
+from fedhealth.site.fetched_corpora import FetchedCorpora, published_service
 from fedhealth.site.node_file import NodeFile
 from fedhealth.site.offers import OfferedStudies
 from fedhealth.site.renewing import keep_linked
@@ -257,7 +259,7 @@ async def run_node(
     """Keep the site connected until cancelled.
 
     Args:
-        state: the site's state; only its `node/` folder and the socket are touched.
+        state: the site's state; only `node/`, the folders of articles and the socket are touched.
         file: where the coordinator is.
         on_state: told of every change of the link.
         host_for: makes what a SuperNode needs of this process; None where the link alone carries frames.
@@ -267,25 +269,32 @@ async def run_node(
         LinkUnavailable: the socket for the worker cannot be made.
     """
     gate = GateChannel(state.socket)
-    services = {"gate": Service(gate.answer, longest_question=MAX_FRAME_BYTES)}
+    gate_user = state.gate.stat().st_uid if state.gate.exists() else os.geteuid()
+    unheard = gate_user if gate_user != os.geteuid() else None
+    services = {
+        "gate": Service(gate.answer, longest_question=MAX_FRAME_BYTES),
+        CORPORA: published_service(state, unheard),
+    }
     link = SiteLink()
     offers = OfferedStudies(link, state.node)
     host = host_for(link, gate) if host_for else None
-    gate_user = state.gate.stat().st_uid if state.gate.exists() else os.geteuid()
+    articles = FetchedCorpora(link, state.fetched, file.site)
     counts = CountPort(
         state.counts_socket,
         file.site,
         lambda query: link.ask(COUNTS, query, ANSWER_SECONDS, MAX_ANSWER_BYTES),
-        unheard=gate_user if gate_user != os.geteuid() else None,
+        unheard=unheard,
     )
 
     def told(change: str) -> None:
         if change == LinkState.CONNECTED:
             offers.connected()
+            articles.connected()
             if host is not None:
                 host.connected()
         elif change == LinkState.DISCONNECTED:
             offers.stop()
+            articles.stop()
         on_state(change)
 
     try:
@@ -296,6 +305,7 @@ async def run_node(
         await keep_linked(state.node, file, services, told, lambda: not gate.is_busy, link=link)
     finally:
         offers.stop()
+        articles.stop()
         await counts.stop()
         if host is not None:
             await host.stop()

@@ -82,7 +82,29 @@ def enter_search_domain(root: Path, folder: Path | None, *, background: bool) ->
             or withdrawals could not be recognised.
         LedgerDamaged: the ledger is held, or cannot be read, so nobody can say who must not be found.
     """
-    gate, asker = (root / "gate").stat(), _asking_user()  # who asks cannot be seen any more from where this goes
+    asker = _asking_user()  # who asks cannot be seen any more from where this goes
+    _become_last(root, background)
+    # Not before: with them comes numpy, which starts threads unless it is told not to.
+    from fedhealth.site.search_consent import make_index_folder, no_index, read_consent
+    from fedhealth.site.state import SiteState, user_name
+
+    state = SiteState(root)
+    if folder is None and not state.index.is_dir():
+        raise no_index(state)
+    consent, index, name = read_consent(state, folder), make_index_folder(state), user_name(asker)
+    read = (folder, state.published, state.fetched) if folder else ()
+    return SearchDomain(index, consent, confine_index(index, *read), name)
+
+
+def enter_reading_domain(root: Path, folder: Path) -> Sandbox:
+    """As `enter_search_domain`, to read the site's folder and the index, if there is one, and answer by a pipe."""
+    _become_last(root, background=True)
+    return confine_index(root / "gate" / "index", folder)
+
+
+def _become_last(root: Path, background: bool) -> None:
+    """Become the gate's user, last in every queue and without a network."""
+    gate = (root / "gate").stat()
     owner = gate.st_uid
     if os.geteuid() not in (0, owner):
         raise ConfigInvalid(
@@ -102,15 +124,6 @@ def enter_search_domain(root: Path, folder: Path | None, *, background: bool) ->
     if os.geteuid() == 0 != owner:
         _become(owner, gate.st_gid)
     os.umask(0o077)
-    # Not before: with them comes numpy, which starts threads unless it is told not to.
-    from fedhealth.site.search_consent import make_index_folder, no_index, read_consent
-    from fedhealth.site.state import SiteState, user_name
-
-    state = SiteState(root)
-    if folder is None and not state.index.is_dir():
-        raise no_index(state)
-    consent, index, name = read_consent(state, folder), make_index_folder(state), user_name(asker)
-    return SearchDomain(index, consent, confine_index(index, folder), name)
 
 
 def _asking_user() -> int:

@@ -18,12 +18,15 @@ from pathlib import Path
 from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import Document
 from fedhealth.search.index import SearchIndex
+from fedhealth.search.readers.corpora import read_corpus, source_of
 from fedhealth.search.readers.people import read_people
 from fedhealth.search.readers.problem import Found, Problem
 from fedhealth.search.readers.sources import read_documents
 from fedhealth.search.reading import read_document
 from fedhealth.search.rebuilding import rebuild_index
 from fedhealth.search.search_file import load_search_file
+from fedhealth.site.fetched_corpora import FetchStatus
+from fedhealth.site.indexed_corpora import FoundCorpus, indexed, keep_indexed, text_digest
 from fedhealth.site.search_accesses import forget_in_accesses, keep_settings
 from fedhealth.site.search_consent import Consent, held_consent, keep_consent, kept_consent
 
@@ -42,6 +45,7 @@ class SourceCount:
         unchanged: that were there as they are.
         removed: that are no longer in the source.
         withheld: of patients who withdrew their consent.
+        elsewhere: articles that another source has with the same text; they are shown as that one's.
         problems: what cannot be read, and what is to be said of how something was.
     """
 
@@ -52,6 +56,7 @@ class SourceCount:
     unchanged: int = 0
     removed: int = 0
     withheld: int = 0
+    elsewhere: int = 0
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -111,12 +116,19 @@ class Filling:
     def __init__(self, folder: Path, index: SearchIndex, consent: Consent, told: Callable[[SourceCount], None]) -> None:
         self._folder, self._index, self._consent, self._told = folder, index, consent, told
         self._terms = Terminology.load(folder)
+        self._articles: dict[bytes, tuple[str, str]] = {}
+        """By its text, where an article was met first."""
+        self._publishers: dict[tuple[str, str], list[str]] = {}
 
-    def bring_up_to_date(self, site_folder: Path) -> None:
-        """Read every source and change in the index what differs.
+    def bring_up_to_date(
+        self, site_folder: Path, corpora: Sequence[FoundCorpus] = (), status: FetchStatus | None = None
+    ) -> None:
+        """Read every source and every corpus and change in the index what differs.
 
         Args:
             site_folder: the site's folder.
+            corpora: open articles, of this site and others.
+            status: what came of the last fetch of these.
 
         Raises:
             ConfigInvalid: the search file is missing or wrong.
@@ -130,14 +142,21 @@ class Filling:
                 count.problems.append(people)
                 people = {}
             self._bring(count, read_documents(source, site_folder, people))
-        for name in sorted(set(self._index.status().documents) - {source.name for source in file.sources}):
+        for store, held in corpora:
+            self._bring(SourceCount(source_of(held.manifest)), read_corpus(store, held), held.manifest.site)
+        named = {source.name for source in file.sources} | {source_of(held.manifest) for _, held in corpora}
+        for name in sorted(set(self._index.status().documents) - named):
             self._remove(SourceCount(name), set())
+        keep_indexed(self._folder, indexed(corpora, status, self._publishers))
 
-    def _bring(self, count: SourceCount, found: Found) -> None:
+    def _bring(self, count: SourceCount, found: Found, publisher: str | None = None) -> None:
         seen, batch, size = set[str](), list[Document](), 0
         for each in found:
             if isinstance(each, Problem):
                 count.problems.append(each)
+                continue
+            if each.kind == "article" and self._is_elsewhere(each, publisher):
+                count.elsewhere += 1
                 continue
             seen.add(each.key)
             batch.append(each)
@@ -154,6 +173,15 @@ class Filling:
             self._told(count)
             return
         self._remove(count, seen)
+
+    def _is_elsewhere(self, article: Document, publisher: str | None) -> bool:
+        """Say whether an open article was met before, and keep who published it too."""
+        place = article.source, article.key
+        first = self._articles.setdefault(text_digest(article), place)
+        if publisher is None or first == place:
+            return False
+        self._publishers.setdefault(first, []).append(publisher)
+        return True
 
     def _add(self, count: SourceCount, batch: Sequence[Document]) -> None:
         """Add a batch, but for the patients who have withdrawn the consent by now."""

@@ -1,4 +1,4 @@
-"""A clinician's questions to the site's own index, without who withdrew the consent.
+"""A clinician's questions to the site's own index, without who withdrew the consent; and whose articles are in it.
 
 A patient who is forgotten is out of the index soon; until then, what is found of the patient is dropped here, by the
 marks as the index keeps them at that moment.
@@ -13,6 +13,7 @@ from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.index import SearchIndex
 from fedhealth.search.query import SearchRequest
+from fedhealth.site.indexed_corpora import read_indexed
 from fedhealth.site.search_accesses import Access, write_access
 from fedhealth.site.search_consent import kept_consent
 from fedhealth.site.search_domain import SearchDomain
@@ -49,7 +50,12 @@ class Searching:
         """
         found = self._engine.search(SearchRequest(query, only, include_negated=include_negated, limit=limit))
         consent = self._domain.consent.updated(kept_consent(self._domain.index))
-        hits = tuple(hit for hit in found.hits if not consent.excludes(hit.document.patient))
+        corpora = read_indexed(self._domain.index)
+        hits = tuple(
+            replace(hit, publishers=corpora.publishers_of(hit.document))
+            for hit in found.hits
+            if not consent.excludes(hit.document.patient)
+        )
         patients = {hit.document.patient.strip() for hit in hits if hit.document.patient is not None}
         access = Access(
             at=time.time_ns() // 10**6,
@@ -59,4 +65,5 @@ class Searching:
             question=query,
         )
         write_access(self._domain.index, access, consent)
-        return replace(found, hits=hits)
+        searched = replace(found.searched, corpora=corpora.corpora, missing=corpora.missing, heard=corpora.heard_at())
+        return replace(found, hits=hits, searched=searched)

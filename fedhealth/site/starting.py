@@ -19,6 +19,7 @@ from fedhealth.errors import ConfigInvalid, FederationFailed
 from fedhealth.flower.version import check_flower
 from fedhealth.link.engine import Engine
 from fedhealth.processes import Child, Processes, RunAs
+from fedhealth.site.article_folders import make_article_folders
 from fedhealth.site.file_rights import groups_of
 from fedhealth.site.isolation import spawning_without_network
 from fedhealth.site.node_file import load_node_file
@@ -87,6 +88,7 @@ def keep_running(
     file = load_node_file(state.node)
     gate_user, node_user = users_of(state)
     place = ["--state", str(state.root.absolute())]
+    make_article_folders(state.root)
     supernode = None
     if (engine or file.engine) is Engine.SUPERLINK:
         check_flower()

@@ -31,6 +31,7 @@ from fedhealth.privacy.stream import NoiseSecret, SiteNoiseSecret, UnsafeFixedNo
 from fedhealth.records.members import MemberHistory
 from fedhealth.secret_file import create_file, read_secret, sync_folder
 from fedhealth.signing import create_signing_key, load_signing_key, public_key_hex
+from fedhealth.site.article_folders import FETCHED, PUBLISHED
 from fedhealth.site.hold import LedgerHold
 
 SOCKET_NAME = "gate.sock"
@@ -95,6 +96,16 @@ class SiteState:
     def index(self) -> Path:
         """Folder of the index for the site's own searches, made by `fedhealth site index add`."""
         return self.gate / "index"
+
+    @property
+    def published(self) -> Path:
+        """Folder of the corpora that this site publishes; no process of the site may write there."""
+        return self.root / PUBLISHED
+
+    @property
+    def fetched(self) -> Path:
+        """Folder of the corpora of other sites, which the node fetches."""
+        return self.root / FETCHED
 
     def ledger_key(self) -> Ed25519PrivateKey:
         """Return the key that signs the ledger's heads."""

@@ -38,7 +38,7 @@ def read_articles(source: Articles, path: Path) -> Found:
     """
     for file, name in files_below(path, _ENDINGS):
         for place, line in lines_of(file, name):
-            yield _article(source, line, place)
+            yield read_article(source, json_object(line), place)
 
 
 def lines_of(file: Path, name: str) -> Iterator[tuple[str, bytes | str]]:
@@ -75,8 +75,14 @@ def json_object(line: bytes | str) -> Mapping[str, Any] | str:
     return found if isinstance(found, dict) else "no JSON object"
 
 
-def _article(source: Articles, line: bytes | str, place: str) -> Document | Problem:
-    found = json_object(line)
+def read_article(source: Articles, found: Mapping[str, Any] | str, place: str) -> Document | Problem:
+    """Return the article in a JSON object, or what is wrong with it.
+
+    Args:
+        source: how it is read.
+        found: what `json_object` returned.
+        place: where it was.
+    """
     if isinstance(found, str):
         return Problem(source.name, place, found)
     fields = source.text_fields or tuple(name for name in _TEXTS if name in found)[:1]
