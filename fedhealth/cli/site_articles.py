@@ -46,8 +46,8 @@ def publish(
     """Publish articles for every hospital of the federation, in place of the former version of this corpus.
 
     Each line is a JSON object with `pmid`, `_id` or `id`, `title`, `abstract` or `text`, and `year`; nothing else of it
-    leaves. It is shown first. Refused are a file in the site's folder or state, a line with a patient or without a text,
-    and an article that holds a patient's identifier. What is public once cannot be taken back from who has read it.
+    leaves. It is shown first. Refused are a file in the site's folder or state, a line with a patient or without a
+    text, and an article that holds a patient's identifier. Who has read it keeps it, also after you withdraw it.
 
     Example: fedhealth site articles publish sites/hungary open.jsonl --name cardiology --licence CC-BY-4.0 \
 --state state/hungary

@@ -49,6 +49,22 @@ DAY = [
     ("site init hungary --state state --witness {key} --unsafe-test-site 1", 0, {"ledger_key"}),
     ("site asking-key --state state", 0, {"asking_key"}),
     ("site vouch hungary {key} --until 2099-Q4 -o my.asker --state state", 0, {"key", "role", "until", "wrote"}),
+    (
+        "site articles publish hungary open.jsonl --name open --licence CC0-1.0 --state state --preview",
+        0,
+        {"published", "titles"},
+    ),
+    (
+        "site articles publish hungary open.jsonl --name open --licence CC0-1.0 --state state --yes",
+        0,
+        {"published", "version", "key", "articles", "bytes", "licence"},
+    ),
+    ("site articles publish hungary open.jsonl --name open --licence CC0-1.0 --state state", 2, set()),
+    ("site articles list --state state", 0, {"published", "fetched", "last_fetch", "keys"}),
+    ("site articles trust va {key} --state state", 0, {"site", "key"}),
+    ("site articles withdraw hungary open --state state --yes", 0, {"withdrawn", "version"}),
+    ("coordinator articles list --home home", 0, {"corpora"}),
+    ("coordinator articles remove va open --home home", 3, set()),  # there is none
     ("site trust researcher hungary demo {key} --state state", 0, {"researcher", "allowed_by_policy"}),
     ("site trust list hungary --state state", 0, {"demo"}),
     ("site data list hungary", 0, {"name", "patient_column"}),
@@ -195,6 +211,7 @@ def day(tmp_path_factory):
     shutil.copytree(ROOT / "sites" / "hungary", folder / "ward")
     (folder / "ward" / "site.toml").write_text('id = "ward"\ntitle = "Ward"\n')
     (folder / "heart.toml").write_bytes(HEART.read_bytes())
+    (folder / "open.jsonl").write_text('{"id": "1", "title": "A title", "text": "A text."}\n')
     known = {"key": "", "study": "", "recovery": ""}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
