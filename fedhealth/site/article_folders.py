@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 
 PUBLISHED, FETCHED = "published", "fetched"
-_MODE = 0o755
-"""Articles are public; who may pass is for the state folder to say."""
+_MODE = 0o750
+"""The group of the state folder, which gate and node share, may read."""
 
 
 def make_article_folders(root: Path) -> None:
@@ -32,5 +32,6 @@ def make_article_folders(root: Path) -> None:
         if not folder.exists():
             folder.mkdir()
             folder.chmod(_MODE)
-            if name == FETCHED and os.geteuid() == 0 and node.exists():
-                os.chown(folder, node.stat().st_uid, node.stat().st_gid)
+            if os.geteuid() == 0:
+                owner = node.stat().st_uid if name == FETCHED and node.exists() else 0
+                os.chown(folder, owner, root.stat().st_gid)

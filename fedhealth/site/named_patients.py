@@ -20,7 +20,8 @@ from fedhealth.corpora.corpus import Article
 from fedhealth.errors import DataUnusable
 
 LEAST_CHARACTERS = 5
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W\d_]+|\d+")
+"""Letters or digits that follow each other: AB-1234, ab 1234 and AB1234 are the same."""
 _MOST_WORDS = 8
 
 

@@ -33,7 +33,7 @@ if role != "nothing":
         "gate": lambda: confine_gate(root / "site", state),
         "node": lambda: confine_node(state, port),
         "search": lambda: confine_index(index),
-        "index": lambda: confine_index(index, root / "site"),
+        "index": lambda: confine_index(index, root / "site", state / "published", state / "fetched"),
     }[role]()
 
 def connect(number):
@@ -98,6 +98,10 @@ TRIES = {
     "change the index": lambda: change_folder(state / "gate" / "index"),
     "read node state": lambda: (state / "node" / "tls.key").read_text(),
     "write node state": lambda: write(state / "node" / "tls.key"),
+    "read published articles": lambda: (state / "published" / "open").read_text(),
+    "publish articles": lambda: change_folder(state / "published"),
+    "read fetched articles": lambda: (state / "fetched" / "open").read_text(),
+    "keep fetched articles": lambda: change_folder(state / "fetched"),
     "make the socket": make_socket,
     "connect to a socket that is a file": speak,
     "read a stranger's file": lambda: (root / "other" / "secret").read_text(),
@@ -163,6 +167,9 @@ GATE = {
 NODE = {
     "read node state",
     "write node state",
+    "read published articles",
+    "read fetched articles",
+    "keep fetched articles",
     "connect to a socket that is a file",
     "read the program",
     "read random bytes",
@@ -177,7 +184,7 @@ SEARCH = {
     "read the program",
     "read random bytes",
 }
-INDEX = SEARCH | {"read data", "list data"}
+INDEX = SEARCH | {"read data", "list data", "read published articles", "read fetched articles"}
 
 
 @pytest.fixture
@@ -185,11 +192,12 @@ def attempt(tmp_path):
     """Run the tries in a process confined as a role; returns the names of those that worked."""
     if ABI < 6:
         pytest.skip(f"this kernel's Landlock (interface {ABI}) is older than what is tested here (6)")
-    for name in ("site", "other", "cwd", "state/gate/index", "state/node"):
+    for name in ("site", "other", "cwd", "state/gate/index", "state/node", "state/published", "state/fetched"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("site/patients.csv", "state/gate/ledger.key", "state/node/tls.key", "other/secret", "cwd/beside"):
         (tmp_path / name).write_text("secret")
-    (tmp_path / "state/gate/index/texts").write_text("secret")
+    for name in ("gate/index/texts", "published/open", "fetched/open"):
+        (tmp_path / "state" / name).write_text("secret")
     program = tmp_path / "cwd" / "tries.py"
     program.write_text(TRIES)
     with contextlib.ExitStack() as stack:
@@ -239,7 +247,7 @@ def test_without_confinement_every_one_of_the_tries_works(attempt):
     assert worked >= GATE | NODE
     assert {"execute a program", "read a stranger's file", "signal another process", "dump core"} <= worked
     if os.geteuid() == 0:
-        assert len(worked) == 36  # all of them
+        assert len(worked) == 40  # all of them
 
 
 def test_a_process_with_threads_is_refused_rather_than_half_confined(tmp_path):

@@ -98,9 +98,7 @@ class Index:
         self.site, self.folder = site, make_index_folder(site.state)
         for path in terms.iterdir():
             shutil.copy(path, self.folder)
-        (site.folder / "search.toml").write_text(
-            '[[sources]]\nname = "own"\nreader = "articles"\npath = "own.jsonl"\n'
-        )
+        (site.folder / "search.toml").write_text('[[sources]]\nname = "own"\nreader = "articles"\npath = "own.jsonl"\n')
         (site.folder / "own.jsonl").write_text('{"id": "o-1", "title": "Fever", "text": "Aspirin lowers fever."}\n')
 
     def fill(self):
