@@ -149,7 +149,7 @@ def relabelled(answer):
 def test_what_a_hostile_end_shows_is_refused_and_what_was_here_stays(there, here, which, by):
     taken_in(here, signed(version=5))
     taken_in(there, signed(version=6, some=articles(4)))
-    listed, problems = fetched(OtherEnd(there, {"hungary": None}, replaced(which, by)), here)
+    _, problems = fetched(OtherEnd(there, {"hungary": None}, replaced(which, by)), here)
     assert len(problems) == 1
     assert versions(here) == {("hungary", "open"): 5}
     fetched(OtherEnd(there), here)  # and what is true is taken in afterwards
@@ -182,7 +182,7 @@ def test_a_site_cannot_bring_another_sites_corpus(there, here):
 
 
 def test_what_is_kept_back_is_not_handed_out_to_whoever_knows_its_name(there):
-    _, parts, address = made = signed()
+    *_, address = made = signed()
     taken_in(there, made)
     listed = CorpusList(corpora=(), heard={})
     (part,) = there.held()[address].manifest.parts
