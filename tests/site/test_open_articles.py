@@ -113,7 +113,7 @@ class Index:
         consent = read_consent(self.site.state, self.site.folder)
         index, _ = open_index(self.folder, consent)
         with index:
-            searching = Searching(SearchDomain(self.folder, consent, Sandbox(0)), index)
+            searching = Searching(SearchDomain(self.folder, consent, Sandbox(0), "alice"), index)
             return searching.search(query, DocumentFilter(), include_negated=False, limit=5)
 
 
