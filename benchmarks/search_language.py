@@ -8,7 +8,8 @@ EDS-NLP may say two at once, and each of its qualifiers is scored alone.
 Speed is that of text, assertions and codes: EDS-NLP with its normalizer, sentences and the four qualifiers, and a
 matcher of the very terms that ours finds in these texts (its matcher of all of CIM-10 takes 92 s to build). The texts
 are the French sentences, gathered to letters in changing orders, and transcribed English reports, if they are there: in
-those EDS-NLP's French qualifiers find little to do. Starting time is that of a new process.
+those EDS-NLP's French qualifiers find little to do. Times are of the processor; the first texts that a process reads
+are timed apart from the pass over all that follows. Starting time is that of a new process.
 
 Run: .venv/bin/python benchmarks/search_language.py
 """
@@ -41,7 +42,7 @@ PUBLISHED = {"negated": 0.89, "hypothesis": 0.57}
 TARGETS = {"negated": 0.93, "hypothesis": 0.75}
 TARGET_SHARE_OF_SPEED = 0.8
 LETTERS, SENTENCES_OF_A_LETTER = 200, 25
-WARM_UP = 10
+FIRST = 80
 START_OURS = "from fedhealth.search.reading import read_document"
 START_EDS = """
 import edsnlp, edsnlp.pipes as eds
@@ -140,29 +141,38 @@ def letters(sentences: Sequence[dict]) -> list[str]:
 
 
 def report_speed(name: str, texts: Sequence[str], terms: Terminology) -> None:
-    """Print characters a second, ours and EDS-NLP's with a matcher of the terms that ours finds."""
+    """Print characters a second of processor, ours and EDS-NLP's with a matcher of the terms that ours finds."""
     documents = [Document(str(number), "p", "report", "", text) for number, text in enumerate(texts)]
     characters = sum(map(len, texts))
-    for document in documents[:WARM_UP]:
+    start = time.process_time()
+    for document in documents[:FIRST]:
         read_document(document, terms)
-    start = time.perf_counter()
+    first = time.process_time() - start
+    start = time.process_time()
     read = [read_document(document, terms) for document in documents]
-    ours = characters / (time.perf_counter() - start)
+    ours = characters / (time.process_time() - start)
     found: dict[str, set[str]] = {}
     for document, each in zip(documents, read, strict=True):
         for mention in each.mentions:
             found.setdefault(mention.term, set()).add(document.text[mention.start : mention.end])
     pipeline = qualifiers({term: sorted(written) for term, written in found.items()})
-    for text in texts[:WARM_UP]:
+    start = time.process_time()
+    for text in texts[:FIRST]:
         pipeline(text)
-    start = time.perf_counter()
+    share_of_first = (time.process_time() - start) / first
+    start = time.process_time()
     matched = sum(len(pipeline(text).ents) for text in texts)
-    theirs = characters / (time.perf_counter() - start)
+    theirs = characters / (time.process_time() - start)
     mentions = sum(len(each.mentions) for each in read)
     print(f"{name}, {len(texts)} of {characters / len(texts):,.0f} characters: {ours:,.0f} characters/s, ", end="")
     print(f"{mentions:,} mentions; EDS-NLP {theirs:,.0f}, {matched:,}: {ours / theirs:.0%} of it; ", end="")
     print(f"target {TARGET_SHARE_OF_SPEED:.0%}: ", end="")
     print("met" if ours >= TARGET_SHARE_OF_SPEED * theirs else "MISSED")
+    print(
+        f"{name}, the first {FIRST} that the process reads: {share_of_first:.0%} of EDS-NLP's speed on the same; ",
+        end="",
+    )
+    print("met" if share_of_first >= TARGET_SHARE_OF_SPEED else "MISSED")
 
 
 if __name__ == "__main__":

@@ -45,13 +45,26 @@ FRENCH_WORDS = frozenset(
     toux fièvre fievre douleur douleurs sang os coeur cœur rein reins foie poumon cerveau peau oeil œil dos genou
     cheville hanche épaule epaule jambe bras dent dents gorge ventre tête tete sein enfant femme homme grossesse
     accouchement brûlure plaie chute maladie accident vasculaire cérébral syndrome insuffisance grippe rougeole
+    antécédents antecedents examen traitement bilan droite gauche normale jour jours compte rendu motif ordonnance
     """.split()  # noqa: SIM905  # a list of a word a line hides which are missing
 )
-FUNCTION_FR = frozenset("le la les une des du et est sont avec pour par sur dans aux au pas ou sans".split())  # noqa: SIM905
-FUNCTION_EN = frozenset("the of and or with for in was were is are to from no not that has had".split())  # noqa: SIM905
-PLAIN_SHARE = 0.15
+FUNCTION_FR = frozenset(
+    """
+    les une des du et est sont avec pour par sur dans aux au pas ou sans à chez ne aucun aucune depuis sous été ce cette
+    elle nous ses qui plus n qu
+    """.split()  # noqa: SIM905
+)
+FUNCTION_EN = frozenset(
+    "the and or with for from were are to not that this his her which at by as on".split()  # noqa: SIM905
+)
+"""Not those that a neighbour has, too, such as "la" and "in"."""
+PLAIN_SHARE = 0.09
+PLAIN_WORDS = 3
 PLAIN_ODDS = 4
-"""A text is plainly of a language if so much of it are its function words, so many times those of the other."""
+PLAIN_EVIDENCE = {"fr": 0.6, "en": 0.4}
+"""A text is plainly of a language if so much of it are its function words, so many different ones, and so many times
+those of the other: of a page in German or Portuguese up to 0.05 are. Or if its words' forms speak for it so much each:
+Italian's and Catalan's speak for French with up to 0.4, German's for English with 0.05."""
 ENGLISH_WORDS = frozenset(
     """
     the of and or with without for in on by to from is are was were not no at as an after before during due other
@@ -59,7 +72,8 @@ ENGLISH_WORDS = frozenset(
     leg arm tooth throat belly head breast child woman man pregnancy birth delivery burn wound fall stroke fever
     cough bleeding blood bone syndrome neoplasm malignant benign swelling weakness shortness breath sore cancer
     unspecified acute chronic primary left right upper lower high low pressure headache rash itching loss weight
-    attack poisoning fracture screening treatment what how
+    attack poisoning fracture screening treatment what how history diagnosis diagnoses findings procedure status size
+    mild moderate severe year years old chief complaint complaints review plan assessment
     """.split()  # noqa: SIM905
 )
 FRENCH_ENDING = re.compile(
@@ -111,31 +125,43 @@ def detect(text: str) -> str:
         return language
     evidence = french_evidence(words)
     is_latin = any(word < "\u0250" for word in words)
-    is_short = is_latin and len(words) <= SHORT_WORDS and FOREIGN_LETTER.search(sample.lower()) is None
-    if is_short and abs(evidence) >= (MOST_ODDS if len(words) < LEAST_WORDS else MOST_FOREIGN_EVIDENCE):
-        return "fr" if evidence > 0 else "en"  # no odds could tell otherwise, and lingua takes a second to load
-    ranked = _detector().compute_language_confidence_values(sample)
-    first = ranked[0]
-    if first.language not in _OWN:
-        least = SURE
-        if is_latin and len(words) <= SHORT_WORDS:
-            least = SURE_OF_FEW_WORDS if len(words) >= LEAST_WORDS and abs(evidence) < MOST_FOREIGN_EVIDENCE else 1.0
-        if first.value > least or (first.value > SURE and FOREIGN_LETTER.search(sample.lower())):
-            return _iso_code(first.language)
+    enough = MOST_ODDS if len(words) < LEAST_WORDS else MOST_FOREIGN_EVIDENCE
+    own: Language = "fr" if evidence > 0 else "en"
+    if len(words) > SHORT_WORDS:
+        enough = PLAIN_EVIDENCE[own] * len(words)
+    if is_latin and abs(evidence) >= enough and FOREIGN_LETTER.search(sample.lower()) is None:
+        return own  # no odds could tell otherwise, and lingua takes a second to load
+    if (other := _other_language(sample, len(words), evidence, is_latin=is_latin)) is not None:
+        return other
     ranked = _detector_of_two().compute_language_confidence_values(sample)
     share = {_OWN[each.language]: each.value for each in ranked}
     odds = math.log((share["fr"] + SMALLEST_SHARE) / (share["en"] + SMALLEST_SHARE))
     return "fr" if evidence + max(-MOST_ODDS, min(MOST_ODDS, odds)) > 0 else "en"
 
 
+def _other_language(sample: str, words: int, evidence: float, *, is_latin: bool) -> str | None:
+    """Return the language of a text that is neither French nor English, None where it may be one of them."""
+    is_foreign = FOREIGN_LETTER.search(sample.lower()) is not None
+    if is_latin and words < LEAST_WORDS and not is_foreign:
+        return None
+    first = _detector().compute_language_confidence_values(sample)[0]
+    if first.language in _OWN:
+        return None
+    least = SURE
+    if is_latin and words <= SHORT_WORDS and not is_foreign:
+        least = SURE_OF_FEW_WORDS if abs(evidence) < MOST_FOREIGN_EVIDENCE else 1.0
+    return _iso_code(first.language) if first.value > least else None
+
+
 def _by_function_words(words: Sequence[str]) -> Language | None:
     """Return the language of a text that is plainly French or English, at a hundredth of lingua's cost."""
     if len(words) <= SHORT_WORDS:
         return None
-    french, english = (sum(word in known for word in words) for known in (FUNCTION_FR, FUNCTION_EN))
-    if max(french, english) < PLAIN_SHARE * len(words) or PLAIN_ODDS * min(french, english) > max(french, english):
+    french, english = ([word for word in words if word in known] for known in (FUNCTION_FR, FUNCTION_EN))
+    fewer, more = sorted((french, english), key=len)
+    if len(more) < max(PLAIN_SHARE * len(words), PLAIN_ODDS * len(fewer)) or len(set(more)) < PLAIN_WORDS:
         return None
-    return "fr" if french > english else "en"
+    return "fr" if more is french else "en"
 
 
 def french_evidence(words: Sequence[str]) -> float:
