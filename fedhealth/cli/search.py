@@ -76,7 +76,7 @@ def search(
             began = time.monotonic()
             try:
                 found = searching.search(asked, only, include_negated=include_negated, limit=limit)
-            except DataUnusable as error:
+            except (ConfigInvalid, DataUnusable) as error:
                 if query is not None or not sys.stdin.isatty():
                     raise
                 remark(f"error: {error}")

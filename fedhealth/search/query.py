@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fedhealth.errors import DataUnusable
+from fedhealth.errors import ConfigInvalid
 from fedhealth.search.assertions import asserted_spans, assertion_of
 from fedhealth.search.assertions import fold as fold_in_place
 from fedhealth.search.concepts import TermFound, Terminology
@@ -93,7 +93,7 @@ class SearchRequest:
         limit: most documents to answer with, 1 to `MAX_HITS`.
 
     Raises:
-        DataUnusable: no words in the question, too long a question, or a limit out of range.
+        ConfigInvalid: no words in the question, too long a question, or a limit out of range.
     """
 
     query: str = field(repr=False)
@@ -104,20 +104,18 @@ class SearchRequest:
     def __post_init__(self) -> None:
         """Refuse what cannot be answered."""
         if len(self.query) > MAX_QUERY_CHARACTERS:
-            raise DataUnusable(
+            raise ConfigInvalid(
                 "the question is too long",
                 got=f"{len(self.query):,} characters",
                 wanted=f"at most {MAX_QUERY_CHARACTERS:,}",
                 next_step="Ask with the words that matter.",
             )
         if not any(each.isalnum() for each in clean(self.query)):
-            raise DataUnusable(
+            raise ConfigInvalid(
                 "the question has no words", wanted="words, a code or an identifier", next_step="Ask with some words."
             )
         if not 1 <= self.limit <= MAX_HITS:
-            raise DataUnusable(
-                "the number of hits cannot be used", got=str(self.limit), wanted=f"1 to {MAX_HITS}", next_step=""
-            )
+            raise ConfigInvalid("the number of hits cannot be used", got=str(self.limit), wanted=f"1 to {MAX_HITS}")
 
 
 @dataclass(frozen=True)

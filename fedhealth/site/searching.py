@@ -46,7 +46,8 @@ class Searching:
             limit: most hits, from 1.
 
         Raises:
-            DataUnusable: the question cannot be answered as it is, or the index cannot be read, or the log written.
+            ConfigInvalid: the question cannot be answered as it is.
+            DataUnusable: the index cannot be read, or the log written.
         """
         found = self._engine.search(SearchRequest(query, only, include_negated=include_negated, limit=limit))
         consent = self._domain.consent.updated(kept_consent(self._domain.index))

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from fedhealth.errors import DataUnusable
+from fedhealth.errors import ConfigInvalid
 from fedhealth.search.query import MAX_QUERY_CHARACTERS, SearchRequest, clean, read_question
 
 CODES_AND_IDENTIFIERS = {
@@ -93,14 +93,14 @@ def test_control_characters_are_spaces():
     ids=["empty", "spaces", "control", "signs", "long"],
 )
 def test_refuses_what_has_no_words_or_too_many(query):
-    with pytest.raises(DataUnusable, match=r"the question (has no words|is too long)") as refused:
+    with pytest.raises(ConfigInvalid, match=r"the question (has no words|is too long)") as refused:
         SearchRequest(query)
     assert "xxx" not in str(refused.value)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 def test_refuses_a_number_of_hits_out_of_range(limit):
-    with pytest.raises(DataUnusable, match="number of hits"):
+    with pytest.raises(ConfigInvalid, match="number of hits"):
         SearchRequest("fever", limit=limit)
 
 

@@ -158,7 +158,7 @@ def test_a_filter_leaves_out_what_it_says(find, options, patients):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([" \t"], DataUnusable.exit_code, "no words"),
+        ([" \t"], ConfigInvalid.exit_code, "no words"),
         (["fever", "--since", "05/06/2024"], ConfigInvalid.exit_code, "--since"),
         (["fever", "--age", "old"], ConfigInvalid.exit_code, "--age"),
         (["fever", "--age", "60-40"], ConfigInvalid.exit_code, "ages"),
