@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from fedhealth.study.search_study import SearchStudy
 
 
+BUSY = "busy"
+"""The code of a hospital that may answer later."""
+_PAUSE_SECONDS = 1.0
+
+
 def count(
     having: Annotated[
         list[str], typer.Option("--having", help="A code they have, such as icd10:G20 or atc:N04BA. Repeatable.")
@@ -31,6 +36,9 @@ def count(
     save: Annotated[
         Path | None, typer.Option(help="Write who was counted, as a cohort for: fedhealth study new --cohort.")
     ] = None,
+    wait: Annotated[
+        int, typer.Option(help="Ask again for so many seconds while a hospital is busy; it costs nothing.", min=0)
+    ] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Let it leave without asking.")] = False,
 ) -> None:
     """Have the other hospitals count patients with codes, of an age and a sex. Free text never leaves.
@@ -67,7 +75,11 @@ def count(
     if not yes and not agreed("Let it leave?"):
         say("nothing left")
         raise typer.Exit(ConfigInvalid.exit_code)
-    found = ask_elsewhere(SiteState(state).counts_socket, canonical_bytes(asking))
+    port, latest = SiteState(state).counts_socket, time.monotonic() + wait
+    found = ask_elsewhere(port, canonical_bytes(asking))
+    while BUSY in found.absent.values() and time.monotonic() < latest:
+        time.sleep(_PAUSE_SECONDS)
+        found = ask_elsewhere(port, canonical_bytes(asking))
     if found.refused:
         raise FederationFailed("the coordinator asked nobody", got=found.refused, next_step="Nothing was charged.")
     answer({"query": query.model_dump(mode="json"), **_figures(found, signed.study)})
@@ -111,6 +123,8 @@ def _lines(found: "CountAnswer", study: "SearchStudy") -> Iterator[str]:
         )
     for site, code in sorted(found.absent.items()):
         yield f"{site}: no answer ({code})"
+    if BUSY in found.absent.values():
+        yield "Busy: at work for a study, or paused. Asking again costs nothing: --wait 60."
     if len(shown) > 1:
         yield f"together: {sum(shown)} +-{half_width_of_count(study.counts.epsilon, len(shown))} patients"
     yield "Each hospital blurred its own count, so that no patient can be told from it; the"

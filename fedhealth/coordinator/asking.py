@@ -94,6 +94,7 @@ class Asker:
         self._given: list[Digest] = []
         self._heads: dict[str, str] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._at_work = set[str]()
 
     async def put_study(self, site: str, signed_study: bytes) -> Accepted:
         """Ask whether a study is approved.
@@ -121,9 +122,17 @@ class Asker:
         if identity.input_digest != input_digest(data):
             raise ValueError("the identity names another input")
         async with self._turns[identity.site]:
-            payload = await self._ask(identity, data)
+            self._at_work.add(identity.site)
+            try:
+                payload = await self._ask(identity, data)
+            finally:
+                self._at_work.discard(identity.site)
         self._received.setdefault(identity.site, []).append(identity.digest)
         return payload
+
+    def is_at_work(self, site: str) -> bool:
+        """Say whether a site's gate is asked for a step of a study that is run, and has not answered yet."""
+        return site in self._at_work
 
     async def ask_count(self, identity: ReleaseIdentity, signed_query: Buffer) -> Buffer:
         """Return the payload of a count, which its gate keeps: it is never acknowledged.

@@ -4,6 +4,9 @@ A search study is offered to the sites like any other, from a folder of the coor
 is there. It is never run: each query is one release of each gate, asked of all sites at once. A count is not
 acknowledged, so that a gate keeps it for whoever asks the same again.
 
+A gate does one thing at a time. A count comes between two rounds of a study that is run, so that it waits for a round's
+public reply at most; where that takes too long for an asker, the site is named as busy, which is public too.
+
 What is checked here is only that a site asks in its own name; whether its asker may is for each gate to say.
 """
 
@@ -99,7 +102,7 @@ class CountDesk:
                             return code
                     await asyncio.sleep(_PAUSE_SECONDS)
         except TimeoutError:
-            return code
+            return RefusalCode.BUSY.value if self._asker.is_at_work(site) else code
         except ValueError:
             _LOG.error("a site answered a query with what is no count")
             return AWAY

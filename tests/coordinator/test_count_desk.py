@@ -13,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "site"))
 from counted_ward import ASKER, LEDGER_KEYS, WITNESS, CountedWard, patients, query, search_study, signed_query
 
 from fedhealth.canonical import canonical_bytes
-from fedhealth.coordinator.asking import Asker
+from fedhealth.coordinator.asking import Asker, NoRelease
 from fedhealth.coordinator.count_desk import CountDesk, offer_search, signed_searches
 from fedhealth.coordinator.service import Coordinator
 from fedhealth.coordinator.witness import PinnedSite, Witness
-from fedhealth.errors import IdentityInvalid, LinkUnavailable
+from fedhealth.errors import IdentityInvalid, LinkUnavailable, RefusalCode
 from fedhealth.link.counts import read_answer
-from fedhealth.link.frames import Answer, AskHead, pack
-from fedhealth.privacy.release import input_digest
+from fedhealth.link.frames import Answer, AskHead, Refused, pack, unpack_request
+from fedhealth.privacy.release import ReleaseIdentity, input_digest
 from fedhealth.signing import public_key_hex
 from fedhealth.study.signature import sign_study
 
@@ -78,6 +78,56 @@ def test_who_is_away_or_has_spent_is_named_and_the_others_counts_are_there(feder
     for number in range(STUDY.counts.most_of_an_asker):
         found = federation.ask(signed_query(STUDY, query(f"icd10:A{number:02}")))
     assert found.absent == {"ward-b": "budget-spent"} and set(found.counts) == {"ward-a"}
+
+
+def test_a_count_comes_between_two_rounds_and_a_site_that_works_for_too_long_is_busy_and_not_away(
+    federation, monkeypatch
+):
+    monkeypatch.setattr("fedhealth.coordinator.count_desk.SITE_SECONDS", 0.5)
+    ward, order = federation.wards["ward-a"], []
+    goes_on = asyncio.Event()
+
+    async def carry(site, frame):
+        request = unpack_request(frame)[0]
+        if isinstance(request, Answer) and request.step == "train":
+            order.append(f"round {request.round}")
+            await goes_on.wait()
+            return pack(Refused(code=RefusalCode.BUSY))
+        if site == "ward-a" and isinstance(request, Answer):
+            order.append("count")
+        return federation.wards[site].gate.handle(frame).frame
+
+    monkeypatch.setattr(federation.asker, "_carry", carry)
+
+    async def train(number):
+        weights = bytes(8)
+        release = ReleaseIdentity(
+            site="ward-a", study="1" * 64, step="train", round=number, input_digest=input_digest(weights)
+        )
+        with pytest.raises(NoRelease, match="busy"):
+            await federation.asker.ask(release, weights)
+
+    async def ask():
+        return read_answer(await federation.desk._answer("far-away", signed_query(STUDY, PARKINSON)))
+
+    async def day():
+        first = asyncio.create_task(train(1))
+        await asyncio.sleep(0)
+        busy = await ask()
+        monkeypatch.setattr("fedhealth.coordinator.count_desk.SITE_SECONDS", 10)
+        again = asyncio.create_task(ask())
+        await asyncio.sleep(0.01)
+        second = asyncio.create_task(train(2))  # asked for later, so it waits for the count
+        await asyncio.sleep(0.01)
+        goes_on.set()
+        await asyncio.gather(first, second)
+        return busy, await again
+
+    busy, again = asyncio.run(day())
+    assert busy.absent == {"ward-a": "busy"} and set(busy.counts) == {"ward-b"}
+    assert set(again.counts) == {"ward-a", "ward-b"} and not again.absent
+    assert order == ["round 1", "count", "round 2"]
+    assert ward.charged == 1
 
 
 def test_a_small_count_is_no_number(federation):
