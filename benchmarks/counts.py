@@ -7,7 +7,8 @@
    (as they are, in capitals, hexadecimal and base64) and vectors (16, 32 and 8 bits) in all that passed: each gate's
    socket in the clear, the coordinator's port, questions and answers; and in every file of the coordinator, of the
    nodes, of the gates but their index, and every log.
-3. Attacks on one patient (`count_attacks`).
+3. The same while the five train a model together: a gate does one thing at a time, so a count waits for a round.
+4. Attacks on one patient (`count_attacks`).
 
 Run: .venv/bin/python benchmarks/counts.py [--queries 1000]
 """
@@ -35,6 +36,8 @@ from wire_tap import Tap, tap_port, tap_socket
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.coordinator.count_desk import offer_search
+from fedhealth.coordinator.research_client import list_studies, submit_study
+from fedhealth.coordinator.research_frames import SOCKET_FILE
 from fedhealth.demo.federation import DemoSite, Federation, point_node, set_up
 from fedhealth.errors import LinkUnavailable
 from fedhealth.learning.steps import STEPS
@@ -122,9 +125,12 @@ def ask_across(folder: Path, queries: int) -> None:
             if number % 100 == 99:
                 print(f"  {number + 1} of {queries} asked", file=sys.stderr, flush=True)
             time.sleep(max(0.0, EVERY_SECONDS - seconds[-1]))
+        beside, unanswered = ask_beside_a_study(federation, lambda: ask_elsewhere(asking.state.counts_socket, signed))
         public = max(reply_seconds(site, study) for site in federation.sites[1:])
     print(f"{queries} queries to 4 hospitals, {len(answers)} distinct: {different} repeats had another answer")
     print_times(seconds, public)
+    shown = f"median {statistics.median(beside) * 1e3:.0f} ms, longest {max(beside) * 1e3:.0f} ms"
+    print(f"beside a study that is run: {len(beside)} repeats, {shown}; {unanswered} without an answer of all")
     passed = {
         "in the clear at the gates": b"".join(bytes(each) for tap in plain for each in (tap.to, tap.back)),
         "at the coordinator's port": bytes(ciphered.to + ciphered.back),
@@ -143,6 +149,24 @@ def ask_across(folder: Path, queries: int) -> None:
     indexed = (path.read_bytes() for path in federation.sites[1].state.index.rglob("*") if path.is_file())
     strings, vectors = found_in(indexed, encoder)
     print(f"in one hospital's index, where they are, the same search finds {strings} strings and {vectors} vectors")
+
+
+def ask_beside_a_study(federation: Federation, ask: Callable[[], CountAnswer]) -> tuple[list[float], int]:
+    """Have the federation train its model, and return how long counts take meanwhile, and how many lack a hospital."""
+    socket = federation.home.root / SOCKET_FILE
+    study = submit_study(socket, federation.signed_study.read_bytes()).study
+    seconds: list[float] = []
+    unanswered, deadline = 0, time.monotonic() + 120
+    while time.monotonic() < deadline:
+        state = next(each.state for each in list_studies(socket) if each.study == study)
+        if state == "running":
+            started = time.perf_counter()
+            unanswered += bool(ask().absent)
+            seconds.append(time.perf_counter() - started)
+        elif state in ("done", "stopped"):
+            break
+        time.sleep(EVERY_SECONDS)
+    return seconds, unanswered
 
 
 def print_times(seconds: Sequence[float], public: float) -> None:
