@@ -27,7 +27,7 @@ from fedhealth.link.services import Service, service_of
 
 CORPORA = "corpora"
 """Name of the service, at the coordinator and at a site."""
-MAX_LIST_BYTES = 2**21
+MAX_LIST_BYTES = 2**22
 EVERY_SECONDS = 600.0
 """Between one fetch and the next; public, and the same for all."""
 PACE_SECONDS = 0.15

@@ -31,7 +31,7 @@ from fedhealth.corpora.corpus import MAX_MANIFEST_BYTES, MAX_PART_BYTES, Hash, M
 from fedhealth.errors import IdentityInvalid, LinkUnavailable
 from fedhealth.secret_file import PUBLIC_MODE, read_plain_file, replace_file
 
-MAX_SITES = 256
+MAX_SITES = 512
 MAX_CORPORA = 16
 """Of one site, those that it withdrew among them."""
 MAX_SITE_BYTES = 2**29

@@ -1,7 +1,8 @@
 """What a site needs to come back after its machine is lost, in one file that only the holder of a recovery key opens.
 
 In it: the ledger, its key, the split, naming and copies secrets, who was in the data, signed studies, pinned keys, the
-asking key where there is one (search studies name it, and askers' certificates rest on it), `site.toml`, `policy.toml`
+asking key where there is one (search studies name it, and askers' certificates rest on it), the key of published
+articles (others believe it), `site.toml`, `policy.toml`
 and, where there is one, `search.toml`. Never the noise secret: whoever had it could take the noise off everything that
 ever left. A site that comes back draws a new one, and what was charged and not stored stays spent and is never computed
 again. Not in it either: the data, which are the hospital's; the index of its searches, which is made of them again, and
@@ -57,7 +58,7 @@ _FILES = (
     "copies.secret",
     "members",
 )
-_BESIDE = ("asking.key",)
+_BESIDE = ("asking.key", "articles.key")
 """Files beside the gate's folder, where a confined gate cannot read them."""
 _FOLDERS = {"studies": ".json"}
 _SITE_FILES = ("site.toml", "policy.toml", "search.toml")

@@ -115,9 +115,24 @@ def keep_indexed(index: Path, corpora: IndexedCorpora) -> None:
     replace_file(index / _FILE, canonical_bytes(corpora), SECRET_MODE)
 
 
-def read_indexed(index: Path) -> IndexedCorpora:
-    """Return what the index in a folder holds; nothing where nothing was ever written or it cannot be read."""
-    try:
-        return IndexedCorpora.model_validate_json(read_plain_file(index / _FILE, _MAX_BYTES))
-    except (OSError, ValidationError):
-        return IndexedCorpora()
+class KeptCorpora:
+    """What the index in a folder holds, read again only after a change.
+
+    Args:
+        index: the folder.
+    """
+
+    def __init__(self, index: Path) -> None:
+        self._path, self._read = index / _FILE, (0, 0, IndexedCorpora())
+
+    def now(self) -> IndexedCorpora:
+        """Return it; nothing where nothing was ever written or it cannot be read."""
+        try:
+            status = self._path.stat()
+            stamp = status.st_ino, status.st_mtime_ns  # every change is another file
+            if self._read[:2] != stamp:
+                found = IndexedCorpora.model_validate_json(read_plain_file(self._path, _MAX_BYTES))
+                self._read = (*stamp, found)
+        except (OSError, ValidationError):
+            return IndexedCorpora()
+        return self._read[2]

@@ -13,7 +13,7 @@ from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.index import SearchIndex
 from fedhealth.search.query import SearchRequest
-from fedhealth.site.indexed_corpora import read_indexed
+from fedhealth.site.indexed_corpora import KeptCorpora
 from fedhealth.site.search_accesses import Access, write_access
 from fedhealth.site.search_consent import kept_consent
 from fedhealth.site.search_domain import SearchDomain
@@ -28,7 +28,7 @@ class Searching:
     """
 
     def __init__(self, domain: SearchDomain, index: SearchIndex) -> None:
-        self._domain = domain
+        self._domain, self._corpora = domain, KeptCorpora(domain.index)
         encoder = None
         if index.status().encoder is not None:
             from fedhealth.search.encoder import Encoder  # seconds: only where there are vectors to compare with
@@ -51,7 +51,7 @@ class Searching:
         """
         found = self._engine.search(SearchRequest(query, only, include_negated=include_negated, limit=limit))
         consent = self._domain.consent.updated(kept_consent(self._domain.index))
-        corpora = read_indexed(self._domain.index)
+        corpora = self._corpora.now()
         hits = tuple(
             replace(hit, publishers=corpora.publishers_of(hit.document))
             for hit in found.hits

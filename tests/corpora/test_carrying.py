@@ -10,7 +10,7 @@ from fedhealth.canonical import canonical_bytes
 from fedhealth.corpora import carrying
 from fedhealth.corpora.carrying import CORPORA, MAX_LIST_BYTES, CorpusList, corpora_service, fetch, list_of
 from fedhealth.corpora.corpus import MAX_MANIFEST_BYTES
-from fedhealth.corpora.store import CorpusRefused, CorpusStore
+from fedhealth.corpora.store import MAX_CORPORA, MAX_SITES, CorpusRefused, CorpusStore
 from fedhealth.errors import LinkUnavailable
 
 
@@ -161,7 +161,9 @@ def test_what_a_hostile_end_shows_is_refused_and_what_was_here_stays(there, here
     [
         *(b"", b"{}", b"[]", b'{"corpora":[],"heard":{"a":-1}}', b"x" * (MAX_LIST_BYTES + 1)),
         canonical_bytes({"corpora": [{"site": "../x", "corpus": "a", "sha256": "0" * 64}], "heard": {}}),
-        canonical_bytes({"corpora": [{"site": "x", "corpus": "a", "sha256": "0" * 64}] * 5000, "heard": {}}),
+        canonical_bytes(
+            {"corpora": [{"site": "x", "corpus": "a", "sha256": "0" * 64}] * (MAX_SITES * MAX_CORPORA + 1), "heard": {}}
+        ),
     ],
     ids=["nothing", "an object", "an array", "a time that is none", "huge", "a path", "too many"],
 )

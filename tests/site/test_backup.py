@@ -18,6 +18,7 @@ from fedhealth.site import backup
 from fedhealth.site.askers import asking_key_of
 from fedhealth.site.backup import back_up_site, create_recovery_key, recover_site
 from fedhealth.site.held_gate import HeldGate
+from fedhealth.site.publishing import articles_key_of
 from fedhealth.site.recovery import examine_recovery
 from fedhealth.site.state import SiteState
 
@@ -74,22 +75,23 @@ def test_a_lost_site_comes_back_with_what_it_spent_and_answers_as_before(site):
     assert examine_recovery_says_nothing(site)
 
 
-def test_the_asking_key_comes_back_and_another_one_that_is_there_is_kept_and_named(site):
+@pytest.mark.parametrize(("name", "key_of"), [("asking.key", asking_key_of), ("articles.key", articles_key_of)])
+def test_a_key_beside_the_gates_comes_back_and_another_one_that_is_there_is_kept_and_named(site, name, key_of):
     state = site.here.state
-    public = public_key_hex(asking_key_of(state).public_key())
+    public = public_key_hex(key_of(state).public_key())
     back_up(site)
     lose_the_machine(site)
-    (state.root / "asking.key").unlink()
+    (state.root / name).unlink()
     with power_cut(Path, "rename", "after"):  # in the midst of bringing it back
         bring_back(site)
     assert bring_back(site).kept == ()
-    assert public_key_hex(asking_key_of(state).public_key()) == public
-    assert (state.root / "asking.key").stat().st_mode & 0o777 == 0o600
+    assert public_key_hex(key_of(state).public_key()) == public
+    assert (state.root / name).stat().st_mode & 0o777 == 0o600
     lose_the_machine(site)
-    (state.root / "asking.key").unlink()
-    another = public_key_hex(asking_key_of(state).public_key())
-    assert bring_back(site).kept == ("asking.key",)
-    assert public_key_hex(asking_key_of(state).public_key()) == another != public
+    (state.root / name).unlink()
+    another = public_key_hex(key_of(state).public_key())
+    assert bring_back(site).kept == (name,)
+    assert public_key_hex(key_of(state).public_key()) == another != public
 
 
 def examine_recovery_says_nothing(site):

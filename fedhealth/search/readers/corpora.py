@@ -1,4 +1,8 @@
-"""Articles of a published corpus, the hospital's own or another's: of no patient, and of a stranger's making."""
+"""Articles of a published corpus, the hospital's own or another's: of no patient, and of a stranger's making.
+
+Invariants: a corpus whose articles are not in the order of their keys, each once, is damaged: read to its end or not,
+it would be another one each time.
+"""
 
 from fedhealth.corpora.corpus import Manifest, articles_in
 from fedhealth.corpora.store import CorpusRefused, CorpusStore, Held, parts_in
@@ -19,10 +23,13 @@ def read_corpus(store: CorpusStore, held: Held) -> Found:
         store: where it is.
         held: it.
     """
-    source = source_of(held.manifest)
+    source, last, count = source_of(held.manifest), "", 0
     try:
         for part in parts_in(store, held):
             for article in articles_in(part):
+                if article.key <= last:
+                    raise DataUnusable("a corpus holds articles that are not in order, or one of them twice")
+                last, count = article.key, count + 1
                 text = cleaned(article.text)
                 if (why := checked(text)) is not None:
                     yield Problem(source, one_line(article.key), why)
@@ -43,3 +50,8 @@ def read_corpus(store: CorpusStore, held: Held) -> Found:
                 )
     except (CorpusRefused, DataUnusable) as error:
         yield Problem(source, "", error.what, "source")
+        return
+    if count != held.manifest.articles:
+        yield Problem(
+            source, "", f"its publisher says {held.manifest.articles:,} articles, and it holds {count:,}", "noted"
+        )
