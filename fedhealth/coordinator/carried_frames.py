@@ -1,8 +1,8 @@
 """What the coordinator and the ServerApp that carries its frames say to each other over a Unix socket.
 
 The coordinator says `Carry` with a frame and the Flower node it is for; the ServerApp says `Sent` once the SuperLink
-has it. When the coordinator sees that the node has done with it, it says `Look`, and the ServerApp says `Arrived` with
-the site's reply, or `Lost`. Each message is two lengths, a header of canonical JSON
+has it. When the coordinator sees that the node has answered it, it says `Look`, and the ServerApp says `Arrived` with
+the site's reply, or `Lost`: so each order is answered soon. Each message is two lengths, a header of canonical JSON
 and a frame.
 """
 
@@ -51,9 +51,14 @@ class Look(_Header):
 
 
 class Sent(_Header):
-    """The SuperLink has the message that carries the frame."""
+    """The SuperLink has the message that carries the frame.
+
+    Attributes:
+        message: Flower's id of it.
+    """
 
     kind: Literal["sent"] = "sent"
+    message: Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Arrived(_Header):
@@ -63,7 +68,7 @@ class Arrived(_Header):
 
 
 class Lost(_Header):
-    """There will be no reply: Flower gave an error, or something else than a frame."""
+    """There will be no reply: Flower gave an error, something else than a frame, or nothing."""
 
     kind: Literal["lost"] = "lost"
 

@@ -10,6 +10,10 @@ in between.
 A SuperNode that is told "no message" sleeps for three seconds. So its question for messages waits here until there is
 one for its site, for as long as Flower's client waits with ease.
 
+A SuperLink hands a message out once, whoever dies over it, and a SuperNode that cannot take one in or send a reply
+drops it without a word. But a SuperNode has one under way at a time: when it asks for messages, the one before has been
+answered or never will be. And when the SuperLink has none for it, then none of those that were put there is to come.
+
 A SuperLink takes a SuperNode that was killed for alive until its last sign of life is a minute old, and lets none begin
 in its place. So when one begins, the former is signed off first, in its name: what signs a call to begin signs any.
 
@@ -80,16 +84,18 @@ Register = Callable[[str, bytes], Awaitable[int]]
 
 
 class _Mail:
-    """How many messages a SuperLink has for a site that its SuperNode has not taken, each at a time of its own."""
+    """The messages that a SuperLink has for a site and that its SuperNode has not taken."""
 
     def __init__(self) -> None:
-        self.count, self.came = 0, asyncio.Event()
+        self.there, self.came = set[str](), asyncio.Event()
 
-    def add(self, more: int) -> None:
-        self.count += more
-        if self.count > 0:
-            self.came.set()
-        else:
+    def add(self, message: str) -> None:
+        self.there.add(message)
+        self.came.set()
+
+    def remove(self, messages: frozenset[str]) -> None:
+        self.there -= messages
+        if not self.there:
             self.came.clear()
 
 
@@ -101,7 +107,8 @@ class FleetDesk:
         certificate: PEM of the certificate that it shows.
         register: registers a node's key.
         on_active: told of a site whose SuperNode has just begun, with an empty memory.
-        on_pull: told of a site whose SuperNode asks for messages after a reply, which is whole by then.
+        on_reply: told of each message to which the reply is whole.
+        on_lost: told of each message that nobody will answer.
     """
 
     def __init__(
@@ -110,14 +117,16 @@ class FleetDesk:
         certificate: bytes,
         register: Register,
         on_active: Callable[[str], None],
-        on_pull: Callable[[str], None],
+        on_reply: Callable[[str], None],
+        on_lost: Callable[[str], None],
     ) -> None:
         context = ssl.create_default_context(cadata=certificate.decode("ascii"))
         # No proxy of the environment: the SuperLink is on this machine.
         self._client = httpx.AsyncClient(
             base_url=f"https://{superlink}", verify=context, timeout=_ANSWER_SECONDS, trust_env=False
         )
-        self._register, self._on_active, self._on_pull = register, on_active, on_pull
+        self._register, self._on_active = register, on_active
+        self._on_reply, self._on_lost = on_reply, on_lost
         self._keys: dict[str, str] = {}
         self._nodes: dict[str, int] = {}
         self._joins: defaultdict[str, Bucket] = defaultdict(lambda: Bucket(_JOINS_A_SECOND, _JOINS, time.monotonic))
@@ -138,15 +147,20 @@ class FleetDesk:
         """The sites whose node key is registered."""
         return frozenset(self._keys)
 
-    def mail(self, site: str, longest: int) -> None:
+    def mail(self, site: str, message: str, longest: int) -> None:
         """Say that the SuperLink has one more message for a site now; a SuperNode takes one at a time.
 
         Args:
             site: its id.
+            message: Flower's id of it.
             longest: of the frame that may come back, in bytes.
         """
-        self._fences[site].expect(longest + _AROUND_BYTES)
-        self._mail[site].add(1)
+        fence = self._fences[site]
+        fence.expect(longest + _AROUND_BYTES)
+        if not fence.knows(message):
+            self._mail[site].add(message)
+        elif (replied := fence.has_replied(message)) is not None:  # the SuperNode was faster than who says so
+            (self._on_reply if replied else self._on_lost)(message)
 
     async def close(self) -> None:
         """Hang up."""
@@ -212,19 +226,21 @@ class FleetDesk:
 
     async def _pulled(self, site: str, request: FleetRequest, body: bytes) -> tuple[FleetAnswer, bytes]:
         """Wait for a message, or long enough, and ask the SuperLink for it."""
-        if self._fences[site].take_replied():
-            self._on_pull(site)
+        for message, replied in self._fences[site].end().items():
+            (self._on_reply if replied else self._on_lost)(message)
         mail, began = self._mail[site], self._began[site]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HOLD_SECONDS):
                 await mail.came.wait()
         if began != self._began[site]:
             return FleetAnswer(status=_AWAY), b""  # to a SuperNode that was killed; the message is for the next one
-        there = mail.count
+        there = frozenset(mail.there)
         answer, content = await self._asked(site, request, body)
         if answer.status == _OK:
-            self._fences[site].announce(content)
-            mail.add(-min(1, there) if content else -there)  # where there is none, those that were have ended unread
+            announced = self._fences[site].announce(content)
+            mail.remove(announced or there)
+            for message in there if not announced else ():
+                self._on_lost(message)  # it was handed out before, and never came
         return answer, content
 
     async def _asked(self, site: str, request: FleetRequest, body: bytes) -> tuple[FleetAnswer, bytes]:

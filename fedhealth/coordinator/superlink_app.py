@@ -4,15 +4,15 @@ It has no state and no key. The coordinator's main process gives it frames over 
 message to one node over the stock Grid, and the reply goes back. It can be killed at any moment: what was under way is
 asked again by the coordinator, through the ServerApp that is started in its place, and the gate gives the same bytes.
 
-Flower's own waiting (`Grid.send_and_receive`) looks for replies every 3 s. Looking more often does not help: who finds
-a reply whose objects are still on their way waits a second for them. So the coordinator, which sees what a SuperNode
-asks, says when to look; every `LOOK_SECONDS` it is looked for unasked.
+Flower's own waiting (`Grid.send_and_receive`) looks for replies every 3 s. To look so does harm: who finds a reply
+whose objects are still on their way waits for them, a second at first, and for minutes where the SuperNode was killed
+over sending them; every other site waits with it. So the coordinator, which sees what a SuperNode asks, says when a
+reply is whole, and only then it is fetched.
 """
 
+import contextlib
 import os
-import select
 import socket
-import time
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
@@ -32,8 +32,6 @@ from fedhealth.errors import FederationFailed
 from fedhealth.flower.fab import FAB_SHA256
 from fedhealth.flower.frame_messages import FRAME_MESSAGE, NotOneFrame, frame_of, to_content
 from fedhealth.link.memory import Buffer
-
-LOOK_SECONDS = 3.0
 
 app = ServerApp()
 
@@ -58,28 +56,19 @@ class FrameCarrier:
 
     def __init__(self, grid: Grid, connection: socket.socket) -> None:
         self._grid, self._connection = grid, connection
-        self._under_way: dict[str, Carry] = {}
-        self._names: dict[int, str] = {}
+        self._under_way: dict[int, tuple[str, Carry]] = {}
 
     def run(self) -> None:
         """Carry until the connection ends."""
-        look_at = time.monotonic() + LOOK_SECONDS
-        while True:
-            wait = max(0.0, look_at - time.monotonic())
-            if select.select([self._connection], [], [], wait)[0]:
-                start = self._exactly(LENGTHS.size)
-                header, frame = (None, None) if start is None else map(self._exactly, lengths_in(start))
-                if header is None or frame is None:
-                    return  # the coordinator has hung up
-                order = read_order(bytes(header))
-                if isinstance(order, Carry):
-                    self._send(order, frame)
-                elif order.number in self._names:
-                    self._look([self._names[order.number]])
-            if time.monotonic() >= look_at:
-                if self._under_way:
-                    self._look(list(self._under_way))
-                look_at = time.monotonic() + LOOK_SECONDS
+        while (start := self._exactly(LENGTHS.size)) is not None:
+            header, frame = map(self._exactly, lengths_in(start))
+            if header is None or frame is None:
+                return  # the coordinator has hung up
+            order = read_order(bytes(header))
+            if isinstance(order, Carry):
+                self._send(order, frame)
+            elif order.number in self._under_way:
+                self._look(*self._under_way.pop(order.number))
 
     def _send(self, carry: Carry, frame: Buffer) -> None:
         message = Message(to_content(bytes(frame)), int(carry.node), FRAME_MESSAGE, ttl=carry.seconds)
@@ -87,20 +76,15 @@ class FrameCarrier:
         if not name:
             self._tell(Lost(number=carry.number))
             return
-        self._under_way[name], self._names[carry.number] = carry, name
-        self._tell(Sent(number=carry.number))
+        self._under_way[carry.number] = name, carry
+        self._tell(Sent(number=carry.number, message=name))
 
-    def _look(self, names: list[str]) -> None:
-        for reply in self._grid.pull_messages(names):
-            carry = self._under_way.pop(reply.metadata.reply_to_message_id, None)
-            if carry is None:
-                continue
-            del self._names[carry.number]
-            try:
+    def _look(self, name: str, carry: Carry) -> None:
+        frame = b""
+        for reply in self._grid.pull_messages([name]):
+            with contextlib.suppress(NotOneFrame):
                 frame = b"" if reply.has_error() else frame_of(reply.content, carry.longest)
-            except NotOneFrame:
-                frame = b""
-            self._tell(Arrived(number=carry.number) if frame else Lost(number=carry.number), frame)
+        self._tell(Arrived(number=carry.number) if frame else Lost(number=carry.number), frame)
 
     def _tell(self, told: Sent | Arrived | Lost, frame: bytes = b"") -> None:
         self._connection.sendall(message_of(told, frame))

@@ -64,6 +64,7 @@ class SuperLinkEngine:
             self.register,
             lambda site: self.lose(site, "a SuperNode that began anew"),
             self._run.look,
+            self._run.drop,
         )
         for site, key in self._keys.all().items():
             try:
@@ -139,9 +140,9 @@ class SuperLinkEngine:
         """Return what a site may ask for its SuperNode."""
         return {} if self._desk is None else self._desk.services(site)
 
-    def _sent(self, site: str, longest: int) -> None:
+    def _sent(self, site: str, message: str, longest: int) -> None:
         if self._desk is not None:
-            self._desk.mail(site, longest)
+            self._desk.mail(site, message, longest)
 
     def _registered(self, site: str, key: bytes) -> int:
         """Return the node of a site's key; the SuperLink is told if it does not know it, and forgets a former one."""

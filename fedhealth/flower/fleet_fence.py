@@ -34,11 +34,13 @@ class _Exchange:
         announced: ids of the message's parts.
         reply: id of the reply, once there is one.
         parts: of the reply, by their ids, and how long each is that has come.
+        has_ended: whether the SuperNode has asked for messages since: it has nothing under way then.
     """
 
     announced: frozenset[str]
     reply: str = ""
     parts: dict[str, int] = field(default_factory=dict)
+    has_ended: bool = False
 
 
 class FleetFence:
@@ -47,12 +49,10 @@ class FleetFence:
     def __init__(self) -> None:
         self._longest_reply = 0
         self._exchanges: dict[str, _Exchange] = {}
-        self._has_replied = False
 
     def begin(self) -> None:
         """Forget everything: a SuperNode begins, with an empty memory."""
         self._exchanges.clear()
-        self._has_replied = False
 
     def expect(self, longest_reply: int) -> None:
         """Take note of how long replies may be from now on, whichever message they are to.
@@ -64,16 +64,17 @@ class FleetFence:
         """
         self._longest_reply = longest_reply
 
-    def announce(self, answer: bytes) -> None:
-        """Take note of what the SuperLink answered to a question for messages."""
+    def announce(self, answer: bytes) -> frozenset[str]:
+        """Take note of what the SuperLink answered to a question for messages, and return their ids."""
         try:
             told = PullMessagesResponse.FromString(answer)
         except DecodeError:
-            return  # then it was told of nothing
+            return frozenset()  # then it was told of nothing
         for tree in told.message_object_trees:
             self._exchanges[tree.object_id] = _Exchange(frozenset(_ids(tree)))
             if len(self._exchanges) > _MOST_MESSAGES:
                 del self._exchanges[next(iter(self._exchanges))]
+        return frozenset(tree.object_id for tree in told.message_object_trees)
 
     def lets(self, path: str, node: int, body: bytes) -> bool:
         """Say whether a request may reach the SuperLink; a reply, or a part of one, is taken note of.
@@ -95,10 +96,25 @@ class FleetFence:
         except DecodeError:
             return False
 
-    def take_replied(self) -> bool:
-        """Say whether there is a reply since this was asked last."""
-        replied, self._has_replied = self._has_replied, False
-        return replied
+    def end(self) -> dict[str, bool]:
+        """Take note that the SuperNode asks for messages, so that it has none under way any more.
+
+        Returns:
+            Each message that ended by it, and whether the SuperNode has replied; one without a reply it has dropped.
+        """
+        ended = {name: exchange for name, exchange in self._exchanges.items() if not exchange.has_ended}
+        for exchange in ended.values():
+            exchange.has_ended = True
+        return {name: bool(exchange.reply) for name, exchange in ended.items()}
+
+    def has_replied(self, message: str) -> bool | None:
+        """Say of a message that has ended whether there is a reply; None of any other."""
+        exchange = self._exchanges.get(message)
+        return bool(exchange.reply) if exchange is not None and exchange.has_ended else None
+
+    def knows(self, message: str) -> bool:
+        """Say whether a message was announced."""
+        return message in self._exchanges
 
     def _replies(self, request: PushMessagesRequest, node: int) -> bool:
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
@@ -112,7 +128,7 @@ class FleetFence:
         parts = dict.fromkeys(_ids(tree), 0)
         if len(parts) > MAX_PARTS:
             return False
-        exchange.reply, exchange.parts, self._has_replied = tree.object_id, parts, True
+        exchange.reply, exchange.parts = tree.object_id, parts
         return True
 
     def _adds(self, request: PushObjectRequest) -> bool:

@@ -72,11 +72,10 @@ class Ends:
         pem = folder / "loopback.pem"
         pem.write_bytes(key + certificate)
         self.superlink = ScriptedSuperLink(pem)
-        self.registered, self.active, self.pulled, self.cut = [], [], [], False
+        self.registered, self.active, self.replied, self.lost, self.cut = [], [], [], [], False
         self.is_own = lambda headers: PUBLIC_KEY in headers
-        self.desk = FleetDesk(
-            self.superlink.address, certificate, self.register, self.active.append, self.pulled.append
-        )
+        told = self.active.append, self.replied.append, self.lost.append
+        self.desk = FleetDesk(self.superlink.address, certificate, self.register, *told)
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(pem)
         self.trusted = ssl.create_default_context(cadata=certificate.decode())
@@ -206,7 +205,7 @@ def test_a_site_that_shows_another_sites_key_is_not_answered_as_that_site(tmp_pa
             headers = PROTOBUF | {PUBLIC_KEY: key_header(keys["hungary"])}
             assert (await made.call("cleveland", path, headers))[0].status == 403
             assert (await made.call("cleveland", path, PROTOBUF))[0].status == 403
-        assert (made.superlink.asked, made.active, made.pulled) == ([], [], [])
+        assert (made.superlink.asked, made.active, made.replied) == ([], [], [])
 
     on_ends(tmp_path, work)
 
@@ -238,7 +237,7 @@ def test_a_question_for_messages_waits_until_there_is_one(tmp_path, monkeypatch)
         waiting = asyncio.create_task(made.call("hungary", PULL, headers))
         await asyncio.sleep(0.05)
         assert not waiting.done() and made.superlink.asked == []
-        made.desk.mail("hungary", 2**10)
+        made.desk.mail("hungary", "message", 2**10)
         assert (await waiting)[0].status == 200
         assert made.superlink.asked == [PULL]
         monkeypatch.setattr(fleet_desk, "HOLD_SECONDS", 0.05)
@@ -253,18 +252,44 @@ def test_two_messages_are_two_and_those_that_ended_unread_are_none(tmp_path, mon
         headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
         await made.join("hungary", public_key=public)
         for _ in range(2):
-            made.desk.mail("hungary", 2**10)
-            made.superlink.send(to_content(b"frame"))
-        made.desk.mail("hungary", 2**10)
-        made.desk.mail("hungary", 2**10)  # of these two the SuperLink knows nothing any more
+            made.desk.mail("hungary", made.superlink.send(to_content(b"frame")), 2**10)
+        for forgotten in ("handed out to nobody", "of a run that is over"):
+            made.desk.mail("hungary", forgotten, 2**10)
         monkeypatch.setattr(fleet_desk, "HOLD_SECONDS", 600.0)
         answers = [await made.call("hungary", PULL, headers) for _ in range(3)]
         assert [bool(content) for _, content in answers] == [True, True, False]
+        assert set(made.lost[2:]) == {"handed out to nobody", "of a run that is over"}
         waiting = asyncio.create_task(made.call("hungary", PULL, headers))
         await asyncio.sleep(0.05)
         assert not waiting.done()
-        made.desk.mail("hungary", 2**10)
+        made.desk.mail("hungary", "message", 2**10)
         assert (await waiting)[0].status == 200
+
+    on_ends(tmp_path, work)
+
+
+def test_a_message_that_was_handed_to_nobody_or_dropped_without_a_word_is_told_of_as_lost(tmp_path, monkeypatch):
+    async def work(made):
+        _, public = make_key()
+        headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
+        await made.join("hungary", public_key=public)
+        monkeypatch.setattr(fleet_desk, "HOLD_SECONDS", 0.05)
+        dropped = made.superlink.send(to_content(b"frame"))
+        made.desk.mail("hungary", dropped, 2**10)
+        await made.call("hungary", PULL, headers)
+        assert made.lost == [], "the SuperNode has it under way"
+        await made.call("hungary", PULL, headers)
+        assert made.lost == [dropped], "it asks for another"
+        made.desk.mail("hungary", "the SuperLink ended over handing it out", 2**10)
+        await made.call("hungary", PULL, headers)
+        assert made.lost == [dropped, "the SuperLink ended over handing it out"]
+        early = made.superlink.send(to_content(b"another"))
+        await made.call("hungary", PULL, headers)
+        await made.call("hungary", PULL, headers)
+        assert made.lost[2:] == [early]
+        made.desk.mail("hungary", early, 2**10)  # only now it is known whose it is
+        assert made.lost[2:] == [early, early]
+        assert made.replied == []
 
     on_ends(tmp_path, work)
 
@@ -275,7 +300,7 @@ def test_a_run_that_ends_in_the_midst_of_a_message_leaves_no_task_and_no_reply_b
         headers = PROTOBUF | {PUBLIC_KEY: key_header(public)}
         await made.join("hungary", public_key=public)
         message = made.superlink.send(to_content(b"frame"))
-        made.desk.mail("hungary", 2**10)
+        made.desk.mail("hungary", message, 2**10)
         await made.call("hungary", PULL, headers)
         made.superlink.refused = dict.fromkeys(("pull-object", "confirm-message-received", "get-run"), 403)
         bodies = {
@@ -300,7 +325,7 @@ def test_a_killed_supernode_takes_no_message_from_the_one_that_follows(tmp_path)
         await made.call("hungary", ACTIVATE, headers)
         assert made.superlink.asked == [DEACTIVATE, ACTIVATE], "the former makes room: a SuperLink lets but one begin"
         assert made.superlink.deactivated == [NODE]
-        made.desk.mail("hungary", 2**10)
+        made.desk.mail("hungary", "message", 2**10)
         assert (await of_the_killed)[0].status == 503
         assert PULL not in made.superlink.asked
         assert (await made.call("hungary", PULL, headers))[0].status == 200

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from live_border import until
 
-from fedhealth.coordinator import superlink_app
+from fedhealth.coordinator import superlink_app, superlink_run
 from fedhealth.coordinator.carried_frames import SOCKET
 from fedhealth.coordinator.superlink_run import SuperLinkRun
 from fedhealth.errors import FederationFailed
@@ -29,7 +29,7 @@ class Ran:
 
 
 class PretendGrid:
-    """A Grid at whose nodes `answers` says what comes back: a content, an error's code, or None while it takes long."""
+    """A Grid at whose nodes `answers` says what comes back: a content, an error, or None for nothing."""
 
     def __init__(self, answers):
         self.run, self._answers, self._sent = Ran(), answers, {}
@@ -83,13 +83,14 @@ class PretendControl:
 
 
 @contextlib.asynccontextmanager
-async def carrying(folder, answers, on_sent=lambda _site, _longest: None):
+async def carrying(folder, answers, on_sent=lambda _site, _longest: None, slow=()):
     set_task_identity(run_id=1)
     control = PretendControl(folder / "s", answers)
 
-    def sent(site, longest):
+    def sent(site, message, longest):
         on_sent(site, longest)
-        run.look(site)  # the nodes of this Grid answer at once
+        if site not in slow:
+            run.look(message)  # the nodes of this Grid answer at once
 
     run = SuperLinkRun(folder / "s", lambda: control, sent)
     await run.start()
@@ -158,6 +159,7 @@ def test_a_message_that_nobody_waits_for_any_more_is_told_of_because_the_superli
         pytest.param(Error(code=1, reason="away"), id="an error of Flower's"),
         pytest.param(RecordDict({"frame": ArrayRecord({"other": Array("uint8", (1,), "x", b"x")})}), id="no frame"),
         pytest.param(to_content(bytes(11)), id="a frame that is too long"),
+        pytest.param(None, id="nothing, though its node has done with it"),
     ],
 )
 def test_what_is_not_a_frame_that_was_asked_for_is_no_answer_and_others_go_on(short_path, answer):
@@ -177,21 +179,15 @@ def test_what_is_not_a_frame_that_was_asked_for_is_no_answer_and_others_go_on(sh
 
 
 def test_when_the_app_ends_what_is_under_way_fails_at_once_and_another_run_takes_its_place(short_path):
-    silent = threading.Event()
-
     async def scene():
-        def answers(node, frame):
-            return reversed_frame(node, frame) if silent.is_set() else None
-
-        async with carrying(short_path, answers) as (run, control):
+        slow, sent = ["a"], []
+        async with carrying(short_path, reversed_frame, lambda *told: sent.append(told), slow) as (run, control):
             asked = asyncio.create_task(ask(run, seconds=60.0))
-            while not control.connections:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
+            await until(lambda: sent)
             control.connections[0].shutdown(socket.SHUT_RDWR)
             with pytest.raises(PeerAway, match="a ServerApp that ended"):
                 await asked
-            silent.set()
+            slow.clear()
             assert await ask(run) == b"noitseuq"
             assert len(control.started) == 2
             assert control.stopped == [1], "the former run is not left on the SuperLink"
@@ -211,10 +207,7 @@ def test_a_superlink_that_is_away_when_a_run_shall_begin_is_asked_again(short_pa
 
 def test_a_site_that_began_anew_is_given_up_and_no_other(short_path):
     async def scene():
-        async with carrying(short_path, lambda node, frame: None if node < 3 else reversed_frame(node, frame)) as (
-            run,
-            _,
-        ):
+        async with carrying(short_path, reversed_frame, slow=("a", "b")) as (run, _):
             a, b = (asyncio.create_task(ask(run, site, node, seconds=3.0)) for site, node in (("a", 1), ("b", 2)))
             assert await ask(run, "c", 3) == b"noitseuq"
             run.lose("a", "a SuperNode that began anew")
@@ -226,13 +219,78 @@ def test_a_site_that_began_anew_is_given_up_and_no_other(short_path):
     asyncio.run(scene())
 
 
-def test_a_reply_of_which_nobody_says_that_it_is_there_is_looked_for_all_the_same(short_path, monkeypatch):
-    monkeypatch.setattr(superlink_app, "LOOK_SECONDS", 0.1)
-    slow = [None, to_content(b"late")]
+def test_a_message_that_was_lost_is_given_up_at_once_and_no_other(short_path):
+    async def scene():
+        async with carrying(short_path, reversed_frame, slow=("a", "b")) as (run, _):
+            lost, other = (asyncio.create_task(ask(run, site, seconds=2.0)) for site in ("a", "b"))
+            while not lost.done():
+                run.drop("m0")  # the first that this Grid was given
+                await asyncio.sleep(0.01)
+            with pytest.raises(PeerAway, match="site 'a' cannot be asked; got a message that was lost"):
+                await lost
+            with pytest.raises(PeerAway, match="no answer over the SuperLink within 2 s"):
+                await other
+
+    asyncio.run(scene())
+
+
+def test_a_reply_that_is_half_there_is_not_waited_for(short_path):
+    """Who asks Flower's Grid for it waits for minutes: its SuperNode was killed over sending it."""
+    asked_for = []
 
     async def scene():
-        async with carrying(short_path, lambda _node, _frame: slow.pop(0)) as (run, _):
-            assert await ask(run) == b"late"
+        def answers(node, frame):
+            asked_for.append(node)
+            return reversed_frame(node, frame)
+
+        sent = []
+        async with carrying(short_path, answers, lambda *told: sent.append(told), slow=("killed",)) as (run, _):
+            half = asyncio.create_task(ask(run, "killed", 1))
+            await until(lambda: sent)
+            assert await ask(run, "other", 2) == b"noitseuq"
+            run.lose("killed", "a SuperNode that began anew")
+            with pytest.raises(PeerAway, match="a SuperNode that began anew"):
+                await half
+            assert await ask(run, "other", 2) == b"noitseuq"
+
+    asyncio.run(scene())
+    assert asked_for == [2, 2]
+
+
+def test_an_app_that_says_nothing_is_given_up_and_every_site_is_asked_again_over_another(short_path, monkeypatch):
+    monkeypatch.setattr(superlink_run, "_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(superlink_run, "_WATCH_SECONDS", 0.05)
+    hanging, over = [1], threading.Event()
+
+    async def scene():
+        def answers(node, frame):
+            if hanging:
+                hanging.pop()
+                over.wait(30)
+            return reversed_frame(node, frame)
+
+        try:
+            async with carrying(short_path, answers) as (run, control):
+                both = await asyncio.gather(ask(run, "a"), ask(run, "b"), return_exceptions=True)
+                assert ["a ServerApp that ended" in str(error) for error in both] == [True, True]
+                assert await asyncio.gather(ask(run, "a"), ask(run, "b")) == [b"noitseuq"] * 2
+                assert control.stopped == [1], "a hung app is ended by the SuperLink"
+        finally:
+            over.set()
+
+    asyncio.run(scene())
+
+
+def test_a_silent_app_that_owes_nothing_is_left_alone(short_path, monkeypatch):
+    monkeypatch.setattr(superlink_run, "_SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(superlink_run, "_WATCH_SECONDS", 0.02)
+
+    async def scene():
+        sent = []
+        async with carrying(short_path, reversed_frame, lambda *told: sent.append(told), slow=("a",)) as (run, control):
+            with pytest.raises(PeerAway, match="no answer over the SuperLink within"):
+                await ask(run, seconds=0.5)  # the site takes long, not the app
+            assert sent and len(control.started) == 1
 
     asyncio.run(scene())
 
