@@ -10,6 +10,8 @@ from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, Explicit
 
 from fedhealth.search.documents import Document
 from fedhealth.search.readers import articles
+from fedhealth.search.readers.fhir_values import text_of_html
+from fedhealth.search.readers.problem import cleaned
 from fedhealth.search.readers.sources import read_documents
 from fedhealth.search.search_file import SearchFile
 
@@ -37,7 +39,7 @@ def dicom(path, **tags):
     file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file.file_meta.MediaStorageSOPClassUID = CTImageStorage
     file.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    for name, value in {"PatientID": "p1", "StudyDescription": "Thorax"}.items() | tags.items():
+    for name, value in ({"PatientID": "p1", "StudyDescription": "Thorax"} | tags).items():
         setattr(file, name, value)
     file.save_as(path, enforce_file_format=True)
 
@@ -179,3 +181,34 @@ def test_fhir_in_another_form_is_named_with_what_to_export(read, tmp_path):
         ("1.xml", "FHIR in XML is not read"),
         ("2.ndjson.gz", "a compressed file is not read"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<p>One<br/>two</p><ul><li>a</li><li>b&nbsp;&lt;c</li></ul>", "One\ntwo\na\nb <c"),
+        ("<tr><td>pH</td><td>7.4</td></tr>", "pH 7.4"),
+        ("a<b>b</b>c <i class='x'>d</i>", "abc d"),
+        ("<style>p {x: y}</style>seen<script>var a = '<p>';</script> too<style/> and this", "seen too and this"),
+        ("be<!-- not <p>this</p> -->fore", "before"),
+        ("p < 0.05, and x <3 > y", "p < 0.05, and x <3 > y"),
+        ("<![CDATA[plain]]> <?xml version='1.0'?><!DOCTYPE html>", "plain"),
+        ("<a href='x", "<a href='x"),
+        ("", ""),
+    ],
+)
+def test_of_a_page_the_words_are_read(html, text):
+    assert text_of_html(html) == text
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("part", ["<a ", "<!--", "<a x='", "</", "<?", "<![CDATA[", "<p><", "&#", "<script>"])
+def test_a_page_whose_tags_never_end_takes_no_longer_than_another(part):
+    text_of_html(part * 200_000)
+
+
+@pytest.mark.timeout(20)
+def test_a_million_accents_on_a_letter_are_thirty():
+    found = cleaned("e\u0301t\u00e9 " + "a" + "\u0327\u0301" * 500_000 + " fin")
+    assert found.startswith("été ") and found.endswith(" fin")
+    assert len(found) < 50

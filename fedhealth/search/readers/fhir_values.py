@@ -6,8 +6,9 @@ is read in the others.
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Mapping
-from html.parser import HTMLParser
+from html import unescape
 from typing import Any
 
 from fedhealth.search.documents import Code, CodeSystem
@@ -43,6 +44,10 @@ _ATTACHED = frozenset(
 _BLOCKS = frozenset(
     "p div br tr li h1 h2 h3 h4 h5 h6 table ul ol section header footer blockquote pre hr dt dd".split()  # noqa: SIM905
 )
+
+_CELLS, _HIDDEN = frozenset({"td", "th"}), frozenset({"script", "style"})
+_TAG = re.compile(r"(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_CDATA = "![CDATA["
 
 
 def part(resource: object, *names: str) -> Resource:
@@ -109,38 +114,34 @@ def reference(resource: object, name: str) -> str:
 
 
 def text_of_html(html: str) -> str:
-    """Return the words of XHTML or HTML, a block a line."""
-    words = _Words()
-    words.feed(html)
-    words.close()
-    lines = (" ".join(line.split()) for line in "".join(words.found).splitlines())
+    """Return the words of XHTML or HTML, a block a line.
+
+    In a time that grows with its length, whatever it is: the parser of Python's library takes hours over a megabyte of
+    tags that never end.
+    """
+    first, *rest = html.split("<")
+    found, hidden, in_comment = [unescape(first)], 0, False
+    for piece in rest:
+        if in_comment or piece.startswith("!--"):
+            _, ended, text = piece.partition("-->")
+            in_comment = not ended
+        elif piece.startswith(_CDATA):
+            text = piece[len(_CDATA) :].replace("]]>", "")
+        else:
+            tag, ended, text = piece.partition(">")
+            named = _TAG.match(tag)
+            if not ended or (named is None and tag[:1] not in ("!", "?")):
+                text = f"<{piece}"  # a sign of its own: p < 0.05
+            elif named:
+                name = named[2].lower()
+                if name in _HIDDEN and not tag.endswith("/"):
+                    hidden = max(0, hidden - 1 if named[1] else hidden + 1)
+                if not hidden:
+                    found.append("\n" if name in _BLOCKS else " " if name in _CELLS else "")
+        if not hidden:
+            found.append(unescape(text))
+    lines = (" ".join(line.split()) for line in "".join(found).splitlines())
     return "\n".join(filter(None, lines))
-
-
-class _Words(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.found: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Begin a line at a block; hide what is no text."""
-        self._hidden += tag in ("script", "style")
-        if tag in _BLOCKS:
-            self.found.append("\n")
-        elif tag in ("td", "th"):
-            self.found.append(" ")
-
-    def handle_endtag(self, tag: str) -> None:
-        """End a line at a block's end."""
-        self._hidden -= tag in ("script", "style") and self._hidden > 0
-        if tag in _BLOCKS:
-            self.found.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        """Take words."""
-        if not self._hidden:
-            self.found.append(data)
 
 
 def narrative(resource: object) -> str:

@@ -5,7 +5,9 @@ goes on. A place may hold a file's name, so it belongs on a terminal and in no l
 """
 
 import errno
+import functools
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -51,10 +53,19 @@ def cleaned(text: str) -> str:
 
     Nothing of a document may be obeyed by a terminal, and a lone half of a surrogate pair cannot be stored.
     """
+    if not text.isascii():  # or putting a million accents over one letter in order takes days
+        text = _accents().sub(r"\1", text)
     composed = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     if composed.isprintable():
         return composed
     return "".join(letter if letter in "\n\t" else _shown(letter) for letter in composed)
+
+
+@functools.cache
+def _accents() -> re.Pattern[str]:
+    """Return what finds more accents on a letter than any language has: Unicode UAX #15, Stream-Safe Text Format."""
+    accents = "".join(filter(unicodedata.combining, map(chr, range(0x300, 0x20000))))
+    return re.compile(f"([{accents}]{{30}})[{accents}]+")
 
 
 def one_line(text: str) -> str:
