@@ -263,4 +263,4 @@ def _say_count(count: "SourceCount") -> None:
         more = f" and {len(places) - _MOST_PLACES_NAMED:,} more" if len(places) > _MOST_PLACES_NAMED else ""
         say(f"  {level}: {what}{f': {named}{more}' if named else ''}")
     if any(len(places) > _MOST_PLACES_NAMED for places in alike.values()) or len(alike) > _MOST_PROBLEMS_NAMED:
-        say("  --json names all of them")
+        say(f"  --json names {f'all but {count.unnamed:,}' if count.unnamed else 'all'} of them")

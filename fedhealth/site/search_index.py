@@ -31,6 +31,7 @@ from fedhealth.site.search_accesses import forget_in_accesses, keep_settings
 from fedhealth.site.search_consent import Consent, held_consent, keep_consent, kept_consent
 
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 64, 10**6
+_MOST_NAMED = 10_000
 
 
 @dataclass
@@ -46,7 +47,8 @@ class SourceCount:
         removed: that are no longer in the source.
         withheld: of patients who withdrew their consent.
         elsewhere: articles that another source has with the same text; they are shown as that one's.
-        problems: what cannot be read, and what is to be said of how something was.
+        problems: what cannot be read, and what is to be said of how something was; of each level the first 10,000.
+        unnamed: how many problems there are beyond these.
     """
 
     source: str
@@ -58,6 +60,20 @@ class SourceCount:
     withheld: int = 0
     elsewhere: int = 0
     problems: list[Problem] = field(default_factory=list)
+    unnamed: int = 0
+
+    def note(self, problem: Problem) -> None:
+        """Add a problem; of a file of a hundred million broken lines, not each."""
+        named = self._named.get(problem.level, 0)
+        if named < _MOST_NAMED:
+            self._named[problem.level] = named + 1
+            self.problems.append(problem)
+        else:
+            self.unnamed += 1
+
+    def __post_init__(self) -> None:
+        """Count what is named, by level."""
+        self._named: dict[str, int] = {}
 
 
 Told = Callable[[SourceCount, int], None]
@@ -139,7 +155,7 @@ class Filling:
         for source in file.sources:
             count = SourceCount(source.name)
             if isinstance(people, Problem):
-                count.problems.append(people)
+                count.note(people)
                 people = {}
             self._bring(count, read_documents(source, site_folder, people))
         for store, held in corpora:
@@ -153,7 +169,7 @@ class Filling:
         seen, batch, size = set[str](), list[Document](), 0
         for each in found:
             if isinstance(each, Problem):
-                count.problems.append(each)
+                count.note(each)
                 continue
             if each.kind == "article" and self._is_elsewhere(each, publisher):
                 count.elsewhere += 1
@@ -169,7 +185,7 @@ class Filling:
             return
         if not seen and (kept := len(self._index.keys(count.source))):  # a disk that is not there is an empty folder
             what = f"it holds no document any more; the index keeps the {kept:,} that it had. Should they go, take the"
-            count.problems.append(Problem(count.source, "", f"{what} source out of search.toml", "source"))
+            count.note(Problem(count.source, "", f"{what} source out of search.toml", "source"))
             self._told(count)
             return
         self._remove(count, seen)

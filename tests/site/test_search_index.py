@@ -9,11 +9,13 @@ pytest.importorskip("tantivy", reason="the extra `search` is not installed")
 
 from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.index import SearchIndex
+from fedhealth.search.readers.problem import Problem
+from fedhealth.site import search_index
 from fedhealth.site.consent import forget_patient, renew_consent
 from fedhealth.site.landlock import Sandbox
 from fedhealth.site.search_consent import held_consent, keep_consent, kept_consent, make_index_folder, read_consent
 from fedhealth.site.search_domain import SearchDomain
-from fedhealth.site.search_index import Filling, open_index, rebuild
+from fedhealth.site.search_index import Filling, SourceCount, open_index, rebuild
 from fedhealth.site.search_patients import StrangersOfSource, find_strangers
 from fedhealth.site.searching import Searching
 
@@ -112,6 +114,17 @@ def test_patients_whom_the_data_set_names_otherwise_are_counted_source_by_source
         assert find_strangers(index, here.folder) == (StrangersOfSource("notes", 4, 3, 2),)
         (here.folder / "patients.csv").unlink()
         assert find_strangers(index, here.folder) is None
+
+
+def test_of_very_many_problems_the_first_are_named_and_the_rest_counted(monkeypatch):
+    monkeypatch.setattr(search_index, "_MOST_NAMED", 3)
+    count = SourceCount("letters")
+    for number in range(5):
+        count.note(Problem("letters", f"line {number}", "no JSON"))
+        count.note(Problem("letters", f"line {number}", "read as Windows-1252", "noted"))
+    count.note(Problem("letters", "", "the disk went away", "source"))
+    assert [problem.level for problem in count.problems] == ["left out", "noted"] * 3 + ["source"]
+    assert count.unnamed == 4
 
 
 def test_an_empty_folder_is_a_disk_that_is_not_there_and_takes_nothing_out(ward_with_letters):
