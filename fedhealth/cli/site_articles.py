@@ -144,6 +144,8 @@ def trust(
 ) -> None:
     """Believe another key of a hospital's articles, which it tells you by phone; until then the first one is believed.
 
+    What the former key signed is dropped.
+
     Example: fedhealth site articles trust budapest KEY --state state/hungary
     """
     from fedhealth.site.fetched_corpora import believe_key
@@ -183,16 +185,19 @@ def _say_draft(draft: "Draft", named: "NamedPatients", site: str, *, every_title
     say("what everybody in the federation can read from then on:")
     say(f"  corpus    {draft.name}, published by {site}")
     say(f"  licence   {printable(draft.licence)}")
-    say(f"  size      {len(draft.articles):,} articles, {draft.bytes:,} bytes in {len(draft.parts):,} parts")
+    say(f"  size      {len(draft.articles):,} articles, {draft.bytes:,} bytes")
     say("  of each   its key, title, text, date and language; no other field")
     shown = titles if every_title else titles[:_MOST_TITLES]
     for title in shown:
         say(f"  - {title}")
     if len(titles) > len(shown):
         say(f"  - ... and {len(titles) - len(shown):,} more: --preview shows all")
-    say(f"  looked for {named.looked_for:,} identifiers of patients; none is in it but where you said so")
+    if named.looked_for:
+        say(f"  looked for {named.looked_for:,} identifiers of patients; none is in it but where you said so")
     if named.too_short:
-        remark(f"not looked for: {named.too_short:,} identifiers of patients that are as short as ordinary numbers")
+        whose = f"{named.too_short:,} identifiers of patients" if named.looked_for else "no identifier of a patient"
+        how = "not looked for" if named.looked_for else "looked for"
+        remark(f"{how}: {whose}, because they are as short as ordinary numbers; see for yourself that none is in it")
 
 
 def _document_of(manifest: "Manifest") -> dict[str, object]:

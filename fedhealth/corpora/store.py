@@ -199,8 +199,11 @@ class CorpusStore:
                 self._finish(address)
 
     def trust(self, site: str, key: str) -> None:
-        """Believe another key of a site from now on, and whatever version it signs next."""
+        """Believe one key of a site from now on, and whatever version it signs next; what another signed is dropped."""
         with self._lock:
+            for address, held in {**self.held(), **self.arriving()}.items():
+                if address[0] == site and held.manifest.key != key:
+                    self.drop(address)
             sites = self._known().sites | {site: _KnownSite(key=key, versions={})}
             self._make_folder(())
             self._write(self.root / _KNOWN, canonical_bytes(_Known(sites=sites)))

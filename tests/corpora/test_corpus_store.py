@@ -91,12 +91,15 @@ def test_an_older_version_is_refused_also_after_the_corpus_was_dropped(store):
 def test_another_key_is_believed_when_a_person_says_so(store):
     taken_in(store, signed(version=5))
     other = KEYS["mallory"]
+    taken_in(store, signed(site="va"))
     store.trust("hungary", public_key_hex(other.public_key()))
+    assert versions(store) == {("va", "open"): 1}  # what the former key signed is believed no more
+    store.drop(("va", "open"))
     address = taken_in(store, signed(version=1, key=other))
     assert versions(store) == {address: 1}
     follows = CorpusStore(store.root, follows_keys=True)
     taken_in(follows, signed(version=2))
-    assert follows.keys() == {"hungary": public_key_hex(KEYS["hungary"].public_key())}
+    assert follows.keys()["hungary"] == public_key_hex(KEYS["hungary"].public_key())
 
 
 def test_a_part_that_is_not_the_one_signed_is_refused(store):

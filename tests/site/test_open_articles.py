@@ -17,7 +17,8 @@ from fedhealth.corpora.store import CorpusStore
 from fedhealth.demo.federation import point_node, set_up
 from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.search_file import Articles
-from fedhealth.site.indexed_corpora import corpora_here
+from fedhealth.site.fetched_corpora import CorpusProblem, FetchStatus, fetch_status
+from fedhealth.site.indexed_corpora import corpora_here, indexed
 from fedhealth.site.landlock import Sandbox
 from fedhealth.site.node import run_node
 from fedhealth.site.node_file import load_node_file
@@ -170,3 +171,26 @@ def test_articles_of_two_hospitals_are_searched_at_the_third_until_they_are_with
 
     asyncio.run(removed())
     assert index.fill()["alps@switzerland"].removed == 2
+
+
+def test_which_hospitals_are_missing_is_said_by_when_the_coordinator_heard_them():
+    # Days of 86,400 seconds: at = day 3, so that va was heard two days before, and budapest an hour before.
+    status = FetchStatus(
+        at=3 * 86_400,
+        heard={"budapest": 3 * 86_400 - 3600, "va": 86_400, "bern": None, "graz": 3 * 86_400},
+        problems=(CorpusProblem(site="graz", corpus="open", why="signed with another key"),),
+    )
+    said = indexed([], status, {})
+    assert said.missing == {
+        "va": "away since 1970-01-02",
+        "bern": "away since the coordinator was started",
+        "graz": "'open' is not here in its newest version",
+    }
+    assert said.heard_at().isoformat() == "1970-01-04T00:00:00+00:00"
+    assert indexed([], None, {}).heard_at() is None
+
+
+def test_a_status_that_a_node_garbled_is_none(tmp_path):
+    for text in ("", "{", '{"at": "x"}', '{"at": 1, "heard": {}, "more": 1}'):
+        (tmp_path / "status.json").write_text(text)
+        assert fetch_status(tmp_path) is None
