@@ -28,7 +28,7 @@ async def running(work):
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition, seconds=10.0):
+async def until(condition, seconds=60.0):
     """Wait until a condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():

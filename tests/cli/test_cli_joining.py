@@ -84,7 +84,7 @@ def test_a_confined_node_goes_out_through_the_proxy_that_was_named_when_it_joine
         command += ["--lifeline", "--json"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(command, **pipes) as node:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 90
             status = ("site", "status", "--state", state, "--json")
             while not json.loads(fedhealth(*status)[1])["link"].startswith("connected"):
                 assert node.poll() is None and time.monotonic() < deadline

@@ -93,7 +93,7 @@ class ServedCoordinator:
 
     def wait_for(self, study, *states):
         """Wait until a study is in one of these states, and return what the coordinator says of it."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while True:
             found = next(each for each in list_studies(self.socket) if each.study == study.digest)
             if found.state in states:

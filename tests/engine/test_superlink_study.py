@@ -30,8 +30,8 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parents[2]
 SITES = ("cleveland", "hungary")
 ROUNDS, SEED = 7, 20261122
-ENDING_SECONDS = 5.0
-"""A ServerApp whose SuperExec was killed has no parent: it ends when the coordinator hangs up, a moment later."""
+ENDING_SECONDS = 60.0
+"""A ServerApp whose SuperExec was killed has no parent: it ends when the coordinator hangs up, under load later."""
 KILLED = {
     1: ("coordinator", "flower-superlink"),
     2: ("coordinator", "flower-superexec"),

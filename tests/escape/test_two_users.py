@@ -21,7 +21,7 @@ SITES = ("hungary", "switzerland")
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "it runs"),
 ]
 
@@ -74,7 +74,7 @@ def test_a_study_runs_with_gate_and_node_as_two_users(federation):
             for site in federation.sites:
                 point_node(site, f"127.0.0.1:{port}")
                 own(site.state.node, NODE, NODE)
-                deadline = time.monotonic() + 90
+                deadline = time.monotonic() + 180
                 while not site.state.socket.exists():
                     assert time.monotonic() < deadline, [log.read_text() for log in logs.values()]
                     time.sleep(0.05)
@@ -114,7 +114,7 @@ def test_root_starts_gate_and_node_as_two_users_and_the_gate_without_a_network(f
     with log.open("wb") as output:
         process = subprocess.Popen(words, env=environment(), cwd="/", stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while "node: waits for the coordinator" not in log.read_text():
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
