@@ -61,6 +61,7 @@ class Consent:
         site: the site's id.
         data_set: its data set.
         marks: make patients' marks.
+        former: make marks as they were made while the data set had another name: who withdrew then is forgotten still.
         as_of: when the last change of a consent was journalled, Unix time in milliseconds, and later than the change
             before it, whatever the clock said; 0 if there was none.
         forgotten: marks of the patients who withdrew their consent.
@@ -71,11 +72,12 @@ class Consent:
     marks: PatientMarks
     as_of: int
     forgotten: frozenset[Digest]
+    former: tuple[PatientMarks, ...] = ()
 
     def excludes(self, patient: str | None) -> bool:
         """Say whether a document's patient withdrew the consent; an article is of no patient."""
-        mark = self.marks.of((patient or "").strip())
-        return patient is not None and mark in self.forgotten
+        marks = {each.of((patient or "").strip()) for each in (self.marks, *self.former)}
+        return patient is not None and not marks.isdisjoint(self.forgotten)
 
     def kept(self, *, removed: bool) -> KeptConsent:
         """Return what the index keeps of it."""
@@ -90,7 +92,7 @@ class Consent:
 
     def updated(self, kept: KeptConsent | None) -> "Consent":
         """Return the newer of this and what the index keeps, which another process may have written since."""
-        if kept is None or kept.as_of <= self.as_of or kept.data_set != self.data_set:
+        if kept is None or kept.as_of <= self.as_of:
             return self
         return replace(self, as_of=kept.as_of, forgotten=frozenset(kept.forgotten))
 
@@ -114,14 +116,18 @@ def read_consent(state: SiteState, folder: Path | None = None) -> Consent:
         if kept is None:
             raise no_index(state)
         name, data_set, column = kept.site, kept.data_set, kept.patient_column
-    marks = PatientMarks.under(state.naming_secret(), data_set, column)
+    secret = state.naming_secret()
     with state.copied_ledger(name) as ledger:
-        forgotten = forgotten_patients(ledger, data_set, marks.scheme)
-        notes = (note for note in ledger.journal() if isinstance(note, ConsentNote) and note.data_set == data_set)
+        notes = [note for note in ledger.journal() if isinstance(note, ConsentNote)]
+        names = dict.fromkeys((data_set, *(note.data_set for note in notes)))
+        marks, *former = (PatientMarks.under(secret, each, column) for each in names)
+        forgotten = frozenset[Digest]().union(
+            *(forgotten_patients(ledger, each, own.scheme) for each, own in zip(names, (marks, *former), strict=True))
+        )
         as_of = 0
         for note in notes:  # a clock that was set back must not make a later word the older one
             as_of = max(as_of + 1, note.at)
-    return Consent(name, data_set, marks, as_of, forgotten)
+    return Consent(name, data_set, marks, as_of, forgotten, tuple(former))
 
 
 def no_index(state: SiteState) -> ConfigInvalid:

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("tantivy", reason="the extra `search` is not installed")
 
+from fedhealth.errors import ConfigInvalid
 from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.index import SearchIndex
 from fedhealth.search.readers.problem import Problem
@@ -217,6 +218,20 @@ def test_a_withdrawal_in_the_midst_of_filling_keeps_the_rest_of_the_patients_doc
     assert told == [64]
     assert count.withheld == 8
     assert (here.files_with("zyxwvut"), here.patients()) == ([], {"p1"})
+
+
+def test_a_data_set_of_another_name_brings_nobody_back(ward_with_letters):
+    here = ward_with_letters
+    here.fill()
+    forget_patient(here.folder, here.state, "p2")
+    site = here.folder / "site.toml"
+    site.write_text(site.read_text().replace('name = "ward"', 'name = "ward-2"'))
+    here.fill()
+    assert (here.files_with("zyxwvut"), here.patients()) == ([], {"p1"})
+    assert patients_of(searching(here), "appendicitis") == set()
+    site.write_text(site.read_text().replace('patient_column = "id"', 'patient_column = "other"'))
+    with pytest.raises(ConfigInvalid, match="cannot be recognised"):
+        here.fill()
 
 
 def test_a_clock_that_was_set_back_lets_no_forgotten_patient_in(ward_with_letters, monkeypatch):
