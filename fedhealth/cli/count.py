@@ -1,5 +1,6 @@
 """`fedhealth count`: have the other hospitals count patients; what leaves is shown, and confirmed, before it does."""
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,7 @@ from fedhealth.cli.site_arguments import State
 
 if TYPE_CHECKING:
     from fedhealth.link.counts import CountAnswer
+    from fedhealth.search.concepts import Terminology
     from fedhealth.study.count_query import CountQuery
     from fedhealth.study.search_study import SearchStudy
 
@@ -51,6 +53,7 @@ def count(
 
     from fedhealth.canonical import canonical_bytes
     from fedhealth.errors import ConfigInvalid, FederationFailed
+    from fedhealth.search.concepts import Terminology
     from fedhealth.secret_file import PUBLIC_MODE, create_file, read_file
     from fedhealth.signing import load_signing_key
     from fedhealth.site.askers import read_certificate
@@ -72,6 +75,7 @@ def count(
     )
     say("what leaves this hospital:")
     say_lines(f"  {line}" for line in _leaving(query, signed.study))
+    say_lines(_meanings(query, Terminology.at_hand(SiteState(state).index)))
     if not yes and not agreed("Let it leave?"):
         say("nothing left")
         raise typer.Exit(ConfigInvalid.exit_code)
@@ -97,6 +101,15 @@ def _leaving(query: "CountQuery", study: "SearchStudy") -> Iterator[str]:
     yield from (f"{name:<9} {value}" for name, value in query_words(query))
     yield f"for       {study.purpose_class}, under study '{study.name}' ({study.digest[:12]})"
     yield "and your public key with your role and your hospital's name; nothing else"
+
+
+def _meanings(query: "CountQuery", terms: "Terminology | None") -> Iterator[str]:
+    """Say what each code means, so that nobody pays for a slip; nothing where no terminology is at hand."""
+    unknown = "is in no terminology here: nobody may have it, and to count that costs as much"
+    for code in (*query.all_of, *query.none_of):
+        if terms is not None:
+            name = terms.meaning(code, "en")
+            yield from textwrap.wrap(f"{code} {unknown if name is None else f'is {name}'}", 80, subsequent_indent="  ")
 
 
 def _figures(found: "CountAnswer", study: "SearchStudy") -> dict[str, object]:

@@ -83,9 +83,8 @@ def proposal_lines(proposal: "Proposal") -> Iterator[str]:
 
 
 def _askers(study: "SearchStudy") -> str:
-    who = f"{' or '.join(study.roles)} of {', '.join(each.site for each in study.asking_sites)}"
     when = f"from {study.first_quarter} to {study.last_quarter}"
-    return f"{who}, {when}; {study.counts.shares}; below {study.counts.least_shown} no number is said"
+    return f"{study.who_asks}, {when}; {study.counts.shares}; below {study.counts.least_shown} no number is said"
 
 
 def _whom(cohort: str) -> str:

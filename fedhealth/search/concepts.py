@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedhealth.search.documents import Code
-from fedhealth.search.terminology import MOST_WORDS, compile_terms, digest
+from fedhealth.search.terminology import FILE_NAME, MOST_WORDS, compile_terms, digest
 from fedhealth.search.translation import Translation
 from fedhealth.search.words import FUNCTION_WORDS, Word, words_of
 
@@ -100,6 +100,15 @@ class Terminology:
         """
         return cls(compile_terms(folder, withheld))
 
+    @classmethod
+    def at_hand(cls, folder: Path) -> "Terminology | None":
+        """Return the terminology that is compiled in a folder, of whatever version; None where this user finds none."""
+        path = folder / FILE_NAME
+        try:
+            return cls(path) if path.is_file() else None
+        except (OSError, sqlite3.Error):
+            return None
+
     def find_mentions(self, text: str, language: str | None, *, asked: bool = False) -> tuple[TermFound, ...]:
         """Return the terms in a text.
 
@@ -135,6 +144,19 @@ class Terminology:
         rows = self._ask("SELECT fr, en FROM concept WHERE id = ?", concept)
         names = dict(zip(LANGUAGES, rows[0], strict=True)) if rows else {}
         return names.get(language) or names.get("fr") or names.get("en")
+
+    def meaning(self, code: str, language: str) -> str | None:
+        """Return a code's name, or of a group without one some names of what is below it; None if all are unknown.
+
+        Args:
+            code: in the form of `fedhealth.study.count_query.Code`.
+            language: as of `name`.
+        """
+        if (name := self.name(code, language)) is not None:
+            return name
+        below = self._ask("SELECT id FROM concept WHERE id LIKE ? || '_%' ORDER BY id LIMIT 4", code)
+        names = [self.name(str(concept), language) or str(concept) for (concept,) in below]
+        return "; ".join([*names[:3], *(["and others"] if len(names) > 3 else [])]) if names else None
 
     def named_in_both(self, system: str) -> tuple[str, ...]:
         """Return the concepts of a classification, such as "icd10", that have a name in both languages, in order."""

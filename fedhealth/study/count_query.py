@@ -231,6 +231,13 @@ def count_query(
     Raises:
         ConfigInvalid: it is none; says why.
     """
+    if strange := [code for code in (*all_of, *none_of) if not re.fullmatch(CODE_PATTERN, code)]:
+        raise ConfigInvalid(
+            "other hospitals cannot be asked to count this",
+            got=f"{', '.join(map(repr, strange))}, which is no code",
+            wanted="codes of ICD-10 or ATC with the system before them, such as icd10:G20, icd10:I50.1 or atc:N04BA",
+            next_step="Correct the codes; free text never leaves.",
+        )
     try:
         return CountQuery(
             quarter=quarter, all_of=most_specific(all_of), none_of=most_general(none_of), ages=ages, sex=sex

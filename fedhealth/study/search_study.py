@@ -108,6 +108,11 @@ class SearchStudy(StudyHead):
         return next((each.key for each in self.asking_sites if each.site == site), None)
 
     @property
+    def who_asks(self) -> str:
+        """Who may ask, for people."""
+        return f"{' or '.join(self.roles)} of {', '.join(each.site for each in self.asking_sites)}"
+
+    @property
     def digest(self) -> str:
         """The study's name to every machine: digest of its canonical bytes."""
         return digest_of_study(self)
