@@ -60,7 +60,7 @@ def find_cohort_problems(
     members, in_table = _members(study.cohort, facts), {row[place] for _, row in table.rows}
     found = f"{len(members)} of {len(facts)} patients in the index are in the study's cohort by codes"
     if not members - in_table:
-        return (Problem("warning", "", f"{found}, all with rows in the table", "Nothing to do: this is to be known."),)
+        return (Problem("warning", "", f"{found}, all with rows in the table", "Nobody outside sees this number."),)
     missing = f"{found}; {len(members - in_table)} of them without a row in the table"
     advice = "Look whether index and table name patients alike: a patient is in the study with both only."
     return (Problem("warning", "", missing, advice),)
