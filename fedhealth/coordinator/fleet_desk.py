@@ -222,6 +222,8 @@ class FleetDesk:
         if request.path == ACTIVATE and answer.status == _OK:
             self._began[site] += 1
             self._on_active(site)
+        if answer.status == _OK:
+            self._fences[site].take_in(request.path, body, content)
         return pack_fleet(answer, content)
 
     async def _pulled(self, site: str, request: FleetRequest, body: bytes) -> tuple[FleetAnswer, bytes]:

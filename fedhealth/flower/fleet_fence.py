@@ -11,11 +11,18 @@ Source: `flwr.superlink.servicer.fleet.fleet_handlers` of Flower 1.41, which loo
 Leaves to others: who the SuperNode is, and which calls there are (`fleet_requests`).
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
+from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest, PushMessagesResponse
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PullObjectRequest,
+    PushObjectRequest,
+    PushObjectResponse,
+)
 from google.protobuf.message import DecodeError
 
 from fedhealth.flower.fleet_requests import CONFIRM, PULL_OBJECT, PUSH, PUSH_OBJECT
@@ -34,13 +41,20 @@ class _Exchange:
         announced: ids of the message's parts.
         reply: id of the reply, once there is one.
         parts: of the reply, by their ids, and how long each is that has come.
+        missing: ids of the parts that the SuperLink wants and has not got; None until it says which.
         has_ended: whether the SuperNode has asked for messages since: it has nothing under way then.
     """
 
     announced: frozenset[str]
     reply: str = ""
     parts: dict[str, int] = field(default_factory=dict)
+    missing: set[str] | None = None
     has_ended: bool = False
+
+    @property
+    def has_whole_reply(self) -> bool:
+        """Whether the SuperLink has all of a reply; who fetches it earlier waits for what may never come."""
+        return self.missing is not None and not self.missing
 
 
 class FleetFence:
@@ -96,21 +110,38 @@ class FleetFence:
         except DecodeError:
             return False
 
+    def take_in(self, path: str, body: bytes, answer: bytes) -> None:
+        """Take note of what the SuperLink said to a reply or a part of one, which it did not refuse.
+
+        Args:
+            path: of the call.
+            body: of the request, which was let through.
+            answer: the SuperLink's.
+        """
+        with contextlib.suppress(DecodeError):  # a SuperLink that says something else has not said that it has it
+            if path == PUSH:
+                asked = PushMessagesRequest.FromString(body).messages_list[0].metadata.reply_to_message_id
+                if (exchange := self._exchanges.get(asked)) is not None:
+                    exchange.missing = set(PushMessagesResponse.FromString(answer).objects_to_push)
+            elif path == PUSH_OBJECT and PushObjectResponse.FromString(answer).stored:
+                for exchange in self._exchanges.values():
+                    (exchange.missing or set()).discard(PushObjectRequest.FromString(body).object_id)
+
     def end(self) -> dict[str, bool]:
         """Take note that the SuperNode asks for messages, so that it has none under way any more.
 
         Returns:
-            Each message that ended by it, and whether the SuperNode has replied; one without a reply it has dropped.
+            Each message that ended by it, and whether there is a whole reply; one without it the SuperNode has dropped.
         """
         ended = {name: exchange for name, exchange in self._exchanges.items() if not exchange.has_ended}
         for exchange in ended.values():
             exchange.has_ended = True
-        return {name: bool(exchange.reply) for name, exchange in ended.items()}
+        return {name: exchange.has_whole_reply for name, exchange in ended.items()}
 
     def has_replied(self, message: str) -> bool | None:
-        """Say of a message that has ended whether there is a reply; None of any other."""
+        """Say of a message that has ended whether there is a whole reply; None of any other."""
         exchange = self._exchanges.get(message)
-        return bool(exchange.reply) if exchange is not None and exchange.has_ended else None
+        return exchange.has_whole_reply if exchange is not None and exchange.has_ended else None
 
     def knows(self, message: str) -> bool:
         """Say whether a message was announced."""

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import pytest
 from flwr.proto.error_pb2 import Error
-from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
+from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest, PushMessagesResponse
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     Message,
@@ -13,6 +13,7 @@ from flwr.proto.message_pb2 import (
     ObjectTree,
     PullObjectRequest,
     PushObjectRequest,
+    PushObjectResponse,
 )
 from test_fleet_desk import NODE, PROTOBUF, make_key, on_ends
 
@@ -29,6 +30,7 @@ from fedhealth.flower.fleet_requests import (
 from fedhealth.flower.frame_messages import to_content
 
 GET_RUN = "/v1/fleet/get-run"
+STORED, NOT_STORED = (PushObjectResponse(stored=each).SerializeToString() for each in (True, False))
 
 
 def announced(message, *parts):
@@ -97,9 +99,33 @@ def test_a_site_replies_in_its_own_name_to_what_it_was_asked_and_to_nothing_else
 
 
 def test_a_reply_is_given_once_and_may_be_repeated(fence):
-    assert fence.lets(PUSH, NODE, reply("question")) and fence.end() == {"question": True}
-    assert fence.lets(PUSH, NODE, reply("question")) and fence.end() == {}
+    for _ in range(2):
+        assert fence.lets(PUSH, NODE, reply("question"))
     assert not fence.lets(PUSH, NODE, reply("question", "another"))
+
+
+def wanted(*parts):
+    return PushMessagesResponse(objects_to_push=parts).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("heard", "whole"),
+    [
+        ([(PUSH, reply("question"), wanted("a", "b")), *((PUSH_OBJECT, part(name), STORED) for name in "ab")], True),
+        ([(PUSH, reply("question"), wanted())], True),  # the SuperLink has these very parts from before
+        ([(PUSH, reply("question"), wanted("a", "b")), (PUSH_OBJECT, part("a"), STORED)], False),
+        ([(PUSH, reply("question"), wanted("a")), (PUSH_OBJECT, part("a"), NOT_STORED)], False),
+        ([(PUSH, reply("question"), wanted("a")), (PUSH_OBJECT, part("a"), b"\xff")], False),
+        ([], False),
+    ],
+    ids=["all", "nothing-new", "killed", "refused", "nonsense", "none"],
+)
+def test_a_reply_is_whole_once_the_superlink_has_stored_every_part_that_it_wants(fence, heard, whole):
+    for path, body, answer in heard:
+        assert fence.lets(path, NODE, body)
+        fence.take_in(path, body, answer)
+    assert fence.end() == {"question": whole}
+    assert fence.end() == {}
 
 
 def test_parts_of_a_reply_are_those_it_listed_and_together_of_a_bounded_length(fence):

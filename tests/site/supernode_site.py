@@ -64,7 +64,7 @@ class SuperNodeSite:
         pem = logs / "superlink-test.pem"
         pem.write_bytes(key + certificate)
         self.superlink = ScriptedSuperLink(pem, fab)
-        self.active, self.said, self.told = [], [], []
+        self.active, self.whole, self.lost, self.said, self.told = [], [], [], [], []
         self.owner = Processes(logs)
         self.children = SuperNodeChildren(self.owner, state.root.absolute(), None, self.told.append)
         self.node_port = int(self.children.node_arguments()[-1])
@@ -82,7 +82,12 @@ class SuperNodeSite:
             return NODE
 
         self.desk = FleetDesk(
-            self.superlink.address, self.certificate, register, self.active.append, lambda _site: None
+            self.superlink.address,
+            self.certificate,
+            register,
+            self.active.append,
+            self.whole.append,
+            self.lost.append,
         )
         listener = listen_on_loopback(self.node_port)
         gate = GateChannel(self.state.socket)
@@ -120,7 +125,7 @@ class SuperNodeSite:
     def send(self, content, **more):
         """Send a message and say so, as the coordinator does."""
         name = self.superlink.send(content, **more)
-        self.loop.call_soon_threadsafe(self.desk.mail, SITE, MAX_FRAME_BYTES)
+        self.loop.call_soon_threadsafe(self.desk.mail, SITE, name, MAX_FRAME_BYTES)
         return name
 
     def ask(self, content, **more):

@@ -64,6 +64,7 @@ def through(site, frame):
     """Ask the gate through SuperLink, SuperNode and worker."""
     reply = site.ask(to_content(frame))
     assert reply.has_content(), reply
+    site.wait_for(lambda: site.whole[-1:] == [reply.metadata.reply_to_message_id])  # of which the coordinator is told
     return unpack_reply(frame_of(reply.content, MAX_FRAME_BYTES))
 
 
