@@ -204,6 +204,9 @@ def test_a_site_that_names_another_sites_message_is_refused_at_the_desk_and_that
         assert made.superlink.asked == before, "the SuperLink was asked nothing of it"
         said = [(await made.call("hungary", path, headers["hungary"], body))[0].status for path, body in bodies.items()]
         assert said == [200, 200, 200, 200]
+        made.superlink._push_object = lambda _: PushObjectResponse(stored=True)  # these parts are no real message's
+        for name in ("reply", "b"):
+            await made.call("hungary", PUSH_OBJECT, headers["hungary"], part(name))
         assert made.replied == [], "it may be on its way still"
         for _ in range(2):
             made.desk.mail("hungary", "more", 2**10)
