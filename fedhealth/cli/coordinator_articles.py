@@ -12,7 +12,7 @@ app = typer.Typer(help="The open articles that sites publish, and that are hande
 
 @app.command(name="list")
 def list_(home: Home) -> None:
-    """Say which corpora sites publish, how large they are, and which of them are kept back.
+    """Say which corpora sites publish, how large they are, and which were removed.
 
     Example: fedhealth coordinator articles list --home state
     """
@@ -20,10 +20,9 @@ def list_(home: Home) -> None:
     from fedhealth.coordinator.home import CoordinatorHome
 
     folder = CoordinatorHome(home).corpora
-    removed = removed_corpora(folder)
     corpora = []
-    for address, held in held_corpora(folder).items():
-        manifest, kept_back = held.manifest, address in removed
+    for held in held_corpora(folder).values():
+        manifest = held.manifest
         corpora.append(
             {
                 "site": manifest.site,
@@ -33,13 +32,15 @@ def list_(home: Home) -> None:
                 "articles": manifest.articles,
                 "bytes": manifest.bytes,
                 "withdrawn": manifest.withdrawn,
-                "removed": kept_back,
             }
         )
-        state = "removed" if kept_back else "withdrawn" if manifest.withdrawn else printable(manifest.licence)
+        state = "withdrawn" if manifest.withdrawn else printable(manifest.licence)
         say(f"{manifest.corpus}@{manifest.site}: {manifest.articles:,} articles, {manifest.bytes:,} bytes, {state}")
-    answer({"corpora": corpora})
-    if not corpora:
+    removed = sorted(removed_corpora(folder))
+    answer({"corpora": corpora, "removed": [{"site": site, "corpus": corpus} for site, corpus in removed]})
+    for site, corpus in removed:
+        say(f"{corpus}@{site}: removed, and not handed on")
+    if not corpora and not removed:
         say("no site publishes articles")
 
 
@@ -48,9 +49,9 @@ def remove(
     site: Annotated[str, typer.Argument(metavar="SITE", help="Who publishes it.")],
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Its name.")],
     home: Home,
-    undo: Annotated[bool, typer.Option("--undo", help="Hand it on again.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Fetch it from its site again, and hand it on.")] = False,
 ) -> None:
-    """Keep a corpus back, so that all sites drop it at their next fetch. The coordinator may be running.
+    """Delete a corpus, so that all sites drop it at their next fetch. The coordinator may be running.
 
     Example: fedhealth coordinator articles remove hungary cardiology --home state
     """

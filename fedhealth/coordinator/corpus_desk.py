@@ -70,7 +70,8 @@ class CorpusDesk:
     async def _keep_asking(self, site: str) -> None:
         while True:
             try:
-                _, problems = await fetch(self._ask_site(site), self._store, lambda each: each == site)
+                removed = removed_corpora(self._folder)
+                _, problems = await fetch(self._ask_site(site), self._store, lambda each: each == site, removed)
                 self._heard[site] = int(time.time())
                 for problem in problems.values():
                     _LOG.warning("not taken from site '%(site)s': %(error)s", {"site": site, "error": problem})
@@ -80,7 +81,7 @@ class CorpusDesk:
 
 
 def held_corpora(folder: Path) -> dict[Address, Held]:
-    """Return the corpora that a coordinator holds whole, those withdrawn among them."""
+    """Return the corpora that a coordinator holds whole, those withdrawn among them, and none that was removed."""
     return CorpusStore(folder).held()
 
 
@@ -93,7 +94,9 @@ def removed_corpora(folder: Path) -> frozenset[Address]:
 
 
 def remove_corpus(folder: Path, address: Address, *, removed: bool) -> None:
-    """Keep a corpus back from all sites from now on, or hand it on again; the coordinator may be running.
+    """Delete a corpus and keep it back from all sites from now on, or fetch it again and hand it on.
+
+    The coordinator may be running.
 
     Raises:
         ConfigInvalid: there is no such corpus.
@@ -106,3 +109,5 @@ def remove_corpus(folder: Path, address: Address, *, removed: bool) -> None:
         )
     after = before | {address} if removed else before - {address}
     replace_file(folder / _REMOVED, json.dumps(sorted(after)).encode(), PUBLIC_MODE)
+    if removed:
+        CorpusStore(folder).drop(address)

@@ -13,7 +13,7 @@ Leaves to others: what is kept and believed (`store`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -128,7 +128,7 @@ def list_of(
 
 
 async def fetch(
-    ask: Ask, store: CorpusStore, takes: Callable[[str], bool]
+    ask: Ask, store: CorpusStore, takes: Callable[[str], bool], unwanted: Collection[Address] = ()
 ) -> tuple[CorpusList, dict[Address, FedHealthError]]:
     """Bring a folder up to date with what the other end lists.
 
@@ -136,6 +136,7 @@ async def fetch(
         ask: asks the other end.
         store: the folder; what is no longer listed is dropped from it, unless of a site that nobody has heard.
         takes: says of which sites corpora are taken from this end; others are refused, and not dropped.
+        unwanted: corpora that are to be as if nobody listed them.
 
     Returns:
         The list, and of each corpus that could not be taken in, or not to its end, why.
@@ -145,7 +146,8 @@ async def fetch(
         OSError, CorpusRefused: the folder cannot be written or read.
     """
     listed = _read_list(await ask(CORPORA, b"", _ASK_SECONDS, MAX_LIST_BYTES))
-    wanted = {(each.site, each.corpus): each.sha256 for each in listed.corpora if takes(each.site)}
+    named = {(each.site, each.corpus): each.sha256 for each in listed.corpora if takes(each.site)}
+    wanted = {address: sha256 for address, sha256 in named.items() if address not in unwanted}
     problems: dict[Address, FedHealthError] = {
         (each.site, each.corpus): CorpusRefused(f"a corpus of site '{each.site}' is not taken from here")
         for each in listed.corpora

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -284,8 +285,9 @@ class CorpusStore:
             ) from error
 
     def _addresses(self) -> list[Address]:
-        sites = [path for path in sorted(self.root.iterdir()) if path.is_dir()] if self.root.is_dir() else []
-        return [(site.name, corpus.name) for site in sites for corpus in sorted(site.iterdir()) if corpus.is_dir()]
+        """Return what may be a corpus, in order; bounded, because whoever writes here may have been taken over."""
+        found = ((site.name, corpus.name) for site in _folders_in(self.root) for corpus in _folders_in(site))
+        return list(islice(found, MAX_SITES * MAX_CORPORA))
 
     def _read(self, address: Address, name: str) -> Held | None:
         path = self._folder(address) / name
@@ -318,6 +320,13 @@ class CorpusStore:
     @staticmethod
     def _write(path: Path, data: bytes) -> None:
         replace_file(path, data, PUBLIC_MODE)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder that this user may look into."""
+    with suppress(OSError):
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    return []
 
 
 def parts_in(store: CorpusStore, held: Held) -> Iterator[bytes]:

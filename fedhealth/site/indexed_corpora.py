@@ -53,11 +53,7 @@ class IndexedCorpora(BaseModel):
 
 
 def corpora_here(state: SiteState) -> tuple[list[FoundCorpus], FetchStatus | None]:
-    """Return the corpora that are whole and not withdrawn, the own ones first, and what came of the last fetch.
-
-    Raises:
-        OSError: a folder cannot be read by this user.
-    """
+    """Return the corpora that are whole and not withdrawn, the own ones first, and what came of the last fetch."""
     stores = [CorpusStore(folder) for folder in (state.published, state.fetched)]
     found = [(store, held) for store in stores for held in store.held().values() if not held.manifest.withdrawn]
     return found, fetch_status(state.fetched)

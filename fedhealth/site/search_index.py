@@ -10,11 +10,13 @@ Leaves to others: what is a document (`fedhealth.search.readers`), how it is kep
 as whom and with what rights this runs (`fedhealth.site.search_domain`, `fedhealth.site.confinement`).
 """
 
+import shutil
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from fedhealth.corpora.store import LEAST_FREE_BYTES
 from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import Document
 from fedhealth.search.index import SearchIndex
@@ -159,7 +161,8 @@ class Filling:
                 people = {}
             self._bring(count, read_documents(source, site_folder, people))
         for store, held in corpora:
-            self._bring(SourceCount(source_of(held.manifest)), read_corpus(store, held), held.manifest.site)
+            found = _while_there_is_room(read_corpus(store, held), self._folder, source_of(held.manifest))
+            self._bring(SourceCount(source_of(held.manifest)), found, held.manifest.site)
         named = {source.name for source in file.sources} | {source_of(held.manifest) for _, held in corpora}
         for name in sorted(set(self._index.status().documents) - named):
             self._remove(SourceCount(name), set())
@@ -218,6 +221,15 @@ class Filling:
             if gone := set(self._index.keys(count.source)) - seen:
                 count.removed = self._index.remove(count.source, gone)
         self._told(count)
+
+
+def _while_there_is_room(found: Found, folder: Path, source: str) -> Found:
+    """Yield other hospitals' articles as long as they leave the disk enough for what is the hospital's own."""
+    for number, each in enumerate(found):
+        if number % _BATCH_DOCUMENTS == 0 and shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
+            yield Problem(source, "", "the disk is too full for more articles", "source")
+            return
+        yield each
 
 
 def fill_index(index: SearchIndex, progress: Callable[[int, int], None]) -> int:

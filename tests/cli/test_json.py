@@ -63,7 +63,7 @@ DAY = [
     ("site articles list --state state", 0, {"published", "fetched", "last_fetch", "keys"}),
     ("site articles trust va {key} --state state", 0, {"site", "key"}),
     ("site articles withdraw hungary open --state state --yes", 0, {"withdrawn", "version"}),
-    ("coordinator articles list --home home", 0, {"corpora"}),
+    ("coordinator articles list --home home", 0, {"corpora", "removed"}),
     ("coordinator articles remove va open --home home", 3, set()),  # there is none
     ("site trust researcher hungary demo {key} --state state", 0, {"researcher", "allowed_by_policy"}),
     ("site trust list hungary --state state", 0, {"demo"}),

@@ -17,6 +17,7 @@ from fedhealth.corpora.store import CorpusStore
 from fedhealth.demo.federation import point_node, set_up
 from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.search_file import Articles
+from fedhealth.site import search_index
 from fedhealth.site.fetched_corpora import CorpusProblem, FetchStatus, fetch_status
 from fedhealth.site.indexed_corpora import corpora_here, indexed
 from fedhealth.site.landlock import Sandbox
@@ -171,6 +172,19 @@ def test_articles_of_two_hospitals_are_searched_at_the_third_until_they_are_with
 
     asyncio.run(removed())
     assert index.fill()["alps@switzerland"].removed == 2
+    assert not (federation.home.corpora / "switzerland" / "alps").exists()
+
+    async def handed_on_again():
+        remove_corpus(federation.home.corpora, ("switzerland", "alps"), removed=False)
+        async with running(federation, monkeypatch):
+            await until(lambda: here(cleveland).get("alps@switzerland") is False)
+
+    asyncio.run(handed_on_again())
+    with monkeypatch.context() as full:
+        full.setattr(search_index, "LEAST_FREE_BYTES", 2**70)
+        (problem,) = index.fill()["alps@switzerland"].problems
+        assert (problem.what, problem.level) == ("the disk is too full for more articles", "source")
+    assert index.fill()["alps@switzerland"].added == 2
 
 
 def test_which_hospitals_are_missing_is_said_by_when_the_coordinator_heard_them():
