@@ -156,6 +156,7 @@ def budget(folder: Folder, state: State) -> None:
     Example: fedhealth site budget sites/hungary --state state/hungary
     """
     import dataclasses
+    import time
 
     from fedhealth.privacy.verified_ledger import spending_of
     from fedhealth.site.examination import look_at_site
@@ -165,10 +166,13 @@ def budget(folder: Folder, state: State) -> None:
     site_state = SiteState(made_state(state))
     view = look_at_site(folder, site_state)
     sides, approved = spending_of(view.account), approved_studies(view, site_state)
+    now = time.time_ns() // 10**6
+    years = [view.year_use(side.data_set, side.cohort, now) for side in sides]
     shown = [
         dataclasses.asdict(side)
         | {
             "share_left": 1.0 - side.share_set_aside,
+            "year": dataclasses.asdict(year),
             "studies": [
                 {"study": each.study, "name": each.name, "standing": each.standing} | dataclasses.asdict(cost)
                 for each in approved
@@ -176,7 +180,7 @@ def budget(folder: Folder, state: State) -> None:
                 if cost.cohort == side.cohort
             ],
         }
-        for side in sides
+        for side, year in zip(sides, years, strict=True)
     ]
     asked = [
         {"study": each.study, "name": each.name, "shares": dataclasses.asdict(each.shares)}
@@ -185,7 +189,7 @@ def budget(folder: Folder, state: State) -> None:
         if each.shares.of_an_asker is not None
     ]
     answer({"budgets": shown, "counts": asked})
-    say_lines(budget_lines(sides, approved))
+    say_lines(budget_lines(zip(sides, years, strict=True), approved))
 
 
 def _reason(given: str | None) -> "RejectionReason | None":

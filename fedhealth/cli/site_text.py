@@ -12,7 +12,7 @@ from fedhealth.compliance.times import time_text
 
 if TYPE_CHECKING:
     from fedhealth.privacy.verified_ledger import Spending
-    from fedhealth.site.examination import Proposal
+    from fedhealth.site.examination import Proposal, YearUse
     from fedhealth.site.studies import StudyView
     from fedhealth.study.search_study import SearchStudy
 
@@ -96,15 +96,17 @@ def _counted(patients: int, side: str, composition: Mapping[str, int], everybody
     return ", ".join([who, *(f"{count} {what}" for what, count in composition.items())])
 
 
-def budget_lines(sides: "Iterable[Spending]", approved: "Iterable[StudyView]") -> Iterator[str]:
-    """Say what a budget is, what each approved study may cost and has cost, and what is left."""
+def budget_lines(sides: "Iterable[tuple[Spending, YearUse]]", approved: "Iterable[StudyView]") -> Iterator[str]:
+    """Say what a budget is, what each approved study may cost and has cost, and what is left, also of this year."""
     approved = tuple(approved)
-    for side in sides:
+    for side, year in sides:
         yield f"{side.data_set}, {side.cohort} patients"
         yield f"  cap      epsilon {side.epsilon_cap:g} at delta {side.delta:g}, for the life of the data"
         yield f"  spent    {side.share_spent:.1%} of it, which is epsilon {side.epsilon_spent:.3f} (informs)"
         yield f"  aside    {side.share_set_aside:.1%} by approvals, with what is spent (binds)"
         yield f"  left     {1.0 - side.share_set_aside:.1%}"
+        most = "no limit a year" if year.most is None else f"at most {year.most:g} (binds)"
+        yield f"  {year.year}     approved: epsilon {year.epsilon:.3f} together; {most}"
         for each in approved:
             for cost in (cost for cost in each.costs if cost.cohort == side.cohort):
                 yield f"  {each.name} ({each.study[:12]}), {each.standing}"

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from fedhealth.config import parse_toml, read_config
 from fedhealth.errors import PolicyForbids
 from fedhealth.policy.site_file import Name
-from fedhealth.privacy.currency import Budget, Cost
+from fedhealth.privacy.currency import Budget, Cost, total_of
 from fedhealth.privacy.entries import Account, Approved, WitnessPolicy, WitnessWait
 from fedhealth.privacy.mu_squared import MU_SQUARED_UNITS, geometric_cost, mu_of
-from fedhealth.privacy.release import Digest
+from fedhealth.privacy.release import Cohort, Digest
 from fedhealth.study.head import PurposeClass
 from fedhealth.study.protocol import Study, Task
 from fedhealth.study.search_study import SearchStudy
@@ -206,6 +206,26 @@ def _asked_of_a_patient(study: Study | SearchStudy) -> tuple[float, str]:
     return mu_of(most, delta), f"epsilon {most} at delta {delta:g}"
 
 
+def cost_of_year(policy: Policy, account: Account, data_set: Name, cohort: Cohort, year: int) -> Cost | None:
+    """Return what the studies approved in a calendar year may cost a patient of one side together; None if nothing.
+
+    Of a withdrawn study, what it has cost.
+
+    Args:
+        policy: the site's rules, which say in whose time zone a year begins.
+        account: what its ledger adds up to.
+        data_set: the studies'.
+        cohort: the side.
+        year: of the approvals.
+    """
+    held = (
+        account.spent(each.study, cohort) if each.study in account.withdrawn else each.envelope.get(cohort)
+        for each in account.approved.values()
+        if each.data_set == data_set and policy.year_of(each.at) == year
+    )
+    return total_of(each for each in held if each is not None)
+
+
 def check_year(policy: Policy, account: Account, approval: Approved, budget: Budget) -> None:
     """Check that what was approved this year leaves room for one more approval.
 
@@ -222,20 +242,9 @@ def check_year(policy: Policy, account: Account, approval: Approved, budget: Bud
     if most is None:
         return
     year = policy.year_of(approval.at)
-    this_year = [
-        other
-        for other in account.approved.values()
-        if other.data_set == approval.data_set and policy.year_of(other.at) == year
-    ]
     for cohort, envelope in approval.envelope.items():
-        held = (
-            account.spent(other.study, cohort) if other.study in account.withdrawn else other.envelope.get(cohort)
-            for other in this_year
-        )
-        total: Cost = envelope
-        for cost in held:
-            total = total if cost is None else total + cost
-        epsilon = budget.epsilon_of(total)
+        held = cost_of_year(policy, account, approval.data_set, cohort, year)
+        epsilon = budget.epsilon_of(envelope if held is None else held + envelope)
         if epsilon > most:
             raise PolicyForbids(
                 f"the policy of this site does not allow study {approval.study[:12]} this year "

@@ -12,7 +12,7 @@ from pathlib import Path
 from fedhealth.errors import ApprovalMissing, DataUnusable
 from fedhealth.learning.outcomes.table import outcome_of
 from fedhealth.learning.plan import MOST_PATIENTS_PER_DECLARED
-from fedhealth.policy.rules import Policy, check_policy, check_year, load_policy
+from fedhealth.policy.rules import Policy, check_policy, check_year, cost_of_year, load_policy
 from fedhealth.policy.site_file import SiteFile, load_site_file
 from fedhealth.privacy.decisions import Rejected
 from fedhealth.privacy.entries import Account, Approved, Created, ReplyAfter
@@ -84,6 +84,21 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class YearUse:
+    """What the studies that were approved in a calendar year may cost a patient of one side together.
+
+    Attributes:
+        year: of the hospital's time zone.
+        epsilon: at the budget's delta; of a withdrawn study, what it has cost.
+        most: what the policy allows in a year; None where it sets no such limit.
+    """
+
+    year: int
+    epsilon: float
+    most: float | None
+
+
+@dataclass(frozen=True)
 class SiteInView:
     """A site as its administrator looks at it, at one moment.
 
@@ -120,6 +135,13 @@ class SiteInView:
         whole = read_source(source, strict=True)
         check_rows_alone(source, whole, self.site.data_set.patient_column)
         return without_patients(whole, self.marks, self.forgotten)[0]
+
+    def year_use(self, data_set: str, cohort: Cohort, at: int) -> YearUse:
+        """Return what was approved in the calendar year of a time, for one side of a data set."""
+        year = self.policy.year_of(at)
+        held = cost_of_year(self.policy, self.account, data_set, cohort, year)
+        epsilon = 0.0 if held is None else self.created.budgets[data_set].epsilon_of(held)
+        return YearUse(year, epsilon, self.policy.max_epsilon_a_year)
 
     def examine(self, signed: AnySigned, by: str, at: int) -> Proposal:
         """Look at a study with this hospital's patients in view.

@@ -12,6 +12,7 @@ from counted_ward import ASKER, ASKING_KEY, search_study
 
 from fedhealth.canonical import canonical_bytes
 from fedhealth.cli.commands import app
+from fedhealth.link.counts import CountAnswer
 from fedhealth.search.terminology import FILE_NAME
 from fedhealth.signing import create_signing_key, public_key_hex
 from fedhealth.site.state import SiteState
@@ -52,6 +53,21 @@ def test_each_code_is_named_a_group_by_what_is_below_it_and_an_unknown_one_is_sa
     said = " ".join(asking("--having", "icd10:G20", "--having", "atc:N04", "--without", "icd10:G2Z").split())
     assert "atc:N04 is levodopa icd10:G20 is Parkinson disease icd10:G2Z is in no terminology here" in said
     assert said.index("nothing else") < said.index("atc:N04 is levodopa") < said.index("nothing left")
+
+
+def test_a_busy_hospital_is_asked_again_for_as_long_as_said(asking, monkeypatch):
+    said = [CountAnswer(absent={"a": "busy"}), CountAnswer(absent={"a": "busy"}), CountAnswer(counts={"a": 30})]
+    left = []
+
+    def ask_elsewhere(path, signed_query):
+        left.append(signed_query)
+        return said[min(len(left), 3) - 1]
+
+    monkeypatch.setattr("fedhealth.site.count_port.ask_elsewhere", ask_elsewhere)
+    monkeypatch.setattr("fedhealth.cli.count._PAUSE_SECONDS", 0)
+    assert "a: no answer (busy)" in asking("--having", "icd10:G20", "--yes") and len(left) == 1
+    assert "a: 30 +-" in asking("--having", "icd10:G20", "--yes", "--wait", "60") and len(left) == 3
+    assert left[0] == left[1] == left[2]
 
 
 def test_without_a_terminology_nothing_is_said_of_codes(asking):

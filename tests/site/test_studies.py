@@ -414,6 +414,11 @@ def test_the_budget_says_what_each_study_may_cost_has_cost_and_what_is_left(ward
     ended, said, _ = command("budget", here.folder, *where(here))
     assert ended == 0 and max(map(len, said.splitlines())) <= 80
     assert f"may cost {use['share']:.1%} and has cost {use['share_spent']:.1%}" in said
+    # Of one study this year, its envelope; as an epsilon at the budget's delta, which is more than that of its plan.
+    assert training["year"]["most"] is None and use["epsilon"] < training["year"]["epsilon"] < 2 * use["epsilon"]
+    assert (
+        f"{training['year']['year']}     approved: epsilon {training['year']['epsilon']:.3f} together; no limit" in said
+    )
     with pytest.raises(BudgetExhausted):
         for name in ("two", "three", "four", "five"):
             here.approve(small(make_protocol, name, 2.0), steps["noise_only"])
