@@ -123,6 +123,8 @@ def check(
     found = foresee(study, read_limits(limits or []))
     answer(asdict(found))
     say(f"{study.title} ({study.name}, {study.digest[:12]})")
+    if study.cohort is not None:
+        say(f"of whom each site's index says: {study.cohort.words}")
     _show(found, study.rounds, study.spare_rounds)
     if any(site.refusals for site in found.sites):
         raise typer.Exit(PolicyForbids.exit_code)

@@ -4,11 +4,12 @@ from datetime import date
 from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small_study import PROTOCOL, protocol
 
 from fedhealth.errors import ApprovalMissing, ConfigInvalid, DataUnusable
+from fedhealth.learning.draft import EXAMPLE, draft_protocol
 from fedhealth.link.frames import NeedWitness
 from fedhealth.privacy.journal import ConsentNote
 from fedhealth.records.marks import PatientMarks
@@ -18,8 +19,9 @@ from fedhealth.search.documents import Code, Document, ReadDocument
 from fedhealth.search.index import SearchIndex
 from fedhealth.simulation.hospitals import Split, split_table
 from fedhealth.site.data_set import check_data_set
+from fedhealth.study.coded_cohort import CodedCohort, cohort_toml, load_cohort
 from fedhealth.study.count_query import count_query
-from fedhealth.study.protocol import Study
+from fedhealth.study.protocol import Study, load_study
 
 QUARTER = "2023-Q4"
 """In which the gate of these tests lives."""
@@ -95,13 +97,16 @@ def told(here):
     return seen
 
 
-CODES = st.sets(st.sampled_from(("icd10:G20", "icd10:F03", "icd10:Z99", "atc:N04BA02")))
 NUMBERS = count()
-FACT = st.tuples(CODES, st.none() | st.integers(1900, 2023), st.sampled_from((None, "female", "male")))
+CODES = st.sets(st.sampled_from(("icd10:G20", "icd10:F03", "atc:N04BA02"))) | st.just({"icd10:G20"})
+FACT = st.tuples(CODES, st.sampled_from((1950, 1943, 1900, None)), st.sampled_from(("female", "female", "male", None)))
+MEMBER = ({"icd10:G20"}, 1950, "female")
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(facts=st.lists(FACT, max_size=24), one=st.integers(0, 23), becomes=st.none() | FACT)
+@example(facts=[MEMBER], one=0, becomes=None)
+@example(facts=[MEMBER, MEMBER], one=1, becomes=({"icd10:F03"}, None, None))
 def test_a_gate_says_the_same_whatever_the_index_says_of_one_patient(hospital, facts, one, becomes):
     def people(*left_out):
         return [
@@ -164,6 +169,15 @@ def test_without_an_index_and_before_its_quarter_a_cohort_cannot_be_approved(war
         check_data_set(here.folder, study_of(), None)
     _, problems = check_data_set(here.folder, study_of(), here.state.index)
     assert any(each.level == "error" and "no index" in each.what for each in problems)
+
+
+@pytest.mark.parametrize("query", [QUERY, count_query(QUARTER, ("atc:N04BA",))], ids=["all parts", "one part"])
+def test_a_cohort_file_and_a_draft_hold_the_query_as_it_was_asked(tmp_path, query):
+    cohort = CodedCohort(query=query, most_codes_of_a_patient=7)
+    (tmp_path / "cohort.toml").write_text(cohort_toml(cohort))
+    assert load_cohort(tmp_path / "cohort.toml") == cohort
+    (tmp_path / "draft.toml").write_text(draft_protocol("tremor", "diagnosis", "ward", EXAMPLE, cohort))
+    assert load_study(tmp_path / "draft.toml").cohort == cohort
 
 
 def test_a_study_without_a_cohort_is_the_study_that_it_was():
