@@ -97,7 +97,7 @@ def find_named(folder: Path, root: Path, articles: Iterable[Article]) -> NamedPa
         raise DataUnusable(
             "nobody can say whether these articles name a patient, so nothing is published",
             got=f"exit code {done.returncode} of the process that looks; what it said stands above",
-            next_step="Publish as root, or as the user whom the gate's folder belongs to.",
+            next_step="Publish as root, or, where gate and node are one user, as that one.",
         )
     found = json.loads(done.stdout)
     return NamedPatients(tuple(found["named"]), found["looked_for"], found["too_short"])
