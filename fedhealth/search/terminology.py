@@ -22,6 +22,7 @@ import os
 import re
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -41,6 +42,7 @@ FILE_NAME = "terminology.sqlite"
 MOST_WORDS = 10
 """In a term that is looked for in text, function words not counted: longer labels are never written out."""
 OWN_TERMS = "clinical_terms.tsv"
+_ABANDONED_SECONDS = 3600
 
 UNSTATED = re.compile(
     r"(, | - |\s)?\(?\b(sans (autre )?précision|SAI|NCA|siège non précisé|unspecified|site not specified|not otherwise"
@@ -85,6 +87,9 @@ def compile_terms(folder: Path, withheld: frozenset[str] = frozenset()) -> Path:
     path = folder / FILE_NAME
     if path.exists() and _versions_in(path) == versions(withheld):
         return path
+    for left in folder.glob(f"{FILE_NAME}?*"):  # by a process that was killed at this; it takes a few seconds
+        if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+            left.unlink(missing_ok=True)
     handle, name = tempfile.mkstemp(dir=folder, prefix=FILE_NAME)
     os.close(handle)
     with closing(sqlite3.connect(name)) as connection, connection:

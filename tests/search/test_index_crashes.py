@@ -177,6 +177,7 @@ def look_after_erase(index, folder, former):
     assert begun or found_by_words(index) == former
     unfinished = index.status().erasure_unfinished
     assert index.resume() == unfinished
+    assert not index.status().erasure_unfinished
     assert index.remove_patient("patient-sud").documents == (0 if begun else 3)
     assert not index.status().erasure_unfinished
     assert (found_by_words(index), found_by_meaning(index)) == (left, left)
