@@ -17,6 +17,7 @@ from fedhealth.search import generations, vectors
 from fedhealth.search.documents import Code, DocumentFilter
 from fedhealth.search.index import SearchIndex
 from fedhealth.search.lexical import Clause
+from fedhealth.search.rebuilding import rebuild_index
 from fedhealth.search.store import Store
 
 LETTERS = [letter(f"k{n}", f"Toux numéro {n}.", patient=("p-nord", "p-sud")[n % 2]) for n in range(6)]
@@ -118,3 +119,14 @@ def test_what_a_text_denies_is_no_code_of_the_document(folder):
         everywhere = Clause("infarctus", standings={"affirmed": 1.0, "negated": 1.0})
         by_words = index.passages([each.passage for each in index.matching([everywhere], only)])
         assert [each.document.key for each in by_words] == ["has"]
+
+
+def test_the_number_of_a_passage_is_never_used_again_by_a_rebuild_either(folder):
+    with SearchIndex.open(folder, create=True) as index:
+        index.add(LETTERS, read)
+        before = {each.passage for each in index.matching([Clause("toux")])}
+    rebuild_index(folder, read)
+    with SearchIndex.open(folder) as index:
+        after = {each.passage for each in index.matching([Clause("toux")])}
+    assert len(before) == len(after) == 6
+    assert min(after) > max(before)

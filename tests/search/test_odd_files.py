@@ -8,12 +8,13 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
+from fedhealth.errors import ConfigInvalid
 from fedhealth.search.documents import Document
 from fedhealth.search.readers import articles
 from fedhealth.search.readers.fhir_values import text_of_html
 from fedhealth.search.readers.problem import cleaned
 from fedhealth.search.readers.sources import read_documents
-from fedhealth.search.search_file import SearchFile
+from fedhealth.search.search_file import SearchFile, load_search_file
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -212,3 +213,26 @@ def test_a_million_accents_on_a_letter_are_thirty():
     found = cleaned("e\u0301t\u00e9 " + "a" + "\u0327\u0301" * 500_000 + " fin")
     assert found.startswith("été ") and found.endswith(" fin")
     assert len(found) < 50
+
+
+@pytest.mark.parametrize("path", ["../beside", "/etc", "link", "link/passwd"])
+def test_a_source_outside_the_sites_folder_is_refused_where_it_is_named_and_where_it_is_read(tmp_path, path):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (tmp_path / "beside").mkdir()
+    (folder / "link").symlink_to("/etc")
+    (folder / "search.toml").write_text(f'[[sources]]\nname = "x"\nreader = "dicom"\npath = "{path}"\n')
+    with pytest.raises(ConfigInvalid, match="outside"):
+        load_search_file(folder)
+    source = SearchFile.model_validate({"sources": [{"name": "x", "reader": "dicom", "path": path}]}).sources[0]
+    with pytest.raises(ConfigInvalid, match="outside"):  # as where a link was put there since
+        list(read_documents(source, folder, {}))
+
+
+@pytest.mark.parametrize("field", ["status", "docStatus"])
+def test_a_text_that_was_entered_in_error_is_nothing(read, tmp_path, field):
+    patient(tmp_path / "x" / "1.json")
+    right = json.loads((tmp_path / "x" / "1.json").read_text())
+    (tmp_path / "x" / "2.json").write_text(json.dumps(right | {"id": "wrong", field: "entered-in-error"}))
+    found, problems = read("fhir")
+    assert ([each.key for each in found], problems) == (["Composition/c"], [])
