@@ -3,6 +3,7 @@
 `LAYERS` says which types are known; what it does not hold is left to `fallback.py`. What is returned: `parts.py`.
 """
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from types import MappingProxyType
@@ -110,27 +111,42 @@ def norm_parts(
     must_keep: bool,
 ) -> list[Part]:
     """Return the parts of `LayerNorm` and `GroupNorm`, small enough to be kept always."""
-    parts = []
-    if isinstance(layer, nn.LayerNorm):
-        size = layer.weight.numel()
+    by_record = _layer_norm_by_record if isinstance(layer, nn.LayerNorm) else _group_norm_by_record
+    found = zip(("weight", "bias"), by_record(layer, a, g), strict=True)
+    return [Part(name, kept=sums_over_positions(own[:, None], buckets)) for name, own in found if name in wanted]
 
-        def by_record(values: torch.Tensor) -> torch.Tensor:
-            return values.reshape(len(a), -1, size).sum(1)
 
-    else:
+def _layer_norm_by_record(layer: nn.LayerNorm, a: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of weight and bias for each record, shape (records, width) each."""
+    normal = functional.layer_norm(a, layer.normalized_shape, eps=layer.eps).mul_(g)
+    weight, bias = (values.reshape(len(a), -1, layer.weight.numel()).sum(1) for values in (normal, g))
+    return weight, bias
 
-        def by_record(values: torch.Tensor) -> torch.Tensor:
-            return values.reshape(len(a), a.shape[1], -1).sum(2)
 
-    if "weight" in wanted:
-        if isinstance(layer, nn.LayerNorm):
-            normal = functional.layer_norm(a, layer.normalized_shape, eps=layer.eps)
-        else:
-            normal = functional.group_norm(a, layer.num_groups, eps=layer.eps)
-        parts.append(Part("weight", kept=sums_over_positions(by_record(normal.mul_(g))[:, None], buckets)))
-    if "bias" in wanted:
-        parts.append(Part("bias", kept=sums_over_positions(by_record(g)[:, None], buckets)))
-    return parts
+def _group_norm_by_record(layer: nn.GroupNorm, a: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the same of channels: the library's own gradient, each record's channels as groups of one record.
+
+    It goes through a and g once and writes nothing of their size; taking the statistics does, for the library has no
+    other function that does not take longer.
+    """
+    records, channels, groups = len(a), a.shape[1], layer.num_groups
+    positions = math.prod(a.shape[2:])
+    _, means, scales = torch.native_group_norm(
+        a.contiguous(), None, None, records, channels, positions, groups, layer.eps
+    )
+    _, weight, bias = torch.ops.aten.native_group_norm_backward(
+        g.reshape(1, records * channels, positions),
+        a.reshape(1, records * channels, positions),
+        means.reshape(1, -1),
+        scales.reshape(1, -1),
+        a.new_ones(records * channels),
+        1,
+        records * channels,
+        positions,
+        records * groups,
+        [False, True, True],
+    )
+    return weight.view(records, channels), bias.view(records, channels)
 
 
 LAYERS: Mapping[type[nn.Module], LayerFunction] = MappingProxyType(
