@@ -75,7 +75,7 @@ FIELDS: Mapping[str, Callable[[object], str]] = {
     "step": _matching(_WORD),
     "service": _matching(_WORD),
     "state": _matching(_WORD),
-    "process": _matching("gate|node|coordinator|index"),
+    "process": _matching("gate|node|coordinator|index|page"),
     "code": _matching(r"[A-Za-z_-]{1,40}"),
     "address": _matching(_HOST),
     "multiple": _number,

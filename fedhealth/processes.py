@@ -75,7 +75,15 @@ class Processes:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, name: str, arguments: Sequence[str], *, events: bool = False, run_as: RunAs | None = None) -> Child:
+    def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        events: bool = False,
+        run_as: RunAs | None = None,
+        hand: Sequence[int] = (),
+    ) -> Child:
         """Start `fedhealth` with these arguments.
 
         Args:
@@ -83,6 +91,7 @@ class Processes:
             arguments: of `fedhealth`; paths must be absolute where `run_as` is given.
             events: its standard output is readable here.
             run_as: for a parent that is root; None for this process's own user.
+            hand: open files and sockets that the child has, too, by the same numbers.
         """
         log = None if self._logs is None else self._logs / f"{name}.log"
         with ExitStack() as stack:
@@ -93,6 +102,7 @@ class Processes:
                 stdout=subprocess.PIPE if events else output,
                 stderr=output,
                 start_new_session=True,
+                pass_fds=tuple(hand),
                 user=run_as.user if run_as else None,
                 group=run_as.group if run_as else None,
                 extra_groups=sorted(run_as.groups) if run_as else None,

@@ -2,12 +2,15 @@
 
 import gc
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from fedhealth.secret_file import locked_folder
 
 # No deadline, because machines are noisy and timed assertions do not belong in tests. In continuous integration the
 # same examples are drawn each time, so that a change is judged by what it changed.
@@ -60,3 +63,19 @@ def short_path():
     """A folder whose path leaves room for that of a Unix socket, which may have 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="fh-") as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def compiled_terms(tmp_path_factory):
+    """The words of medicine, compiled once for all processes of the tests: they are the same for every index."""
+    from fedhealth.search.concepts import Terminology
+
+    folder = tmp_path_factory.getbasetemp().parent / "compiled-terms"
+    folder.mkdir(exist_ok=True)
+    with locked_folder(folder):
+        Terminology.load(folder)
+    made = tmp_path_factory.mktemp("terms")
+    for path in folder.iterdir():
+        if path.name != "lock":
+            shutil.copy(path, made)
+    return made

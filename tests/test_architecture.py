@@ -13,7 +13,7 @@ PACKAGE = ROOT / "fedhealth"
 # Lines from the top down; imports go down only, and packages on one line never import each other.
 LINES = [
     {"cli", "researcher"},
-    {"demo", "simulation", "compliance"},
+    {"demo", "simulation", "compliance", "page"},
     {"site", "coordinator"},
     {"learning", "search"},
     {"corpora"},
@@ -87,6 +87,8 @@ def test_the_order_would_catch_an_import_upwards_and_one_sideways():
         "fedhealth.search.reading",
         "fedhealth.search.readers.sources",
         "fedhealth.site.searching",
+        "fedhealth.page.web",
+        "fedhealth.page.searcher",
     ],
 )
 def test_importing_the_network_side_and_the_audit_loads_no_torch(module):

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,8 +14,8 @@ from fedhealth.cli.site_arguments import State
 if TYPE_CHECKING:
     from fedhealth.link.counts import CountAnswer
     from fedhealth.search.concepts import Terminology
+    from fedhealth.site.asking import CountFigures
     from fedhealth.study.count_query import CountQuery
-    from fedhealth.study.search_study import SearchStudy
 
 
 BUSY = "busy"
@@ -51,56 +52,39 @@ def count(
     """
     import time
 
-    from fedhealth.canonical import canonical_bytes
-    from fedhealth.errors import ConfigInvalid, FederationFailed
+    from fedhealth.errors import ConfigInvalid
     from fedhealth.search.concepts import Terminology
-    from fedhealth.secret_file import PUBLIC_MODE, create_file, read_file
-    from fedhealth.signing import load_signing_key
-    from fedhealth.site.askers import read_certificate
-    from fedhealth.site.count_port import ask_elsewhere
+    from fedhealth.secret_file import PUBLIC_MODE, create_file
+    from fedhealth.site.asking import figures_of, have_counted, load_asker, words_of_leaving
     from fedhealth.site.state import SiteState
     from fedhealth.study.coded_cohort import CodedCohort, cohort_toml
-    from fedhealth.study.count_query import ages_of, count_query, quarter_of, sign_query
-    from fedhealth.study.signature import SignedSearch, open_signed
+    from fedhealth.study.count_query import ages_of
 
-    signed = open_signed(read_file(study))
-    if not isinstance(signed, SignedSearch):
-        raise ConfigInvalid(f"{study} is no search study", next_step="Give the one that the hospitals approved.")
+    asker = load_asker(study, key, certificate)
     if save is not None and save.exists():
         raise ConfigInvalid(f"{save} exists already", next_step="Choose another file with --save. Nothing left.")
-    quarter = quarter_of(time.time_ns() // 10**6)
-    query = count_query(quarter, tuple(having), tuple(without or ()), ages_of(ages), sex)
-    asking = sign_query(
-        signed.study.digest, query, signed.study.purpose_class, read_certificate(certificate), load_signing_key(key)
-    )
+    now = time.time_ns() // 10**6
+    prepared = asker.prepare(tuple(having), tuple(without or ()), ages_of(ages), sex, now)
+    query = prepared.query
     say("what leaves this hospital:")
-    say_lines(f"  {line}" for line in _leaving(query, signed.study))
+    say_lines(f"  {line}" for line in words_of_leaving(query, asker.study))
     say_lines(_meanings(query, Terminology.at_hand(SiteState(state).index)))
     if not yes and not agreed("Let it leave?"):
         say("nothing left")
         raise typer.Exit(ConfigInvalid.exit_code)
     port, latest = SiteState(state).counts_socket, time.monotonic() + wait
-    found = ask_elsewhere(port, canonical_bytes(asking))
+    found = have_counted(port, prepared)
     while BUSY in found.absent.values() and time.monotonic() < latest:
         time.sleep(_PAUSE_SECONDS)
-        found = ask_elsewhere(port, canonical_bytes(asking))
-    if found.refused:
-        raise FederationFailed("the coordinator asked nobody", got=found.refused, next_step="Nothing was charged.")
-    answer({"query": query.model_dump(mode="json"), **_figures(found, signed.study)})
-    say_lines(_lines(found, signed.study))
+        found = have_counted(port, prepared)
+    figures = figures_of(found, asker.study)
+    answer({"query": query.model_dump(mode="json"), "counts": found.counts, "absent": found.absent, **asdict(figures)})
+    say_lines(_lines(found, figures))
     if save is not None:
-        most = signed.study.counts.most_codes_of_a_patient
+        most = asker.study.counts.most_codes_of_a_patient
         cohort = cohort_toml(CodedCohort(query=query, most_codes_of_a_patient=most))
         create_file(save, cohort.encode(), PUBLIC_MODE)
         remark(f"wrote {save}; a study of these patients: fedhealth study new NAME --cohort {save}", wrote=str(save))
-
-
-def _leaving(query: "CountQuery", study: "SearchStudy") -> Iterator[str]:
-    from fedhealth.study.coded_cohort import query_words
-
-    yield from (f"{name:<9} {value}" for name, value in query_words(query))
-    yield f"for       {study.purpose_class}, under study '{study.name}' ({study.digest[:12]})"
-    yield "and your public key with your role and your hospital's name; nothing else"
 
 
 def _meanings(query: "CountQuery", terms: "Terminology | None") -> Iterator[str]:
@@ -112,33 +96,16 @@ def _meanings(query: "CountQuery", terms: "Terminology | None") -> Iterator[str]
             yield from textwrap.wrap(f"{code} {unknown if name is None else f'is {name}'}", 80, subsequent_indent="  ")
 
 
-def _figures(found: "CountAnswer", study: "SearchStudy") -> dict[str, object]:
-    from fedhealth.search.foresight import half_width_of_count
-
-    counted = [each for each in found.counts.values() if each is not None]
-    return {
-        "counts": found.counts,
-        "absent": found.absent,
-        "half_width": half_width_of_count(study.counts.epsilon),
-        "fewer_than": study.counts.least_shown,
-        "total": sum(counted) if counted else None,
-        "total_half_width": half_width_of_count(study.counts.epsilon, len(counted)) if counted else None,
-    }
-
-
-def _lines(found: "CountAnswer", study: "SearchStudy") -> Iterator[str]:
-    from fedhealth.search.foresight import half_width_of_count
-
-    width, shown = half_width_of_count(study.counts.epsilon), [each for each in found.counts.values() if each]
+def _lines(found: "CountAnswer", figures: "CountFigures") -> Iterator[str]:
     for site, count in sorted(found.counts.items()):
         yield f"{site}: " + (
-            f"fewer than {study.counts.least_shown}" if count is None else f"{count} +-{width} patients"
+            f"fewer than {figures.fewer_than}" if count is None else f"{count} +-{figures.half_width} patients"
         )
     for site, code in sorted(found.absent.items()):
         yield f"{site}: no answer ({code})"
     if BUSY in found.absent.values():
         yield "Busy: at work for a study, or paused. Asking again costs nothing: --wait 60."
-    if len(shown) > 1:
-        yield f"together: {sum(shown)} +-{half_width_of_count(study.counts.epsilon, len(shown))} patients"
+    if sum(count is not None for count in found.counts.values()) > 1:
+        yield f"together: {figures.total} +-{figures.total_half_width} patients"
     yield "Each hospital blurred its own count, so that no patient can be told from it; the"
     yield 'truth is within +- in 19 of 20. "Fewer" is said of the blurred count.'

@@ -1,11 +1,9 @@
 """`fedhealth search`: a clinician asks the own hospital's index; nothing of question or answer leaves the terminal."""
 
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from fedhealth.search.documents import Code, DocumentFilter
+    from fedhealth.search.documents import DocumentFilter
 
 _STATE = Path("/var/lib/fedhealth")
 _WIDTH = 80
@@ -122,9 +120,12 @@ def _filter(
     """Return which documents are asked for, or say which option cannot be understood."""
     from fedhealth.search.documents import DocumentFilter, Kind
     from fedhealth.search.readers.facts import sex_in
+    from fedhealth.search.typed_filter import first_day, last_day, typed_ages, typed_code
 
-    youngest, oldest = _ages(age)
-    known = {code: _code(code) for code in codes or []}
+    ages = None if age is None else typed_ages(age)
+    if age is not None and ages is None:
+        raise ConfigInvalid(f"--age {age} is no age", wanted="such as 65, 40-65, 65- or -17")
+    known = {code: typed_code(code) for code in codes or []}
     if wrong := [code for code, found in known.items() if found is None]:
         raise ConfigInvalid(
             f"--code {wrong[0]} is no code", wanted="ICD-10 as I21.9, or ATC as B01AC06; atc:B01 for a group of ATC"
@@ -133,59 +134,20 @@ def _filter(
         raise ConfigInvalid(f"--kind {wrong[0]} is not known", wanted=", ".join(get_args(Kind)))
     if sex is not None and sex_in(sex) is None:
         raise ConfigInvalid(f"--sex {sex} is not known", wanted="female or male")
+    days = (("--since", since, first_day), ("--until", until, last_day))
+    for option, text, day in days:
+        if text is not None and day(text) is None:
+            raise ConfigInvalid(f"{option} {text} is no date", wanted="such as 2024-05-31, 2024-05 or 2024")
     try:
         return DocumentFilter(
             kinds=frozenset(kinds or []),  # type: ignore[arg-type]  # looked at above
-            since=_day("--since", since),
-            until=_last_day(_day("--until", until), until),
-            youngest=youngest,
-            oldest=oldest,
+            since=first_day(since) if since else None,
+            until=last_day(until) if until else None,
+            youngest=ages.youngest if ages else None,
+            oldest=ages.oldest if ages else None,
             sex=sex_in(sex) if sex else None,
             codes=frozenset(found for found in known.values() if found),
             patient=patient.strip() if patient else None,
         )
     except DataUnusable as error:
         raise ConfigInvalid(error.what, wanted=error.wanted, next_step="See: fedhealth search --help") from None
-
-
-def _code(text: str) -> "Code | None":
-    """Return a code; three characters are ICD-10's unless they are said to be ATC's, since both have some alike."""
-    from fedhealth.search.readers.facts import code_in
-
-    system, _, value = text.rpartition(":")
-    if system.lower() == "atc" or (not system and re.fullmatch(r"[A-Za-z]\d\d[A-Za-z].*", value)):
-        return code_in(value, "atc")
-    return code_in(value, "icd10") if system.lower() in ("", "icd10") else None
-
-
-def _day(option: str, text: str | None) -> date | None:
-    from fedhealth.search.readers.facts import date_in
-
-    if text is None:
-        return None
-    if (found := date_in(text)) is None:
-        raise ConfigInvalid(f"{option} {text} is no date", wanted="such as 2024-05-31, 2024-05 or 2024")
-    return found
-
-
-def _last_day(first: date | None, text: str | None) -> date | None:
-    """Return the last day of the year, month or day that was written."""
-    parts = len(re.findall(r"\d+", text or ""))
-    if first is None or parts > 2:
-        return first
-    if first.year == date.max.year:  # the year after has no date
-        return date.max
-    after = date(first.year + 1, 1, 1) if parts == 1 and len(text or "") == 4 else None
-    if parts == 2:
-        after = date(first.year + first.month // 12, first.month % 12 + 1, 1)
-    return after - timedelta(days=1) if after else first
-
-
-def _ages(text: str | None) -> tuple[int | None, int | None]:
-    if text is None:
-        return None, None
-    found = re.fullmatch(r"(\d{1,3})?(-)?(\d{1,3})?", text.replace(" ", ""))
-    if found is None or not any(found.group(1, 3)):
-        raise ConfigInvalid(f"--age {text} is no age", wanted="such as 65, 40-65, 65- or -17")
-    low, dash, high = found.groups()
-    return int(low) if low else None, int(high) if high else (int(low) if low and not dash else None)

@@ -6,6 +6,7 @@
 | node | its own state, published articles, the program | its own state, fetched articles | to the coordinator's port |
 | SuperNode | `node/flower`, the program | `node/flower/home` | to the node's port for it; listens at its own |
 | worker | `node/flower`, the program | nothing | to the SuperNode's port |
+| page | the program, an asker's key, certificate and study | nothing | none but the port that it was given |
 | index | the index; to fill it, the site's folder, articles; the program | the index | none |
 
 None can execute a program, gain rights, signal or trace another process, or leave memory behind in a core dump; no
@@ -89,8 +90,9 @@ def confine_node(state: Path, port: int) -> Sandbox:
     Raises:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
+    askers = state.with_name(f"{state.name}-askers")
     return _confine(
-        Rule(state / "node", Right.CHANGE | Right.MAKE_SOCKET),
+        *(Rule(each, Right.CHANGE | Right.MAKE_SOCKET) for each in (state / "node", askers) if each.is_dir()),
         Rule(state / FETCHED, Right.CHANGE),
         Rule(state / PUBLISHED, Right.READ),
         tcp_ports=[port],
@@ -123,6 +125,20 @@ def confine_worker(folder: Path, port: int) -> Sandbox:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
     return _confine(Rule(folder, Right.READ), tcp_ports=[port])
+
+
+def confine_page(*files: Path) -> Sandbox:
+    """Confine this process to what the clinician's page needs: the program, and the files of who asks.
+
+    It may connect to no port and listen at none that it has not got already.
+
+    Args:
+        files: an asker's study, key and certificate.
+
+    Raises:
+        ConfigInvalid: it has more than one thread, or the kernel refuses.
+    """
+    return _confine(*(Rule(each, Right.READ_FILE) for each in files))
 
 
 def confine_index(index: Path, *read: Path) -> Sandbox:

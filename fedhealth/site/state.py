@@ -69,8 +69,13 @@ class SiteState:
 
     @property
     def counts_socket(self) -> Path:
-        """The node's socket for what other hospitals are to count."""
-        return self.node / "counts.sock"
+        """The node's socket for what other hospitals are to count: in a folder of those who ask, if there is one."""
+        return (self.askers if self.askers.is_dir() else self.node) / "counts.sock"
+
+    @property
+    def askers(self) -> Path:
+        """Beside the state: folder of the node's user and of the group of those who may ask, made by an administrator."""
+        return self.root.with_name(f"{self.root.name}-askers")
 
     @property
     def ledger(self) -> Path:

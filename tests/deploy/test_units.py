@@ -19,6 +19,7 @@ MOST_EXPOSED = {
     "fedhealth-gate.service": 1.0,
     "fedhealth-index.service": 1.0,
     "fedhealth-node.service": 2.0,
+    "fedhealth-page.service": 3.0,
     "fedhealth-supernode.service": 2.0,
     "fedhealth-worker.service": 2.0,
     "fedhealth-coordinator@.service": 2.0,
@@ -155,18 +156,22 @@ def test_the_users_are_made_with_one_group_in_common(tmp_path):
     (tmp_path / "etc").mkdir()
     subprocess.run(["systemd-sysusers", f"--root={tmp_path}", str(UNITS / "fedhealth.sysusers.conf")], check=True)
     users = {line.split(":")[0]: line.split(":")[2] for line in (tmp_path / "etc" / "passwd").read_text().splitlines()}
-    assert set(users) == {"fedhealth-gate", "fedhealth-node"}
-    assert len(set(users.values())) == 2
+    assert set(users) == {"fedhealth-gate", "fedhealth-node", "fedhealth-page"}
+    assert len(set(users.values())) == 3
     groups = {line.split(":")[0]: line.split(":")[3] for line in (tmp_path / "etc" / "group").read_text().splitlines()}
     assert set(groups["fedhealth"].split(",")) == {"fedhealth-gate", "fedhealth-node"}
+    assert set(groups["fedhealth-askers"].split(",")) == {"fedhealth-node", "fedhealth-page"}
 
 
 def test_every_folder_of_a_site_is_closed_to_others_and_each_owner_exists():
-    made = re.findall(r"^d (\S+) 0(\d)(\d)(\d) (\S+) (\S+) -$", (UNITS / "fedhealth.tmpfiles.conf").read_text(), re.M)
+    made = re.findall(
+        r"^d (\S+) [02](\d)(\d)(\d) (\S+) (\S+) -$", (UNITS / "fedhealth.tmpfiles.conf").read_text(), re.M
+    )
     users = re.findall(r"^[ug] (\S+)", (UNITS / "fedhealth.sysusers.conf").read_text(), re.M)
     owners = {folder: (user, group) for folder, *_, user, group in made}
     assert owners["/var/lib/fedhealth"] == ("fedhealth-gate", "fedhealth")
     assert owners["/var/lib/fedhealth/node"] == ("fedhealth-node", "fedhealth-node")
+    assert owners["/var/lib/fedhealth-askers"] == ("fedhealth-node", "fedhealth-askers")
     assert owners["/srv/fedhealth/site"] == ("root", "fedhealth-gate")
     for _, _, group_may, others_may, user, group in made:
         assert others_may == "0"

@@ -34,7 +34,6 @@ from fedhealth.privacy.stream import UnsafeFixedNoiseSecret
 from fedhealth.records.members import MemberHistory
 from fedhealth.records.split import sides_of
 from fedhealth.records.table import read_table
-from fedhealth.secret_file import locked_folder
 from fedhealth.signing import public_key_hex
 from fedhealth.site.gate import Gate
 from fedhealth.site.gate_inputs import Clock, GateInputs
@@ -299,19 +298,3 @@ def start(make_protocol, make_csv):
     for each in started:
         each.stop()
         shutil.rmtree(each.root)
-
-
-@pytest.fixture(scope="session")
-def compiled_terms(tmp_path_factory):
-    """The words of medicine, compiled once for all processes of the tests: they are the same for every index."""
-    from fedhealth.search.concepts import Terminology
-
-    folder = tmp_path_factory.getbasetemp().parent / "compiled-terms"
-    folder.mkdir(exist_ok=True)
-    with locked_folder(folder):
-        Terminology.load(folder)
-    made = tmp_path_factory.mktemp("terms")
-    for path in folder.iterdir():
-        if path.name != "lock":
-            shutil.copy(path, made)
-    return made
