@@ -74,7 +74,7 @@ class SiteState:
 
     @property
     def askers(self) -> Path:
-        """Beside the state: folder of the node's user and of the group of those who may ask, made by an administrator."""
+        """Beside the state: folder of the node and the group of those who may ask; made by an administrator."""
         return self.root.with_name(f"{self.root.name}-askers")
 
     @property
