@@ -63,7 +63,7 @@ def test_a_busy_hospital_is_asked_again_for_as_long_as_said(asking, monkeypatch)
         left.append(signed_query)
         return said[min(len(left), 3) - 1]
 
-    monkeypatch.setattr("fedhealth.site.count_port.ask_elsewhere", ask_elsewhere)
+    monkeypatch.setattr("fedhealth.site.asking.ask_elsewhere", ask_elsewhere)
     monkeypatch.setattr("fedhealth.cli.count._PAUSE_SECONDS", 0)
     assert "a: no answer (busy)" in asking("--having", "icd10:G20", "--yes") and len(left) == 1
     assert "a: 30 +-" in asking("--having", "icd10:G20", "--yes", "--wait", "60") and len(left) == 3
