@@ -1,6 +1,7 @@
 """A site's index brought up to date, and who withdrew the consent kept out of it, whatever happens in between."""
 
 import dataclasses
+import fcntl
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("tantivy", reason="the extra `search` is not installed")
 from fedhealth.errors import ConfigInvalid
 from fedhealth.search.documents import DocumentFilter
 from fedhealth.search.index import SearchIndex
+from fedhealth.search.index_files import ERASING, IndexFiles
 from fedhealth.search.readers.problem import Problem
 from fedhealth.site import search_index
 from fedhealth.site.consent import forget_patient, renew_consent
@@ -200,6 +202,46 @@ def test_an_erasure_that_was_cut_off_is_made_good_by_whatever_opens_the_index_ne
     open_index(here.index, here.consent())[0].close()
     assert (here.files_with("zyxwvut"), here.patients()) == ([], {"p1"})
     assert kept_consent(here.index).removed is True
+
+
+def test_an_erasure_that_was_cut_off_between_the_store_and_the_other_files_is_ended_at_the_next_opening(
+    ward_with_letters, monkeypatch
+):
+    here = ward_with_letters
+    here.fill()
+    forget_patient(here.folder, here.state, "p2")
+
+    def cut_off(files):
+        if files.store.fact(ERASING) is not None:
+            raise PowerCutError
+
+    monkeypatch.setattr(IndexFiles, "finish_erasure", cut_off)
+    with pytest.raises(PowerCutError):
+        open_index(here.index, here.consent())
+    monkeypatch.undo()
+    with SearchIndex.open(here.index) as index:
+        assert (index.status().erasure_unfinished, index.patients()) == (
+            True,
+            {"p1"},
+        )  # of p2 nobody could tell any more
+    open_index(here.index, here.consent())[0].close()
+    with SearchIndex.open(here.index) as index:
+        assert index.status().erasure_unfinished is False
+    assert here.files_with("zyxwvut") == []
+
+
+def test_a_batch_is_added_under_the_lock_for_which_a_removal_waits(ward_with_letters, monkeypatch):
+    here, held, add = ward_with_letters, [], SearchIndex.add
+
+    def adding(self, *arguments):
+        with (here.index / "consent" / "lock").open("ab") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(True)
+        return add(self, *arguments)
+
+    monkeypatch.setattr(SearchIndex, "add", adding)
+    here.fill()
+    assert held == [True]
 
 
 def test_a_withdrawal_in_the_midst_of_filling_keeps_the_rest_of_the_patients_documents_out(ward_with_letters):
