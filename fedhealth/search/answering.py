@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fedhealth.search.concepts import Terminology
 from fedhealth.search.documents import Document, DocumentFilter, Passage
-from fedhealth.search.expansion import EVERY_STANDING, Expansion, expand
+from fedhealth.search.expansion import EVERY_STANDING, Expansion, expand, misspelled_words
 from fedhealth.search.explanation import (
     AskedForms,
     Highlight,
@@ -29,7 +29,7 @@ from fedhealth.search.explanation import (
 )
 from fedhealth.search.index import SearchIndex
 from fedhealth.search.lexical import Clause
-from fedhealth.search.query import Question, SearchRequest, read_question
+from fedhealth.search.query import Question, SearchRequest, read_question, respelled
 from fedhealth.search.ranking import CANDIDATES, Evidence, Ranked, rank
 from fedhealth.search.stored_rows import StoredPassage
 
@@ -170,7 +170,10 @@ class SearchEngine:
         """Return the documents of an index that answer a question."""
         status = self._index.status()
         question = read_question(request.query, self._terminology)
-        expansion = expand(question, self._terminology, self._index, status.passages, request.include_negated)
+        spelled = misspelled_words(question, self._terminology, self._index)
+        if spelled:
+            question = respelled(question, spelled, self._terminology)
+        expansion = expand(question, self._terminology, self._index, status.passages, request.include_negated, spelled)
         found = self._evidence(question, expansion, request.only)
         ranked = rank(found.evidence, found.floor, expansion.all_words)[: request.limit]
         forms = AskedForms(question, expansion)

@@ -22,12 +22,14 @@ import numpy.typing as npt
 from fedhealth.search.documents import Code
 from fedhealth.search.terminology import FILE_NAME, MOST_WORDS, compile_terms, digest
 from fedhealth.search.translation import Translation
-from fedhealth.search.words import FUNCTION_WORDS, Word, words_of
+from fedhealth.search.words import FUNCTION_WORDS, TWO_EDITS_LETTERS, Word, edits, fold, plain, words_of
 
 SENTENCE_END = re.compile(r"[.;:!?](?=\s|$)|\n\s*\n")
 LANGUAGES = ("fr", "en")
 FEW_WORDS = 12
 """Of so few words the language is a guess."""
+LEAST_SPELLED = 5
+"""Letters of the shortest word that is taken for another, misspelled."""
 LONGEST_ABBREVIATION = 5
 LEAST_CLEAR = 3
 """Letters of the shortest abbreviation that is taken at its word in a report."""
@@ -154,9 +156,42 @@ class Terminology:
         """
         if (name := self.name(code, language)) is not None:
             return name
-        below = self._ask("SELECT id FROM concept WHERE id LIKE ? || '_%' ORDER BY id LIMIT 4", code)
+        below = self._ask(
+            "SELECT id FROM concept WHERE id LIKE ? || '_%' AND coalesce(fr, en) IS NOT NULL ORDER BY id LIMIT 4", code
+        )
         names = [self.name(str(concept), language) or str(concept) for (concept,) in below]
         return "; ".join([*names[:3], *(["and others"] if len(names) > 3 else [])]) if names else None
+
+    def knows(self, concept: str) -> bool:
+        """Return whether a concept is of its classification, with a name or, as a group of drugs, without one."""
+        return bool(self._ask("SELECT 1 FROM concept WHERE id = ?", concept))
+
+    def spelling(self, word: str) -> str | None:
+        """Return the nearest word of a term for one that no term has, None where none is near.
+
+        Args:
+            word: as a person writes it.
+        """
+        folded = fold(word)
+        most = (len(folded) >= LEAST_SPELLED) + (len(folded) >= TWO_EDITS_LETTERS)
+        if not most or not folded.isalpha() or self._ask("SELECT 1 FROM word WHERE folded = ?", folded):
+            return None
+        near = self._ask(
+            "SELECT folded, written, times FROM word WHERE (substr(folded, 1, 1) = ? OR substr(folded, 2, 2) = ?)"
+            " AND length(folded) BETWEEN ? AND ?",
+            folded[0],
+            folded[1:3],
+            len(folded) - most,
+            len(folded) + most,
+        )
+        distances = ((edits(folded, other), other[0] != folded[0], written, times) for other, written, times in near)
+        nearest = (
+            (far, is_other, edits(plain(word), written), -times, written)
+            for far, is_other, written, times in distances
+            if far <= most
+        )
+        best = min(nearest, default=None)
+        return best and str(best[-1])
 
     def named_in_both(self, system: str) -> tuple[str, ...]:
         """Return the concepts of a classification, such as "icd10", that have a name in both languages, in order."""

@@ -407,9 +407,14 @@ _PAST_BEHIND = Cue(
     "behind",
 )
 _PAST_EITHER = Cue(table("ancien(?:ne)?s?"), "history", "either", reach=6)
+_NO_PLACE = "".join(
+    f"(?<!{word} anterieur)"
+    for word in ("infarctus", "croise", "paroi", "territoire", "segment", "chambre", "face", "bord", "tibial", "uveite")
+)
+"""Behind these "antérieur" is where something lies, not when it was."""
 _PAST_BEFORE = Cue(
-    table("""
-        anterieure?s?(?= *(?:[,;.]|$|par|en|a |dont|il))
+    table(rf"""
+        anterieur{_NO_PLACE}e?s?(?= *(?:[,;.]|$|par|en|a |dont|il))
         guerie?s?
         sevree?s?
         dans le passe

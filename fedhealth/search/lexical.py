@@ -24,6 +24,7 @@ import tantivy
 
 from fedhealth.search.documents import Assertion, DocumentFilter
 from fedhealth.search.stored_rows import StoredPassage
+from fedhealth.search.words import ONE_EDIT_LETTERS, TWO_EDITS_LETTERS
 
 Standing = Literal["affirmed", "negated", "hypothesis", "family", "history", "title"]
 Analysis = Literal["fr", "en", "other"]
@@ -34,10 +35,6 @@ EXACT = "exact"
 STEMMED = "stemmed"
 CONCEPT = "concept"
 LONGEST_WORD_BYTES = 80
-ONE_EDIT_LETTERS = 4
-"""A word of so many letters is found with one letter wrong, missing, added or swapped with its neighbour ..."""
-TWO_EDITS_LETTERS = 8
-"""... and one of so many with two."""
 WRITER_BYTES = 50_000_000
 WORD = re.compile(r"[^\W_]+")
 AGAIN = 0.6

@@ -11,7 +11,7 @@ Leaves to others: what the words are expanded to (`expansion`), filters by perio
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -215,6 +215,20 @@ def read_question(query: str, terminology: Terminology) -> Question:
     )
 
 
+def respelled(question: Question, spelled: Mapping[AskedWord, str], terminology: Terminology) -> Question:
+    """Return a question with some words replaced.
+
+    Args:
+        question: as it was read.
+        spelled: what words of it are meant.
+        terminology: as for `read_question`.
+    """
+    text, at = "", 0
+    for word, meant in sorted(spelled.items()):
+        text, at = text + question.text[at : word.start] + meant, word.end
+    return read_question(text + question.text[at:], terminology)
+
+
 def _spans(text: str, language: str, terms: Sequence[TermFound]) -> Sequence[AssertedSpan]:
     """Return what in a question is denied, supposed, or of the family."""
     if SENTENCE.search(text):
@@ -237,7 +251,7 @@ def _codes(text: str, terminology: Terminology) -> Iterator[TermFound]:
             if written != written.upper() and "." not in written and len(text) > LONGEST_CODE:
                 continue  # "the c34 study"
             concept = f"{system}:" + (written.upper() if system == "atc" else _dotted(match))
-            if terminology.name(concept, "fr"):
+            if terminology.knows(concept):
                 yield TermFound(match.start(), match.end(), concept, written, ())
 
 
@@ -245,7 +259,7 @@ def _code_written(written: str, terminology: Terminology) -> str | None:
     """Return the concept of a code in whatever writing, None where no classification has it."""
     value = "".join(each for each in written.upper() if each.isalnum())
     icd10 = f"{value[:3]}.{value[3:]}" if len(value) > CATEGORY else value
-    return next((each for each in (f"atc:{value}", f"icd10:{icd10}") if terminology.name(each, "fr")), None)
+    return next((each for each in (f"icd10:{icd10}", f"atc:{value}") if terminology.knows(each)), None)
 
 
 def _dotted(match: re.Match[str]) -> str:

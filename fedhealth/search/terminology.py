@@ -23,6 +23,7 @@ import re
 import sqlite3
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -34,9 +35,9 @@ import numpy.typing as npt
 from fedhealth.errors import ConfigInvalid
 from fedhealth.search.documents import CODE_FORMS
 from fedhealth.search.translation import learn_translations
-from fedhealth.search.words import FUNCTION_WORDS, words_of
+from fedhealth.search.words import FUNCTION_WORDS, ONE_EDIT_LETTERS, plain, words_of
 
-FORMAT = 3
+FORMAT = 4
 """Of the file; a change of its tables or of `terms_of_label` is another format."""
 FILE_NAME = "terminology.sqlite"
 MOST_WORDS = 10
@@ -52,6 +53,9 @@ UNSTATED = re.compile(
 """What a label says of what is not said; a report leaves it out."""
 NOT_IN_TEXT = re.compile(r"[V-Y]|T(3[6-9]|4|50)")
 """ICD-10 codes whose labels name a thing (a drug, a place) for an accident with it: words alone do not mean it."""
+HYPHEN = re.compile(r"(?<=\w)-(?=\w)")
+ATC_LEVELS = (1, 3, 4, 5)
+"""Characters of the groups above a drug's code."""
 BRACKETED = re.compile(r"\s*[(\[][^)\]]*[)\]]")
 
 
@@ -172,15 +176,20 @@ def _write(connection: sqlite3.Connection, withheld: frozenset[str]) -> None:
         " also TEXT);"
         "CREATE TABLE translation (language TEXT, word TEXT, other TEXT, probability REAL);"
         "CREATE INDEX translations ON translation (language, word);"
+        "CREATE TABLE word (folded TEXT, written TEXT, times INTEGER, PRIMARY KEY (folded, written)) WITHOUT ROWID;"
         "CREATE TABLE found (language TEXT PRIMARY KEY, keys BLOB, terms BLOB);"
     )
     concepts = {concept: dict(pairs) for concept, pairs in names.items()}
     for term in terms:  # a concept of our own without a code is named by its first terms
         concepts.setdefault(term.concept, {}).setdefault(term.language or "fr", term.text)
+    for drug in [each for each in concepts if each.startswith("atc:")]:
+        for level in ATC_LEVELS:
+            concepts.setdefault(drug[: len("atc:") + level], {})
     rows = [(name, _parent(name, concepts), both.get("fr"), both.get("en")) for name, both in concepts.items()]
     connection.executemany("INSERT INTO concept VALUES (?, ?, ?, ?)", rows)
     connection.executemany("INSERT INTO term VALUES (?, ?, ?, ?, ?, ?)", [(n, *term) for n, term in enumerate(terms)])
     connection.execute("CREATE INDEX terms ON term (concept)")
+    connection.executemany("INSERT INTO word VALUES (?, ?, ?)", _written_words(terms))
     for language in ("fr", "en"):
         keys, numbers = _keys(terms, language)
         connection.execute("INSERT INTO found VALUES (?, ?, ?)", (language, keys.tobytes(), numbers.tobytes()))
@@ -234,6 +243,18 @@ def _terms(own: list[_OwnRow], names: dict[str, list[tuple[str, str]]]) -> Itera
                 yield Term(concept, language, text, 2 if number else 1)
 
 
+def _written_words(terms: Iterable[Term]) -> Iterator[tuple[str, str, int]]:
+    """Yield each word of the terms that may be misspelled, folded and as it is written, and how often it is."""
+    times = Counter(
+        (word.folded, plain(term.text[word.start : word.end]))
+        for term in terms
+        for word in words_of(term.text)
+        if len(word.folded) >= ONE_EDIT_LETTERS and word.folded.isalpha()
+    )
+    for (folded, written), count in times.items():
+        yield folded, written, count
+
+
 def _own_rows() -> Iterator[_OwnRow]:
     """Yield the concepts, French terms and English terms of each row of the project's own table."""
     for line in _own_terms().splitlines()[1:]:
@@ -259,10 +280,12 @@ def _keys(terms: list[Term], language: str) -> tuple[npt.NDArray[np.uint64], npt
     for number in order:
         term = terms[number]
         words = content_words(term.text)
+        joined = content_words(HYPHEN.sub("", term.text))
         # A label or brand of one or two letters stands for too much.
         too_short = term.rank > 0 and len(words) == 1 and len(words[0]) <= 2
 
         if term.language in ("", language) and 0 < len(words) <= MOST_WORDS and not too_short:
             owners.setdefault(key_of(words), number)
+            owners.setdefault(key_of(joined), number)
     keys = np.array(sorted(owners), dtype=np.uint64)
     return keys, np.array([owners[key] for key in sorted(owners)], dtype=np.uint32)

@@ -14,6 +14,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 WORD = re.compile(r"[^\W_]+")
+ONE_EDIT_LETTERS = 4
+"""A word of so many letters may have one letter wrong, missing, added or swapped with its neighbour ..."""
+TWO_EDITS_LETTERS = 8
+"""... and one of so many two."""
 SHORTEST_INFLECTED = 4
 """Letters of the shortest word whose ending is taken off: "os", "pus" and "gaz" keep theirs."""
 
@@ -61,6 +65,25 @@ def fold(word: str) -> str:
     if len(folded) > SHORTEST_INFLECTED and folded.endswith("e"):
         folded = folded[:-1]
     return folded[:-1] + "i" if folded.endswith("y") else folded
+
+
+def edits(one: str, other: str) -> int:
+    """Return how many letters differ: wrong, missing, added, or two neighbours swapped.
+
+    >>> edits("myocrade", "myocarde"), edits("troponne", "troponine")
+    (1, 1)
+    """
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, letter in enumerate(one, start=1):
+        line = [row]
+        for column, against in enumerate(other, start=1):
+            least = min(last[column] + 1, line[-1] + 1, last[column - 1] + (letter != against))
+            if before and column > 1 and letter == other[column - 2] and one[row - 2] == against:
+                least = min(least, before[column - 2] + 1)
+            line.append(least)
+        before, last = last, line
+    return last[-1]
 
 
 def plain(text: str) -> str:

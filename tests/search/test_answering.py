@@ -63,6 +63,7 @@ FIRST = {
     "the other language, by its concept": ("myocardial infarction", ["troponin-positive", "heart-attack"]),
     "the other language, by its words": ("hanche", ["hip", "english-hip"]),
     "a typing error": ("pneumonei", ["pneumonia"]),
+    "a typing error within a term": ("crise cardiaqeu", ["troponin-positive"]),
     "no accents": ("epanchement", ["effusion"]),
     "a code that a source states": ("J18.9", ["sample"]),
     "a code above those found": ("J18", ["pneumonia", "sample"]),
@@ -171,6 +172,12 @@ def test_says_what_was_understood_and_searched(engine):
     searched = answer.searched
     assert (searched.documents, searched.without_vector, searched.by_meaning) == ({"reports": len(TEXTS)}, 0, True)
     assert not engine.search(SearchRequest("A-2041/7")).searched.by_meaning
+
+
+def test_says_what_term_a_misspelled_one_was_understood_as(engine):
+    answer = engine.search(SearchRequest("crise cardiaqeu"))
+    assert answer.unknown == ("cardiaqeu", "crise", "cardiaque")
+    assert [line[:4] for line in answer.understood] == ["I21 "]
 
 
 def test_who_asks_for_a_code_gets_nothing_similar(engine):

@@ -96,6 +96,8 @@ def test_english_negation_and_hypothesis_are_read_as_well(sentences):
         ("Aucun argument clinique pour une bronchite.", "bronchite", "negated"),
         ("Lymphome non hodgkinien.", "hodgkinien", "affirmed"),
         ("Patient non fébrile.", "fébrile", "negated"),
+        ("Rupture du ligament croisé antérieur.", "ligament", "affirmed"),
+        ("Bronchite antérieure.", "Bronchite", "history"),
     ],
 )
 def test_reads_a_french_cue_and_its_scope(sentence, words, expected):

@@ -66,6 +66,28 @@ def test_a_text_of_another_language_is_read_for_terms_of_both(terminology):
     assert set(concepts(terminology, "pneumonia oder pneumonie", "de").values()) == {"icd10:J18"}
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("pneumonei", "pneumonie"),
+        ("myocrade", "myocarde"),
+        ("hypertention", "hypertension"),
+        ("troponne", "troponine"),
+        ("Ambolie", "embolie"),
+        ("pneumonies", None),
+        ("xyzzyxyzzy", None),
+        ("toux", None),
+        ("a2041", None),
+    ],
+)
+def test_knows_what_word_of_a_term_is_meant(terminology, written, meant):
+    assert terminology.spelling(written) == meant
+
+
+def test_finds_a_term_whatever_of_its_words_is_hyphenated_or_joined(terminology):
+    assert concepts(terminology, "COVID19", "fr") == {"COVID19": concepts(terminology, "COVID-19", "fr")["COVID-19"]}
+
+
 def test_names_a_concept_in_both_languages(terminology):
     assert terminology.name("icd10:I50.0", "fr") == "Insuffisance cardiaque congestive"
     assert terminology.name("icd10:I50.0", "en") == "Congestive heart failure"
@@ -80,7 +102,9 @@ def test_walks_the_hierarchy_up_and_down(terminology):
     below = terminology.descendants("icd10:I50")
     assert {"icd10:I50.0", "icd10:I50.1", "icd10:I50.9"} <= set(below)
     assert not [each for each in below if not each.startswith("icd10:I50.")]
-    assert "atc:B01" in terminology.ancestors("atc:B01AA03")
+    assert terminology.ancestors("atc:N04BA02") == ("atc:N04BA", "atc:N04B", "atc:N04", "atc:N")
+    assert terminology.knows("atc:N04BA"), "a group without a name in our sources"
+    assert not terminology.knows("atc:N04BZ")
 
 
 def test_12_227_concepts_have_a_name_in_both_languages(terminology):

@@ -14,6 +14,8 @@ CODES_AND_IDENTIFIERS = {
     "a code with a hyphen": ("i50-1", ("icd10:I50.1",), ()),
     "a code with a comma, its classification named": ("CIM-10 : I50,1", ("icd10:I50.1",), ()),
     "a category as classifications write it": ("I50.-", ("icd10:I50",), ()),
+    "a group of drugs": ("A10BA", ("atc:A10BA",), ()),
+    "a category that is a group of drugs, too": ("b01", ("icd10:B01",), ()),
     "a drug's code in parts": ("a10 ba 02", ("atc:A10BA02",), ()),
     "a code twice": ("I50.1 ou I50.1", ("icd10:I50.1",), ()),
     "no code in a temperature": ("fièvre T 38.5", (), ("38.5",)),
