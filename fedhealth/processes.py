@@ -97,7 +97,7 @@ class Processes:
         with ExitStack() as stack:
             output: IO[Any] = sys.stderr if log is None else stack.enter_context(log.open("ab"))
             process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "fedhealth.cli.main", *arguments, "--lifeline"],
+                [sys.executable, "-P", "-m", "fedhealth.cli.main", *arguments, "--lifeline"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if events else output,
                 stderr=output,

@@ -52,7 +52,7 @@ async def run_server_app(output: Path, answer: AnswerApp) -> int:
         path.chmod(0o600)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "fedhealth.coordinator.server_app", str(path), str(output)),
+            *("-P", "-m", "fedhealth.coordinator.server_app", str(path), str(output)),
             stdin=asyncio.subprocess.PIPE,
         )
         ended = asyncio.ensure_future(process.wait())

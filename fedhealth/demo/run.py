@@ -228,7 +228,7 @@ def _follow(
 def _reference(federation: Federation, protocol: Path) -> Reference:
     """Have the figures that only public data allow made by a process of its own, and read them."""
     path = federation.folder / "reference.json"
-    command = [sys.executable, "-m", "fedhealth.demo.reference", "--out", str(path)]
+    command = [sys.executable, "-P", "-m", "fedhealth.demo.reference", "--out", str(path)]
     command += ["--protocol", str(protocol), "--model", str(federation.results / "model.safetensors")]
     for site in federation.sites:
         command += ["--site-folder", str(site.folder)]

@@ -28,7 +28,7 @@ _PROGRAMS = {
 
 def stock_command(program: str, *arguments: str) -> list[str]:
     """Return the command line that runs one of Flower's programs; its standard input must be a pipe held open."""
-    return [sys.executable, "-m", "fedhealth.flower.stock_process", program, *arguments]
+    return [sys.executable, "-P", "-m", "fedhealth.flower.stock_process", program, *arguments]
 
 
 def stock_environment(flower_home: Path, **more: str) -> dict[str, str]:

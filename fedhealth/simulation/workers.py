@@ -118,7 +118,7 @@ class SiteWorkers:
 
 def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "fedhealth.simulation.worker"],
+        [sys.executable, "-P", "-m", "fedhealth.simulation.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,

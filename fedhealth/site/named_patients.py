@@ -87,7 +87,7 @@ def find_named(folder: Path, root: Path, articles: Iterable[Article]) -> NamedPa
     """
     text = "".join(json.dumps([each.key, f"{each.title}\n{each.text}"]) + "\n" for each in articles)
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "fedhealth.site.named_patients", str(folder.absolute()), str(root.absolute())],
+        [sys.executable, "-P", "-m", "fedhealth.site.named_patients", str(folder.absolute()), str(root.absolute())],
         input=text.encode(),
         capture_output=True,
         check=False,
