@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 
-.PHONY: demo install test lint types unit lock clean benchmarks long hosts engines
+.PHONY: demo install test lint types unit lock clean benchmarks long hosts engines browser
 
 demo: $(VENV)/.base
 	$(BIN)/fedhealth demo
@@ -71,6 +71,10 @@ hosts: $(VENV)/.dev
 # One study over the link and over a stock Flower SuperLink whose processes are all killed: the same bytes.
 engines: $(VENV)/.dev
 	$(BIN)/python -m pytest -m engines tests/engine
+
+# The clinician's page in the machine's Chromium, by keyboard alone; says so where there is none.
+browser: $(VENV)/.dev
+	$(BIN)/python -m pytest -m browser tests/page
 
 # The lock holds everything except torch, with hashes. torch comes second, pinned by version only: its build
 # differs from machine to machine (CPU or CUDA), and its own requirements are in the lock already.

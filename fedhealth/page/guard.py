@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; "
-        "frame-ancestors 'none'; require-trusted-types-for 'script'; sandbox allow-forms allow-same-origin"
+        "frame-ancestors 'none'"
     ),
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",

@@ -115,7 +115,7 @@ def about(hit: FoundDocument, words: Mapping[str, str]) -> str:
 
 def reasons(hit: FoundDocument, tongue: Tongue) -> str:
     """Return why a document is a hit, in a line."""
-    return " ; ".join(reason_in(tongue, each) for each in hit.reasons[:_MOST_REASONS])
+    return (" ; " if tongue == "fr" else "; ").join(reason_in(tongue, each) for each in hit.reasons[:_MOST_REASONS])
 
 
 def parts_of_query(query: CountQuery, words: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -166,8 +166,8 @@ _TABLE: dict[str, tuple[str, str]] = {
         "Rien n’est proposé d’après cette question : choisissez les codes vous-même.",
     ),
     "code_number": ("Code {number}", "Code {number}"),
-    "having": ("have it", "l’ont"),
-    "without": ("do not have it", "ne l’ont pas"),
+    "having": ("have", "ont"),
+    "without": ("do not have", "n’ont pas"),
     "patients_who": ("Patients who", "Patients qui"),
     "youngest": ("Age from", "Âge de"),
     "oldest": ("to under", "à moins de"),
@@ -210,7 +210,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     "patients": ("Patients", "Patients"),
     "interval": ("Within", "Entre"),
     "fewer": ("fewer than {least}", "moins de {least}"),
-    "together": ("Together", "Ensemble"),
+    "together": ("Counts that were told, together", "Nombres donnés, ensemble"),
     "range": ("{low} to {high}", "{low} à {high}"),
     "no_answer": ("no answer: {why}", "pas de réponse : {why}"),
     "absent_away": ("away", "absent"),
@@ -262,8 +262,16 @@ def words_in(tongue: Tongue) -> Mapping[str, str]:
     return _SIDES[tongue]
 
 
+def _unbroken(text: str) -> str:
+    """Return a French text whose signs of two parts stay on the line of their word."""
+    for sign in "?!:;»":
+        text = text.replace(f" {sign}", f"\u00a0{sign}")
+    return text.replace("« ", "«\u00a0")
+
+
 _SIDES: dict[Tongue, dict[str, str]] = {
-    tongue: {name: both[side] for name, both in _TABLE.items()} for side, tongue in enumerate(get_args(Tongue))
+    "en": {name: english for name, (english, _) in _TABLE.items()},
+    "fr": {name: _unbroken(french) for name, (_, french) in _TABLE.items()},
 }
 
 
@@ -272,7 +280,7 @@ def reason_in(tongue: Tongue, reason: str) -> str:
     if tongue == "fr":
         for english, french in _REASONS_IN_FRENCH:
             if reason.startswith(english):
-                reason = french + reason.removeprefix(english)
+                reason = _unbroken(french) + reason.removeprefix(english)
                 break
         reason = reason.replace(" of 1)", " sur 1)")
         for name in ("negated", "hypothesis", "family", "history"):

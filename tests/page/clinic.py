@@ -1,7 +1,10 @@
 """A made-up hospital for the clinician's page: letters, articles, an index of them, and somebody who may ask others."""
 
 import asyncio
+import json
+import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -9,6 +12,8 @@ from contextlib import contextmanager
 from datetime import date
 from functools import partial
 from pathlib import Path
+
+import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "site"))
 from counted_ward import ASKER, ASKING_KEY, search_study
@@ -27,7 +32,7 @@ from fedhealth.site.search_index import open_index
 from fedhealth.study.count_query import vouch
 from fedhealth.study.signature import sign_study
 
-HOSTILE = '<script>alert(1)</script> Madame \u202eX\x07 & "pain" thoracique\'; drop'
+HOSTILE = '<script>alert(1)</script> Madame \u202eX\x07 & "goutte" aiguë\'; drop'
 ANSWER = CountAnswer(
     counts={"cleveland": 118, "hungary": 64, "long-beach": None},
     absent={"switzerland": "away", "basel": "budget-spent", "zurich": "not-approved"},
@@ -59,7 +64,7 @@ DOCUMENTS = (
         age=66,
         sex="female",
     ),
-    document("p3/odd", HOSTILE, "p3", title="<b>chest pain</b>", date=date(2022, 1, 5)),
+    document("p3/odd", HOSTILE, "p3", title="<b>goutte</b>", date=date(2022, 1, 5)),
     document(
         "39012345",
         "Chest pain is common in Parkinson's disease. We followed 812 patients for four years.",
@@ -132,3 +137,37 @@ def until(holds, seconds=30):
         assert time.monotonic() < end, "it does not come true"
         time.sleep(0.05)
     return found
+
+
+class RunningPage:
+    """The command's processes, and a browser that is let in."""
+
+    def __init__(self, root, *words):
+        command = [sys.executable, "-m", "fedhealth.cli.main", "site", "page", "--state", str(root), "--port", "0"]
+        self.process = subprocess.Popen([*command, "--json", *words], stdout=subprocess.PIPE, text=True)
+        self.opened = json.loads(self.process.stdout.readline())
+        self.browser = httpx.Client(base_url=self.opened["address"], follow_redirects=True, timeout=60)
+
+    def mark(self):
+        return re.search(r'name="mark" value="(\w+)"', self.browser.get("/count").text)[1]
+
+    def post(self, path, **data):
+        return self.browser.post(path, data=data | {"mark": self.mark()})
+
+    def child(self, verb):
+        """Return the process id of a child, None while there is none."""
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (path / "cmdline").read_bytes().decode().split("\0")
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == self.process.pid and verb in words:
+                return int(path.name)
+        return None
+
+    def stop(self):
+        self.browser.close()
+        self.process.terminate()
+        self.process.wait(10)
+        self.process.stdout.close()

@@ -211,7 +211,7 @@ def test_what_a_document_or_a_question_says_is_shown_and_never_obeyed(page):
     for text in texts:
         assert "<script" not in text and "<b>" not in text and "\u202e" not in text and "\x07" not in text
         assert "javascript:" not in text and "style=" not in text
-    assert "&lt;b&gt;chest pain&lt;/b&gt;" in texts[0]
+    assert "&lt;b&gt;goutte&lt;/b&gt;" in texts[0]
     assert html.escape(HOSTILE[:20]) in texts[3]
 
 
@@ -226,7 +226,7 @@ def test_a_hit_says_why_how_its_text_speaks_of_it_and_whose_it_is(page):
     page.post("/language", {"here": "/asked/1"})
     french = page.browser.get("/asked/1").text
     assert '<html lang="fr">' in french
-    assert "contient (nié): thoracique" in french or "contient (nié) : thoracique" in french
+    assert "contient (nié): thoracique" in french
     assert "Aucun dossier d’un autre hôpital n’a été cherché" in french
 
 
@@ -257,7 +257,7 @@ def test_filters_reach_the_search_as_they_were_typed(page):
         *({"age": "old"}, {"age": "999"}, {"age": "60-40"}, {"since": "2024", "until": "2023"}, {"sex": "x"}),
         *({"kind": "film"}, {"code": "?"}, {"patient": "p" * 1001}),
     ],
-    ids=str,
+    ids=lambda wrong: str(wrong)[:40],
 )
 def test_a_question_that_cannot_be_asked_is_said_and_stays_in_the_form(page, wrong):
     response = page.post("/ask", {"query": "fever"} | wrong)

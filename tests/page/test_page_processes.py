@@ -1,19 +1,16 @@
 """`fedhealth site page` with its real processes: what they may; one that dies is replaced; all end together."""
 
-import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 pytest.importorskip("tantivy", reason="the extra `search` is not installed")
 
-from clinic import asker_files, counting, indexed, until
+from clinic import RunningPage, asker_files, counting, indexed, until
 
 from fedhealth.errors import ConfigInvalid
 from fedhealth.page.running import listen_for_browsers
@@ -22,40 +19,6 @@ pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is looked at is Linux's"),
 ]
-
-
-class RunningPage:
-    """The command's processes, and a browser that is let in."""
-
-    def __init__(self, root, *words):
-        command = [sys.executable, "-m", "fedhealth.cli.main", "site", "page", "--state", str(root), "--port", "0"]
-        self.process = subprocess.Popen([*command, "--json", *words], stdout=subprocess.PIPE, text=True)
-        self.opened = json.loads(self.process.stdout.readline())
-        self.browser = httpx.Client(base_url=self.opened["address"], follow_redirects=True, timeout=60)
-
-    def mark(self):
-        return re.search(r'name="mark" value="(\w+)"', self.browser.get("/count").text)[1]
-
-    def post(self, path, **data):
-        return self.browser.post(path, data=data | {"mark": self.mark()})
-
-    def child(self, verb):
-        """Return the process id of a child, None while there is none."""
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (path / "cmdline").read_bytes().decode().split("\0")
-                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent == self.process.pid and verb in words:
-                return int(path.name)
-        return None
-
-    def stop(self):
-        self.browser.close()
-        self.process.terminate()
-        self.process.wait(10)
-        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")

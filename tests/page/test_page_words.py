@@ -41,7 +41,7 @@ def test_every_code_that_a_hospital_may_answer_with_has_words():
 @pytest.mark.parametrize(
     ("reason", "french"),
     [
-        ("has: fièvre", "contient : fièvre"),
+        ("has: fièvre", "contient\u00a0: fièvre"),
         ("has (negated): fièvre", "contient (nié): fièvre"),
         (
             "none of the words, but similar in meaning (0.87 of 1)",
