@@ -147,7 +147,10 @@ _TABLE: dict[str, tuple[str, str]] = {
         "La recherche s’est arrêtée et redémarre. Redemandez dans un instant.",
     ),
     "try_again": ("Try again", "Réessayer"),
-    "count_title": ("How many patients do other hospitals have?", "Combien de patients les autres hôpitaux ont-ils ?"),
+    "count_title": (
+        "How many patients do other hospitals have?",
+        "Combien de patients les autres hôpitaux ont\u2011ils ?",
+    ),
     "count_this": ("Have other hospitals count such patients", "Faire compter de tels patients ailleurs"),
     "count_why": (
         "Codes, ages and a sex are all that can be asked. Nothing leaves before you have seen it and agreed.",
