@@ -135,6 +135,10 @@ _TABLE: dict[str, tuple[str, str]] = {
         "{corpus} of {site}: {articles} articles ({published})",
         "{corpus} de {site} : {articles} articles ({published})",
     ),
+    "heard": (
+        "What hospitals publish, as known on {heard} UTC.",
+        "Ce que les hôpitaux publient, tel que connu le {heard} UTC.",
+    ),
     "missing": ("Not searched: articles of {site} ({why})", "Non cherché : articles de {site} ({why})"),
     "not_elsewhere": (
         "No other hospital’s records were searched: of theirs, only blurred counts can be had.",

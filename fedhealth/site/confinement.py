@@ -90,7 +90,7 @@ def confine_node(state: Path, port: int) -> Sandbox:
     Raises:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
-    askers = state.with_name(f"{state.name}-askers")
+    askers = state.absolute().with_name(f"{state.absolute().name}-askers")
     return _confine(
         *(Rule(each, Right.CHANGE | Right.MAKE_SOCKET) for each in (state / "node", askers) if each.is_dir()),
         Rule(state / FETCHED, Right.CHANGE),

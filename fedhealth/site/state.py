@@ -75,7 +75,8 @@ class SiteState:
     @property
     def askers(self) -> Path:
         """Beside the state: folder of the node and the group of those who may ask; made by an administrator."""
-        return self.root.with_name(f"{self.root.name}-askers")
+        root = self.root.absolute()
+        return root.with_name(f"{root.name}-askers")
 
     @property
     def ledger(self) -> Path:

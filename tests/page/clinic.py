@@ -142,9 +142,9 @@ def until(holds, seconds=30):
 class RunningPage:
     """The command's processes, and a browser that is let in."""
 
-    def __init__(self, root, *words):
-        command = [sys.executable, "-m", "fedhealth.cli.main", "site", "page", "--state", str(root), "--port", "0"]
-        self.process = subprocess.Popen([*command, "--json", *words], stdout=subprocess.PIPE, text=True)
+    def __init__(self, root, *words, python=sys.executable, **options):
+        command = [python, "-m", "fedhealth.cli.main", "site", "page", "--state", str(root), "--port", "0"]
+        self.process = subprocess.Popen([*command, "--json", *words], stdout=subprocess.PIPE, text=True, **options)
         self.opened = json.loads(self.process.stdout.readline())
         self.browser = httpx.Client(base_url=self.opened["address"], follow_redirects=True, timeout=60)
 
