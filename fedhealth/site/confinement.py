@@ -130,7 +130,8 @@ def confine_worker(folder: Path, port: int) -> Sandbox:
 def confine_page(*files: Path) -> Sandbox:
     """Confine this process to what the clinician's page needs: the program, and the files of who asks.
 
-    It may connect to no port and listen at none that it has not got already.
+    It may connect to no port and listen at none that it has not got already; where the machine can refuse system calls,
+    it makes no socket but of this machine (AF_UNIX), so that it sends no datagram either.
 
     Args:
         files: an asker's study, key and certificate.
@@ -138,7 +139,10 @@ def confine_page(*files: Path) -> Sandbox:
     Raises:
         ConfigInvalid: it has more than one thread, or the kernel refuses.
     """
-    return _confine(*(Rule(each, Right.READ_FILE) for each in files))
+    sandbox = _confine(*(Rule(each, Right.READ_FILE) for each in files))
+    if not give_up_system_calls(keep_unix_sockets=True):
+        _LOG.warning("the page keeps its system calls here: let the service manager take them (SystemCallFilter=)")
+    return sandbox
 
 
 def confine_index(index: Path, *read: Path) -> Sandbox:

@@ -1,8 +1,10 @@
 """`fedhealth site page` with its real processes: what they may; one that dies is replaced; all end together."""
 
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,6 +96,31 @@ def test_the_page_ends_with_its_command_and_the_command_with_the_page(clinic, tm
         assert other.process.wait(20) == 11
     finally:
         other.stop()
+
+
+def test_the_page_can_send_what_it_was_shown_to_nobody_by_any_network_and_run_no_program():
+    """A page that a document has taken over: Landlock stops TCP, and a datagram would carry a letter as well."""
+    seen = subprocess.run([sys.executable, "-c", _TRY_TO_SEND], capture_output=True, text=True, check=True)
+    assert json.loads(seen.stdout) == {"AF_INET": False, "AF_INET6": False, "AF_UNIX": True, "exec": False}
+
+
+_TRY_TO_SEND = """
+import json, os, socket, sys
+from fedhealth.site.confinement import confine_page
+confine_page()
+def can(family):
+    try:
+        socket.socket(getattr(socket, family), socket.SOCK_DGRAM).close()
+        return True
+    except PermissionError:
+        return False
+able = {family: can(family) for family in ("AF_INET", "AF_INET6", "AF_UNIX")}
+try:
+    os.execv("/bin/true", ["true"])
+except PermissionError:
+    able["exec"] = False
+print(json.dumps(able))
+"""
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "localhost", ""])  # noqa: S104 - refused
