@@ -47,11 +47,12 @@ class AskedQuestion:
 
 @dataclass
 class AskedCount:
-    """A count of a session: prepared, then answered, or why not."""
+    """A count of a session: prepared, then answered, or why not: in the page's words, and the reason itself."""
 
     prepared: PreparedCount
     answer: CountAnswer | None = None
     failed: str = ""
+    why: str = ""
 
 
 @dataclass

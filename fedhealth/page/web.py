@@ -298,12 +298,12 @@ def make_page(
         shown = typed_in(form, "bytes").encode()
         if counted.answer is None and hmac.compare_digest(shown, counted.prepared.signed):
             if counted.prepared.query.quarter != quarter_of(now()):
-                counted.failed = "leaving_ended"
+                counted.failed, counted.why = "leaving_ended", ""
                 return go(f"/count/{number}")
             try:
                 counted.answer, counted.failed = have_counted(settings.counts, counted.prepared), ""
-            except FedHealthError:
-                counted.failed = "count_failed"
+            except FedHealthError as error:
+                counted.failed, counted.why = "count_failed", str(error)
         return go(f"/count/{number}")
 
     def _names(codes: tuple[str, ...], visit: _Visit) -> list[tuple[str, str]]:

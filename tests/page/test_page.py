@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from dataclasses import replace
+from datetime import UTC, date, datetime
 
 import pytest
 
@@ -21,7 +22,7 @@ from fedhealth.page.channel import SearchChannel
 from fedhealth.page.searcher import serve_searches
 from fedhealth.page.sessions import IDLE_SECONDS, LONGEST_SECONDS, WRONG_SECONDS, WRONG_TOKENS, Sessions, hash_of
 from fedhealth.page.web import PageSettings, make_page
-from fedhealth.search.answering import Answer, Hit, Searched
+from fedhealth.search.answering import Answer, Hit, Searched, SearchedCorpus
 from fedhealth.search.documents import Passage
 from fedhealth.search.explanation import Highlight
 from fedhealth.site.asking import load_asker
@@ -44,14 +45,17 @@ class MadeUpSearch:
         if self.fails:
             raise self.fails
         hits = tuple(self._hit(rank, each) for rank, each in enumerate(DOCUMENTS, start=1))
-        searched = Searched({"letters": 3, "pubmed": 1}, 9, 2, False, only, 1)
+        corpora = (SearchedCorpus("lyon", "cardiology", "CC-BY-4.0", date(2026, 10, 1), 1200),)
+        missing, heard = {"basel": "not fetched yet"}, datetime(2026, 11, 22, 8, 30, tzinfo=UTC)
+        searched = Searched({"letters": 3, "pubmed": 1}, 9, 2, False, only, 1, corpora, missing, heard)
         return Answer("fr", ("R07.4 Douleur",), ("fièvre",), (), hits, searched)
 
     def _hit(self, rank, document):
         at = document.text.find("thoracique")
         marks = (Highlight(at, at + 10, "negated", "thoracique", "word"),) if at >= 0 else ()
         passage = Passage(document.key, 0, "", 0, len(document.text), document.text)
-        return Hit(rank, 1.0, replace(document, text=""), passage, marks, ("has (negated): thoracique",))
+        publishers = ("lyon",) if document.kind == "article" else ()
+        return Hit(rank, 1.0, replace(document, text=""), passage, marks, ("has (negated): thoracique",), publishers)
 
     def document(self, source, key):
         return next((each for each in DOCUMENTS if (each.source, each.key) == (source, key)), None)
@@ -223,6 +227,10 @@ def test_a_hit_says_why_how_its_text_speaks_of_it_and_whose_it_is(page):
     assert "4 documents of 2 sources of this hospital, in 9 passages, by words alone" in english
     assert "2 passages are found by their words alone" in english and "1 passages were left out" in english
     assert "No other hospital’s records were searched" in english
+    assert "article · published by lyon" in html.unescape(english)
+    assert "cardiology of lyon: 1,200 articles (2026-10-01)" in english
+    assert "Not searched: articles of basel (not fetched yet)" in english
+    assert "as known on 2026-11-22 08:30 UTC" in english
     page.post("/language", {"here": "/asked/1"})
     french = page.browser.get("/asked/1").text
     assert '<html lang="fr">' in french
@@ -383,6 +391,7 @@ def test_a_count_that_is_not_answered_or_is_of_another_quarter_is_said(page):
     assert "no classification here knows this code" in shown.text
     failed = page.post("/count/1", {"bytes": bytes_shown(shown.text)})
     assert "Asking again costs nothing" in failed.text
+    assert "does not answer" in failed.text  # what the node's socket says
     page.unix_ms += 60 * 86_400_000  # November is in another quarter than January
     late = page.post("/count/1", {"bytes": bytes_shown(shown.text)})
     assert "The quarter has ended" in late.text
