@@ -73,7 +73,8 @@ def published_service(state: SiteState, unheard: int | None) -> Service:
     store = CorpusStore(state.published)
 
     def listed() -> CorpusList:
-        if unheard is not None and state.published.is_dir() and state.published.stat().st_uid == unheard:
+        # The link itself: behind one of the gate's user's may lie a folder of root's in which everybody writes.
+        if unheard is not None and state.published.is_dir() and state.published.lstat().st_uid == unheard:
             _LOG.error("the folder of published articles belongs to the gate's user, so nothing of it is handed out")
             return CorpusList(corpora=(), heard={})
         return list_of(store, {})

@@ -101,12 +101,19 @@ def test_the_page_ends_with_its_command_and_the_command_with_the_page(clinic, tm
 def test_the_page_can_send_what_it_was_shown_to_nobody_by_any_network_and_run_no_program():
     """A page that a document has taken over: Landlock stops TCP, and a datagram would carry a letter as well."""
     seen = subprocess.run([sys.executable, "-c", _TRY_TO_SEND], capture_output=True, text=True, check=True)
-    assert json.loads(seen.stdout) == {"AF_INET": False, "AF_INET6": False, "AF_UNIX": True, "exec": False}
+    assert json.loads(seen.stdout) == {
+        "AF_INET": False,
+        "AF_INET6": False,
+        "AF_UNIX": True,
+        "exec": False,
+        "search": False,
+    }
 
 
 _TRY_TO_SEND = """
 import json, os, socket, sys
 from fedhealth.site.confinement import confine_page
+from fedhealth.site.system_calls import give_up_system_calls
 confine_page()
 def can(family):
     try:
@@ -119,6 +126,8 @@ try:
     os.execv("/bin/true", ["true"])
 except PermissionError:
     able["exec"] = False
+give_up_system_calls()  # as what searches does: not even a socket that is a file
+able["search"] = can("AF_UNIX")
 print(json.dumps(able))
 """
 
