@@ -45,6 +45,7 @@ benchmarks: $(VENV)/.studies
 	$(BIN)/python benchmarks/egress.py
 	$(BIN)/python benchmarks/counts.py
 	$(BIN)/python benchmarks/search_language.py
+	$(BIN)/python benchmarks/search_federated.py
 	$(BIN)/python benchmarks/completion.py
 	$(BIN)/python benchmarks/tampering.py --bundle
 	$(BIN)/python benchmarks/audit.py 10
