@@ -74,11 +74,12 @@ class Guard:
     def _refusal(self, headers: Headers, method: str) -> str:
         if headers.getlist("host") == [] or not set(headers.getlist("host")) <= self._hosts:
             return "This page answers under its own address alone.\n"
+        is_own = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
         if method in ("GET", "HEAD"):
-            return ""
+            # A link may lead here; a picture or a frame of another page may not make this one search.
+            led = (headers.get("sec-fetch-mode", "navigate"), headers.get("sec-fetch-dest", "document"))
+            return "" if is_own or led == ("navigate", "document") else "Another page may load nothing from here.\n"
         origin = headers.get("origin")
         if origin is not None and origin.removeprefix("http://") not in self._hosts:
             return "Another page may send nothing here.\n"
-        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return "Another page may send nothing here.\n"
-        return ""
+        return "" if is_own else "Another page may send nothing here.\n"

@@ -59,9 +59,13 @@ class _Visit:
 
     def __init__(self, request: Request, port: int, sessions: Sessions) -> None:
         self.request = request
-        self.cookie_name = f"fedhealth-{port}"
-        self.cookie = request.cookies.get(self.cookie_name, "")
-        self.session = sessions.find(self.cookie) if self.cookie else None
+        self.cookie_name, self.form_cookie_name = f"fedhealth-{port}", f"fedhealth-form-{port}"
+        cookie = request.cookies.get(self.cookie_name, "")
+        self.session = sessions.find(cookie) if cookie else None
+        # Another one until the token was typed: a browser that a foreign page led here keeps the session's back, and one
+        # of the same name would take its place.
+        self.form_cookie = request.cookies.get(self.form_cookie_name, "")
+        self.cookie = cookie or self.form_cookie
         chosen = request.cookies.get(f"language-{port}", "")
         self.tongue = tongue_of(chosen or request.headers.get("accept-language", ""))
         self.words = words_in(self.tongue)
@@ -122,7 +126,7 @@ def make_page(
         )
         response = Response(text, status_code=status, media_type="text/html")
         if new:
-            keep_cookie(response, visit.cookie_name, new)
+            keep_cookie(response, visit.form_cookie_name, new)
         return response
 
     def keep_cookie(response: Response, name: str, value: str) -> None:
@@ -139,7 +143,8 @@ def make_page(
 
     def sent(request: Request, form: Annotated[Form, Depends(_form)]) -> Form:
         visit = visit_of(request)
-        if not sessions.is_marked(visit.cookie, typed_in(form, "mark")):
+        cookies = (visit.cookie, visit.form_cookie if request.url.path == "/enter" else "")
+        if not any(sessions.is_marked(each, typed_in(form, "mark")) for each in cookies):
             raise HTTPException(403)
         return form
 

@@ -1,5 +1,6 @@
 """The clinician's page as a browser sees it: who is let in, what is shown, what may leave; over a made-up search."""
 
+import asyncio
 import html
 import json
 import re
@@ -126,7 +127,7 @@ def test_nobody_gets_in_without_the_token_and_the_token_may_be_typed_in_small_le
     assert page.enter("").status_code == 403
     assert page.enter(TOKEN.lower().replace("-", " ")).status_code == 200
     cookie = page.browser.cookies.jar
-    assert {each.name for each in cookie} == {f"fedhealth-{PORT}"}
+    assert {each.name for each in cookie} == {f"fedhealth-{PORT}", f"fedhealth-form-{PORT}"}
     said = page.enter().history[0].headers["set-cookie"]
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(said.split("; "))
 
@@ -191,6 +192,80 @@ def test_a_form_that_the_page_did_not_make_does_nothing(page, path):
 def test_only_this_page_under_its_own_address_may_send_a_question(page, headers, status):
     response = page.post("/ask", {"query": "goutte"}, headers=headers, follow_redirects=False)
     assert response.status_code == status
+
+
+def test_a_foreign_page_can_lead_here_but_have_nothing_searched_and_end_no_session(page):
+    page.post("/ask", {"query": "goutte"})
+    asked = len(page.search.asked)
+    # A page at another port of this machine: to the browser the same site, so that it sends the cookies.
+    for loaded in ({"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}, {"sec-fetch-dest": "iframe"}):
+        headers = {"sec-fetch-site": "same-site", "sec-fetch-mode": "navigate"} | loaded
+        assert page.browser.get("/asked/1", headers=headers).status_code == 403
+    assert len(page.search.asked) == asked
+    led = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    without_cookies = TestClient(page.app, base_url=HOME)  # as a browser asks for a link of a foreign page
+    form = without_cookies.get("/", headers=led)
+    page.browser.cookies.update(without_cookies.cookies)
+    assert page.browser.get("/asked/1").status_code == 200
+    mark = re.search(r'name="mark" value="(\w+)"', form.text)[1]
+    assert page.browser.post("/ask", data={"mark": mark, "query": "goutte"}).status_code == 403
+    assert page.browser.post("/enter", data={"mark": mark, "token": TOKEN}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "//evil.example",
+        "http://evil.example",
+        "/\\evil.example",
+        "/asked/../..//evil.example",
+        "/x\r\nset-cookie:a=b",
+        "",
+    ],
+)
+def test_choosing_a_language_leads_nowhere_else(page, elsewhere):
+    response = page.post("/language", {"here": elsewhere}, follow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (303, "/")
+    assert all(name in (f"language-{PORT}", f"fedhealth-form-{PORT}") for name in response.cookies)
+
+
+def test_a_form_that_is_too_long_is_refused_before_it_is_read_to_its_end(short_path):
+    page = Page(short_path)
+    sent = []
+
+    def endless():
+        yield b"token="
+        while True:
+            sent.append(2**16)
+            yield b"A" * 2**16
+
+    response = asyncio.run(_posted(page.app, endless()))
+    assert response == 413
+    assert sum(sent) <= 2**20
+
+
+async def _posted(app, parts):
+    """Return the status of an answer to a form that comes in parts."""
+    told = []
+
+    async def receive():
+        return {"type": "http.request", "body": next(parts), "more_body": True}
+
+    async def send(message):
+        told.append(message)
+
+    headers = [(b"host", f"127.0.0.1:{PORT}".encode()), (b"content-type", b"application/x-www-form-urlencoded")]
+    path = {"path": "/enter", "raw_path": b"/enter", "query_string": b"", "root_path": "", "scheme": "http"}
+    where = {"type": "http", "method": "POST", "http_version": "1.1", "headers": headers, "server": ("127.0.0.1", PORT)}
+    await app(where | path, receive, send)
+    return told[0]["status"]
+
+
+def test_two_strangers_share_no_mark(short_path):
+    page = Page(short_path)
+    first, second = (TestClient(page.app, base_url=HOME) for _ in range(2))
+    marks = {re.search(r'name="mark" value="(\w+)"', each.get("/enter").text)[1] for each in (first, second)}
+    assert len(marks) == 2 and dict(first.cookies) != dict(second.cookies)
 
 
 def test_every_answer_is_for_this_browser_alone(page):
