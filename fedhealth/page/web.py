@@ -62,8 +62,8 @@ class _Visit:
         self.cookie_name, self.form_cookie_name = f"fedhealth-{port}", f"fedhealth-form-{port}"
         cookie = request.cookies.get(self.cookie_name, "")
         self.session = sessions.find(cookie) if cookie else None
-        # Another one until the token was typed: a browser that a foreign page led here keeps the session's back, and one
-        # of the same name would take its place.
+        # Another one until the token was typed: a browser that a foreign page led here keeps the session's back, and
+        # one of the same name would take its place.
         self.form_cookie = request.cookies.get(self.form_cookie_name, "")
         self.cookie = cookie or self.form_cookie
         chosen = request.cookies.get(f"language-{port}", "")

@@ -12,6 +12,7 @@ from fedhealth.corpora.carrying import CORPORA, MAX_LIST_BYTES, CorpusList, corp
 from fedhealth.corpora.corpus import MAX_MANIFEST_BYTES
 from fedhealth.corpora.store import MAX_CORPORA, MAX_SITES, CorpusRefused, CorpusStore
 from fedhealth.errors import LinkUnavailable
+from fedhealth.site.fetched_corpora import FetchedCorpora, fetch_status
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +182,26 @@ def test_a_site_cannot_bring_another_sites_corpus(there, here):
     _, problems = fetched(OtherEnd(there), here, takes=lambda site: site == "hungary")
     assert list(problems) == [("va", "open")]
     assert versions(here) == {("hungary", "open"): 1, ("va", "open"): 1}
+
+
+def test_a_coordinator_cannot_bring_a_site_articles_in_its_own_name(there, tmp_path):
+    for made in (signed("hungary", key=KEYS["mallory"]), signed("va")):
+        taken_in(there, made)
+
+    class Link:
+        ask = OtherEnd(there, {"hungary": 1, "va": 1})
+
+    async def run():
+        (tmp_path / "fetched").mkdir()
+        fetching = FetchedCorpora(Link(), tmp_path / "fetched", "hungary")
+        fetching.connected()
+        while fetch_status(tmp_path / "fetched") is None:
+            await asyncio.sleep(0.01)
+        fetching.stop()
+
+    asyncio.run(run())
+    assert versions(CorpusStore(tmp_path / "fetched")) == {("va", "open"): 1}
+    assert [each.site for each in fetch_status(tmp_path / "fetched").problems] == ["hungary"]
 
 
 def test_what_is_kept_back_is_not_handed_out_to_whoever_knows_its_name(there):

@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from fedhealth.cli.search_text import document_of
 from fedhealth.errors import DataUnusable
 from fedhealth.page.channel import SearchChannel
+from fedhealth.page.messages import receive_bytes
 from fedhealth.page.searcher import serve_searches
 from fedhealth.page.sessions import IDLE_SECONDS, LONGEST_SECONDS, WRONG_SECONDS, WRONG_TOKENS, Sessions, hash_of
 from fedhealth.page.web import PageSettings, make_page
@@ -385,6 +386,14 @@ def test_an_answer_of_another_form_or_length_breaks_the_line_and_nothing_of_it_i
     theirs.settimeout(5)
     while theirs.recv(65536):  # until the page hangs up
         pass
+
+
+def test_a_message_that_says_it_is_too_long_is_not_waited_for():
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0.1)
+    theirs.sendall((101).to_bytes(4, "big"))
+    with pytest.raises(ConnectionResetError, match="too long"):
+        receive_bytes(ours, 100)
 
 
 def test_an_error_of_the_search_is_told_in_words_and_a_defect_in_none(page, monkeypatch, caplog):
