@@ -53,7 +53,7 @@ def test_an_identifier_or_a_letter_is_searched_here_and_proposes_no_count(clinic
     page = clinic.page
     page.post("/enter", token=page.opened["token"])
     for question in (
-        "Parkinson 12345678",
+        "maladie de Parkinson 12345678",
         "Chère consœur, je vous adresse Madame X pour une maladie de Parkinson. " * 4,
     ):
         found = page.post("/ask", query=question)

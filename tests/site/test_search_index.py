@@ -16,6 +16,7 @@ from fedhealth.search.readers.problem import Problem
 from fedhealth.site import search_index
 from fedhealth.site.consent import forget_patient, renew_consent
 from fedhealth.site.landlock import Sandbox
+from fedhealth.site.search_accesses import read_accesses
 from fedhealth.site.search_consent import held_consent, keep_consent, kept_consent, make_index_folder, read_consent
 from fedhealth.site.search_domain import SearchDomain
 from fedhealth.site.search_index import Filling, SourceCount, open_index, rebuild
@@ -327,6 +328,23 @@ def test_who_withdrew_the_consent_is_not_found_from_the_moment_that_it_is_known(
     forget_patient(here.folder, here.state, "p2")
     keep_consent(here.index, here.consent().kept(removed=False))  # the first thing that is done, before any removal
     assert patients_of(session, "appendicitis") == set()
+
+
+def test_a_whole_document_is_shown_once_it_was_written_down_and_not_of_who_withdrew_the_consent(ward_with_letters):
+    here = ward_with_letters
+    here.fill()
+    session = searching(here)
+    (letter,) = session.search("appendicitis", DocumentFilter(), include_negated=False, limit=10).hits
+    place = letter.document.source, letter.document.key
+
+    before = len(list(read_accesses(here.index)))
+    assert session.document(*place).patient == "p2"
+    assert [(each.by, len(each.patients)) for each in read_accesses(here.index)][before:] == [("alice", 1)]
+    assert session.document("letters", "none") is None
+    forget_patient(here.folder, here.state, "p2")
+    keep_consent(here.index, here.consent().kept(removed=False))
+    assert session.document(*place) is None
+    assert len(list(read_accesses(here.index))) == before + 1
 
 
 def test_a_search_waits_for_no_batch_of_what_fills_the_index(ward_with_letters):
