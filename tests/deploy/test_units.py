@@ -60,6 +60,12 @@ def test_a_service_is_exposed_no_more_than_stated(path, tmp_path):
     assert exposure(bare) > 9  # so the figure is of the lines, not of the program
 
 
+def test_no_service_of_the_machine_looks_up_a_name_or_prints_for_the_page():
+    # It keeps Unix sockets, for the node's; resolved (by D-Bus or varlink), nscd and avahi send names into the network.
+    hidden = set(settings(UNITS / "fedhealth-page.service")["InaccessiblePaths"].split())
+    assert {f"-/run/{name}" for name in ("dbus", "systemd/resolve", "nscd", "avahi-daemon", "cups")} <= hidden
+
+
 @analyzed
 @each_service
 def test_systemd_finds_nothing_wrong_with_a_service(path, tmp_path):
