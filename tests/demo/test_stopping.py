@@ -62,8 +62,10 @@ class Demo:
             time.sleep(0.01)
 
     def pid_of(self, *words):
-        """Return the pid of the child whose command line begins with these words."""
-        return next(pid for pid, line in running(self.folder).items() if list(words) == line[3 : 3 + len(words)])
+        """Return the pid of the child whose command begins with these words."""
+        ours = ((pid, line) for pid, line in running(self.folder).items() if "fedhealth.cli.main" in line)
+        commands = {pid: line[line.index("fedhealth.cli.main") + 1 :] for pid, line in ours}
+        return next(pid for pid, command in commands.items() if list(words) == command[: len(words)])
 
     def wait_gone(self, since):
         """Return the command lines that are left when the time is over."""

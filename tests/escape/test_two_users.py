@@ -121,7 +121,8 @@ def test_root_starts_gate_and_node_as_two_users_and_the_gate_without_a_network(f
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         users, networks = {}, {}
         for child in map(Path, (f"/proc/{pid}" for pid in children)):
-            verb = child.joinpath("cmdline").read_bytes().split(b"\0")[4].decode()
+            words = child.joinpath("cmdline").read_bytes().split(b"\0")
+            verb = words[words.index(b"site") + 1].decode()
             users[verb] = child.joinpath("status").read_text().split("Uid:")[1].split()[:4]
             networks[verb] = child.joinpath("ns", "net").readlink()
         assert users == {"gate": [str(GATE)] * 4, "node": [str(NODE)] * 4}
