@@ -161,7 +161,7 @@ def requested_key(request_pem: bytes, curve: str) -> ec.EllipticCurvePublicKey:
     try:
         request = x509.load_pem_x509_csr(request_pem)
         valid, key = request.is_signature_valid, request.public_key()
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
         raise _bad_request("what is not one, or of no known kind", "a signing request in PEM") from error
     if not valid:
         raise _bad_request("a signature by another key", "one by its own key")
@@ -180,7 +180,7 @@ def parse_chain(pem: bytes, length: int) -> tuple[x509.Certificate, ...]:
         certificates = x509.load_pem_x509_certificates(pem)
         for each in certificates:  # its parts are read only when they are asked for, and fail only then
             _ = each.subject, each.issuer, each.extensions, each.public_key(), each.not_valid_before_utc
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion):
         certificates = []
     if len(certificates) != length:
         raise IdentityInvalid(

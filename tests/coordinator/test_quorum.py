@@ -65,7 +65,7 @@ def test_nothing_is_asked_where_fewer_sites_have_joined_than_the_study_needs(tmp
     made = Scene(tmp_path, study_of(sites=sites, training=TRAINING | {"strategy": strategy}), THREE)
     try:
         with pytest.raises(FederationFailed, match=wanted):
-            made.run(patience=0.3)
+            made.run(patience=1.0)
         assert not any(asks_for(frame, "train", 1) for site in made.sites.values() for frame in site.frames)
     finally:
         made.close()
@@ -90,7 +90,7 @@ def test_a_median_goes_on_without_one_of_four_and_not_without_two(tmp_path):
         made.sites[name].delay = leaving(name)
     try:
         with pytest.raises(QuorumMissing, match=r"round 3.*ward-b \(away\), ward-d \(away\).*one from 3 of 4 sites"):
-            made.run(patience=0.3)
+            made.run(patience=1.0)
         assert [each.absent for each in made.hub.runs.rounds(made.study.digest)] == [{}, {"ward-b": "away"}]
     finally:
         made.close()
@@ -114,7 +114,7 @@ def test_a_site_that_is_away_in_a_round_comes_back_in_a_later_one_and_the_result
         late.connected = not asks_for(frame, "train", 2)
 
     late.delay = away_in_the_second
-    evidence = made.run(patience=0.3)
+    evidence = made.run(patience=1.0)
     assert absent_in(evidence) == {1: {}, 2: {"ward-c": "away"}, 3: {}}
     assert (evidence.partial, evidence.rounds_completed) == (True, 3)
     found = {site.site: site for site in evidence.sites}
@@ -147,7 +147,7 @@ def test_a_site_that_is_slow_beyond_the_wait_is_absent_as_slow_and_its_round_is_
             await asyncio.sleep(60)
 
     slow.delay = too_long
-    evidence = made.run(patience=0.3)
+    evidence = made.run(patience=1.0)
     assert absent_in(evidence)[2] == {"ward-c": "slow"}
     assert evidence.partial
 
@@ -261,7 +261,7 @@ def test_a_site_that_is_gone_at_the_end_does_not_hold_the_result_back(scene):
         gone.connected = not any(asks_for(seen, "evaluate", 1) for seen in gone.frames[:-2])
 
     gone.delay = leave_after_evaluation
-    evidence = made.run(patience=0.3)
+    evidence = made.run(patience=1.0)
     assert {site.site for site in evidence.sites} == set(THREE)  # with the last head that it showed
     assert made.hub.runs.unacknowledged(made.study.digest).keys() <= {"ward-c"}
 
@@ -273,7 +273,7 @@ def test_the_whole_of_what_is_published_says_partial_where_a_site_was_missing(sc
         made.sites["ward-b"].connected = not asks_for(frame, "evaluate", 1)
 
     made.sites["ward-b"].delay = cut
-    evidence = made.run(Points(), patience=0.3)
+    evidence = made.run(Points(), patience=1.0)
     assert evidence.partial
     assert evidence.participation.evaluation_absent == {"ward-b": "away"}
     assert b'"partial": true' in (made.results / EVIDENCE).read_bytes()

@@ -92,7 +92,7 @@ def test_a_patient_on_no_side_stops_the_approval_and_shows_when_the_data_are_che
     with pytest.raises(DataUnusable, match=r"line 22 .* no side of the split"):
         stated.approve(make_protocol(), steps["noise_only"])
     assert stated.traces == (2, [])
-    _, problems = check_data_set(stated.folder, None)
+    _, problems = check_data_set(stated.folder, None, None)
     assert [each.rows for each in problems if each.level == "error"] == [(22, 23, 24, 25)]
 
 
