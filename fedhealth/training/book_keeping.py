@@ -46,8 +46,15 @@ from fedhealth.training.feed_forward import (
     have_rank_one,
     rank_one_sum,
 )
-from fedhealth.training.layer_calls import LayerCall, Rooted, TrainableLayer, detached, refuse_changed_inputs
-from fedhealth.training.layers import LAYERS
+from fedhealth.training.layer_calls import (
+    LayerCall,
+    Rooted,
+    TrainableLayer,
+    detached,
+    group_statistics,
+    refuse_changed_inputs,
+)
+from fedhealth.training.layers import LAYERS, group_norm_parts
 from fedhealth.training.micro_batches import Bucket, micro_batches
 from fedhealth.training.parts import Part, clip_factors, record_weights
 from fedhealth.training.privacy_check import fallback_layers, known_layers, refuse_what_mixes_patients
@@ -305,7 +312,8 @@ class BookKeeper:
         if not torch.is_grad_enabled():
             return output
         versions: list[tuple[torch.Tensor, int]] = []
-        call = LayerCall(layer, detached(arguments, versions), detached(keywords, versions), versions)
+        statistics = group_statistics(module, output) if layer.known else ()
+        call = LayerCall(layer, detached(arguments, versions), detached(keywords, versions), versions, statistics)
         self._calls.append(call)
         for parameter in layer.wanted.values():
             self._uses[id(parameter)] = self._uses.get(id(parameter), 0) + 1
@@ -329,16 +337,24 @@ class BookKeeper:
         refuse_changed_inputs(call.layer, call.versions)
         a = call.arguments[0] if call.arguments else call.keywords["input"]
         must_keep = any(self._uses[id(parameter)] > 1 for parameter in call.layer.wanted.values())
-        self._keep(call.layer, self._parts_of(call.layer, a, gradient, must_keep))
-        call.arguments, call.keywords, call.versions = (), {}, []
+        self._keep(call.layer, self._parts_of(call.layer, a, gradient, must_keep, call.statistics))
+        call.arguments, call.keywords, call.versions, call.statistics = (), {}, [], ()
 
-    def _parts_of(self, layer: TrainableLayer, a: torch.Tensor, g: torch.Tensor, must_keep: bool) -> Sequence[Part]:
+    def _parts_of(
+        self,
+        layer: TrainableLayer,
+        a: torch.Tensor,
+        g: torch.Tensor,
+        must_keep: bool,
+        statistics: tuple[torch.Tensor, ...] = (),
+    ) -> Sequence[Part]:
         records = self._buckets[-1].records.stop
         if a.dim() < 2 - (not a.is_floating_point()) or len(a) != records or len(g) != records:
             raise ValueError(
                 f"layer '{layer.name}' got {tuple(a.shape)}, whose first dimension does not hold the {records} records"
             )
-        return LAYERS[type(layer.module)](layer.module, a, g, self._buckets, layer.wanted.keys(), must_keep)
+        parts_of = partial(group_norm_parts, statistics) if statistics else LAYERS[type(layer.module)]
+        return parts_of(layer.module, a, g, self._buckets, layer.wanted.keys(), must_keep)
 
     def _use_fallback(self) -> None:
         for call in self._calls:

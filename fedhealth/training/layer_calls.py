@@ -21,13 +21,31 @@ class TrainableLayer:
 
 @dataclass(slots=True)
 class LayerCall:
-    """One call of one layer; owns what the hooks stored."""
+    """One call of one layer; owns what the hooks stored.
+
+    Attributes:
+        layer: that was called.
+        arguments: by place, without their graph.
+        keywords: by name, likewise.
+        versions: of the tensors among them, which in-place changes raise.
+        statistics: mean and 1 / deviation of each group, which a group norm has taken already; empty for others.
+        gradients: of each output, once it has come.
+    """
 
     layer: TrainableLayer
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     versions: list[tuple[torch.Tensor, int]]
+    statistics: tuple[torch.Tensor, ...] = ()
     gradients: list[torch.Tensor | None] = field(default_factory=list)
+
+
+def group_statistics(module: nn.Module, output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return what a `GroupNorm` keeps for its own gradient, shape (records, groups) each; nothing of other modules."""
+    made_by: Any = output.grad_fn if type(module) is nn.GroupNorm else None
+    if made_by is None or made_by.name() != "NativeGroupNormBackward0":
+        return ()
+    return made_by._saved_result1, made_by._saved_result2
 
 
 def refuse_changed_inputs(layer: TrainableLayer, versions: Iterable[tuple[torch.Tensor, int]]) -> None:

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -112,7 +112,24 @@ def norm_parts(
 ) -> list[Part]:
     """Return the parts of `LayerNorm` and `GroupNorm`, small enough to be kept always."""
     by_record = _layer_norm_by_record if isinstance(layer, nn.LayerNorm) else _group_norm_by_record
-    found = zip(("weight", "bias"), by_record(layer, a, g), strict=True)
+    return _kept(by_record(layer, a, g), buckets, wanted)
+
+
+def group_norm_parts(
+    statistics: tuple[torch.Tensor, ...],
+    layer: Any,  # noqa: ANN401 - a `GroupNorm`
+    a: torch.Tensor,
+    g: torch.Tensor,
+    buckets: Sequence[Bucket],
+    wanted: Set[str],
+    _must_keep: bool,
+) -> list[Part]:
+    """Return the parts of a `GroupNorm` whose call has left its groups' statistics: mean and 1 / deviation."""
+    return _kept(_group_norm_by_record(layer, a, g, statistics), buckets, wanted)
+
+
+def _kept(gradients: Iterable[torch.Tensor], buckets: Sequence[Bucket], wanted: Set[str]) -> list[Part]:
+    found = zip(("weight", "bias"), gradients, strict=True)
     return [Part(name, kept=sums_over_positions(own[:, None], buckets)) for name, own in found if name in wanted]
 
 
@@ -123,16 +140,19 @@ def _layer_norm_by_record(layer: nn.LayerNorm, a: torch.Tensor, g: torch.Tensor)
     return weight, bias
 
 
-def _group_norm_by_record(layer: nn.GroupNorm, a: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _group_norm_by_record(
+    layer: nn.GroupNorm, a: torch.Tensor, g: torch.Tensor, statistics: tuple[torch.Tensor, ...] = ()
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the same of channels: the library's own gradient, each record's channels as groups of one record.
 
-    It goes through a and g once and writes nothing of their size; taking the statistics does, for the library has no
-    other function that does not take longer.
+    It goes through a and g once and writes nothing of their size; taking the statistics, where they are not given,
+    does, for the library has no other function that does not take longer.
     """
     records, channels, groups = len(a), a.shape[1], layer.num_groups
     positions = math.prod(a.shape[2:])
-    _, means, scales = torch.native_group_norm(
-        a.contiguous(), None, None, records, channels, positions, groups, layer.eps
+    means, scales = (
+        statistics
+        or torch.native_group_norm(a.contiguous(), None, None, records, channels, positions, groups, layer.eps)[1:]
     )
     _, weight, bias = torch.ops.aten.native_group_norm_backward(
         g.reshape(1, records * channels, positions),
